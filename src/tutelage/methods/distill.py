@@ -1,0 +1,19 @@
+"""Knowledge distillation: Hinton, Vinyals & Dean, "Distilling the knowledge in a neural network", arXiv:1503.02531.
+
+L = hard * CE(student, labels) + soft * T^2 * KL(softmax(teacher / T) || softmax(student / T)); the gradient reaches
+the student alone.
+"""
+
+from tutelage.divergences import cross_entropy, kl
+from tutelage.graph import Edge, Frozen, Graph, Trained
+
+
+def distill(teacher: str, student: str, *, temperature: float = 4.0, hard: float = 0.5, soft: float = 0.5) -> Graph:
+    """The student learns from the labels and from the softened outputs of a frozen teacher."""
+    return Graph(
+        {teacher: Frozen(), student: Trained()},
+        [
+            Edge("labels", student, cross_entropy, weight=hard),
+            Edge(teacher, student, kl, weight=soft, temperature=temperature),
+        ],
+    )

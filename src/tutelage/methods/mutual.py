@@ -1,0 +1,21 @@
+"""Deep mutual learning: Zhang, Xiang, Hospedales & Lu, CVPR 2018, arXiv:1706.00384.
+
+L_i = CE(student_i, labels) + peer / (N - 1) * sum over the others j of KL(p_j || p_i), at temperature 1; student j's
+prediction is a target, and the gradient reaches student i alone.
+"""
+
+from collections.abc import Sequence
+
+from tutelage.divergences import cross_entropy, kl
+from tutelage.errors import UsageError
+from tutelage.graph import Edge, Graph, Trained
+
+
+def mutual(students: Sequence[str], *, peer: float = 1.0) -> Graph:
+    """Two or more students learn from the labels and from each other; there is no teacher."""
+    if len(set(students)) < 2:
+        raise UsageError("mutual learning needs two students or more", where="students", found=list(students))
+    share = peer / (len(students) - 1)
+    edges = [Edge("labels", student, cross_entropy) for student in students]
+    edges += [Edge(other, student, kl, weight=share) for student in students for other in students if other != student]
+    return Graph({student: Trained() for student in students}, edges)

@@ -1,0 +1,9 @@
+"""Plain training from labels: the baseline that every other method has to beat."""
+
+from tutelage.divergences import cross_entropy
+from tutelage.graph import Edge, Graph, Trained
+
+
+def scratch(student: str) -> Graph:
+    """The student learns from the labels alone."""
+    return Graph({student: Trained()}, [Edge("labels", student, cross_entropy)])

@@ -1,0 +1,57 @@
+"""Functions and modules that a graph may hold between its ends.
+
+A module that learns makes its weights when it first sees shapes; the trainer seeds that moment, saves what the
+module holds, and gives it an optimizer. A module that remembers does so in training mode only.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError
+from tutelage.types import Logits, PerSampleFn
+
+
+def mean_probability(*logits: Logits) -> Logits:
+    """The log of the mean of the probabilities of several networks: what `kl` reads as the logits of an ensemble.
+
+    >>> mean_probability(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 0.0]])).exp().tolist()
+    [[0.5, 0.5]]
+    """
+    return torch.stack([rows.log_softmax(-1) for rows in logits]).logsumexp(0) - math.log(len(logits))
+
+
+class Projected(nn.Module):
+    """A divergence between ends of unlike shapes: the student's features are first brought to the teacher's.
+
+    Feature maps [B, C, H, W] are pooled to the teacher's height and width and go through a 1x1 convolution; vectors
+    [B, D] and token lists [B, N, D] through a linear map. Both are without bias and learn with the student (as in
+    FitNets, Romero et al., 2015).
+    """
+
+    def __init__(self, divergence: PerSampleFn) -> None:
+        super().__init__()
+        self.divergence = divergence
+        self.projection: nn.Module | None = None
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """(student features, teacher features, labels) -> [B]."""
+        if self.projection is None:
+            self.projection = _projection(student, teacher)
+        if student.dim() == 4 and student.shape[2:] != teacher.shape[2:]:
+            height, width = teacher.shape[2:]
+            student = F.adaptive_avg_pool2d(student, (height, width))
+        return self.divergence(self.projection(student), teacher, labels)
+
+
+def _projection(student: Tensor, teacher: Tensor) -> nn.Module:
+    if student.dim() != teacher.dim() or student.dim() not in (2, 3, 4):
+        raise ModelError("features that no projection brings together",
+                         found=f"student {list(student.shape)}, teacher {list(teacher.shape)}",
+                         expected="both [B, D], both [B, N, D] or both [B, C, H, W]", fix="tap other layers")
+    where = {"device": student.device, "dtype": student.dtype}
+    if student.dim() == 4:
+        return nn.Conv2d(student.shape[1], teacher.shape[1], 1, bias=False, **where)
+    return nn.Linear(student.shape[-1], teacher.shape[-1], bias=False, **where)

@@ -1,0 +1,66 @@
+"""How much a row counts on an edge: (student, teacher, labels) -> [B], the signature of a divergence.
+
+A weight sees the raw outputs of both ends (no temperature), detached: it says how much is learned, and nothing is
+learned through it.
+"""
+
+import math
+
+import torch
+
+from tutelage.types import Labels, Logits, PerSample, PerSampleFn, Rows
+
+
+def entropy(student: object, teacher: Logits, labels: object = None, *, temperature: float = 1.0,
+            power: float = 1.0) -> PerSample:
+    """How sure the teacher is: (1 - H(p) / log C) ** power in [0, 1], p = softmax(teacher / temperature).
+
+    1 for a one-hot prediction, 0 for a uniform one (Gore et al., 2025, arXiv:2511.18826). The temperature is the
+    entropy's own: at that of the divergence (4, say) nearly every weight would be nearly 0.
+
+    >>> entropy(None, torch.tensor([[0.0, 0.0], [0.0, 200.0]])).tolist()
+    [0.0, 1.0]
+    """
+    log_p = (teacher / temperature).log_softmax(-1)
+    uncertainty = -(log_p.exp() * log_p).sum(-1) / math.log(teacher.shape[-1])
+    return (1 - uncertainty).clamp(0, 1) ** power  # rounding can lift H of a uniform row just above log C
+
+
+def confidence(student: object, teacher: Logits, labels: object = None) -> PerSample:
+    """The probability of the teacher's first choice, in [1 / C, 1]."""
+    return teacher.softmax(-1).amax(-1)
+
+
+def margin(student: object, teacher: Logits, labels: object = None) -> PerSample:
+    """By how much the teacher prefers its first choice to its second, in probability: in [0, 1]."""
+    first, second = teacher.softmax(-1).topk(2).values.unbind(-1)
+    return first - second
+
+
+def correct(student: object, teacher: Logits, labels: Labels) -> PerSample:
+    """1 where the teacher's first choice is the label (of soft labels, the largest), else 0; without a label, 0.
+
+    >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
+    >>> correct(None, logits, torch.tensor([0, 1, -1])).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    hard = labels.argmax(-1).where(labels.sum(-1) > 0, -1) if labels.is_floating_point() else labels
+    return (teacher.argmax(-1) == hard).to(teacher.dtype)
+
+
+def labelled(student: Rows, teacher: object, labels: Labels) -> PerSample:
+    """1 for a row with a label, 0 for one without; soft labels give the share that is labelled."""
+    if labels.is_floating_point():
+        return labels.sum(-1).to(student.dtype)
+    return (labels >= 0).to(student.dtype)
+
+
+def mean_one(student: Rows, teacher: Rows | Labels, labels: Labels, *, of: PerSampleFn) -> PerSample:
+    """Another weight, scaled so that its mean over the batch is 1: it says which rows count, not how much in all.
+
+    A raw weight also shrinks the mean of its edge, which changes the balance between edges. `mean_one` of
+    `labelled` divides a sum by the labelled rows instead of all rows. Weights that are all 0 stay 0. The batch is
+    the one the losses see: all ranks together, but one micro-batch at a time.
+    """
+    weight = of(student, teacher, labels)
+    return weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)

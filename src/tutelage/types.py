@@ -1,0 +1,40 @@
+"""The words every other page speaks in.
+
+B is the number of rows of a batch, C the number of classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Logits = Float[Tensor, "batch classes"]
+Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+"""Class numbers with -1 for "no label", or soft labels whose rows sum to 1 (a row of zeros: no label)."""
+PerSample = Float[Tensor, " batch"]
+Rows = Float[Tensor, "batch *any"]
+"""Whatever an end gives: logits, a feature map, one number a row."""
+
+PerSampleFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(student, teacher, labels) -> [B]: the one signature of divergences and of sample weights."""
+Schedule = Callable[[float], float]
+"""Progress through the run, in [0, 1] -> the weight of an edge, or a factor on a learning rate."""
+Outputs = dict[str, Tensor]
+"""End -> tensor."""
+Reader = Callable[[Tensor, Sequence[str], str], dict[str, Tensor]]
+"""(inputs, taps, view) -> tap -> tensor: how an engine runs a network that is more than a plain module."""
+Inputs = Tensor | Mapping[str, Tensor]
+"""One view, or the name of each view -> tensor; the plain view is called ""."""
+
+
+class Batch(NamedTuple):
+    """What a data set brings for one step.
+
+    `inputs` are images in [0, 1], [B, channels, height, width]; `labels` as `Labels` says; `ids` [B] int64 name
+    the samples for good, whatever their place in the batch.
+    """
+
+    inputs: Inputs
+    labels: Tensor
+    ids: Tensor

@@ -1,0 +1,102 @@
+"""The other methods, and what every method has in common."""
+
+import inspect
+import pkgutil
+from importlib import import_module
+from itertools import permutations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage import methods
+from tutelage.errors import UsageError
+from tutelage.graph import Frozen, Graph, Trained
+from tutelage.methods.distill import distill
+from tutelage.methods.mutual import mutual
+from tutelage.methods.scratch import scratch
+from tutelage.objective import losses
+
+NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
+LABELS = torch.tensor([0, 3, 1, 2])
+
+
+def outputs(*nodes: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {node: torch.randn(4, 5, generator=generator, dtype=torch.float64) for node in nodes}
+
+
+def values(graph: Graph, given: dict[str, Tensor]) -> dict[str, float]:
+    return {name: term.item() for name, term in losses(graph, given, LABELS).items()}
+
+
+def torch_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> float:
+    """What the textbooks write: batchmean, T squared."""
+    return temperature**2 * F.kl_div((student / temperature).log_softmax(-1), (teacher / temperature).softmax(-1),
+                                     reduction="batchmean").item()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_is_a_function_of_its_files_name_with_a_docstring_and_defaults(name):
+    page = import_module(f"tutelage.methods.{name}")
+    function = vars(page)[name]
+    assert page.__doc__
+    assert function.__doc__
+    arguments = {"teacher": "t", "student": "s", "students": ["a", "b"]}
+    required = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
+    graph = function(*(arguments[argument] for argument in required))
+    assert isinstance(graph, Graph)
+    assert graph.named(Trained)
+    assert len(str(graph).splitlines()) == len(graph.nodes) + 1 + len(graph.edges)
+
+
+def test_scratch_is_cross_entropy_with_the_labels():
+    given = outputs("s")
+    assert values(scratch("s"), given) == {
+        "labels->s:cross_entropy": pytest.approx(F.cross_entropy(given["s"], LABELS).item())}
+
+
+def test_distill_is_hintons_loss():
+    given = outputs("t", "s")
+    graph = distill("t", "s", temperature=3.0, hard=0.2, soft=0.7)
+    assert graph.nodes == {"t": Frozen(), "s": Trained()}
+    assert values(graph, given) == pytest.approx({
+        "labels->s:cross_entropy": 0.2 * F.cross_entropy(given["s"], LABELS).item(),
+        "t->s:kl/3": 0.7 * torch_kl(given["s"], given["t"], 3.0)})
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_mutual_is_the_mean_over_the_others_at_temperature_1(count):
+    students = [f"s{k}" for k in range(count)]
+    given = outputs(*students)
+    expected = {f"labels->{s}:cross_entropy": F.cross_entropy(given[s], LABELS).item() for s in students}
+    for other, me in permutations(students, 2):
+        expected[f"{other}->{me}:kl"] = 0.6 / (count - 1) * torch_kl(given[me], given[other])
+    assert values(mutual(students, peer=0.6), given) == pytest.approx(expected)
+
+
+def test_the_order_of_the_students_changes_nothing():
+    given = outputs("a", "b", "c")
+    orders = [values(mutual(order), given) for order in permutations(["a", "b", "c"])]
+    assert all(terms == orders[0] for terms in orders)
+
+
+@pytest.mark.parametrize("students", [[], ["a"], ["a", "a"]])
+def test_mutual_needs_two_students(students):
+    with pytest.raises(UsageError) as caught:
+        mutual(students)
+    assert caught.value.where == "students"
+
+
+@pytest.mark.parametrize("students", [["a", "b", "a"]])
+def test_mutual_refuses_a_student_named_twice(students):
+    with pytest.raises(UsageError):
+        mutual(students)
+
+
+@pytest.mark.parametrize("make", [lambda: distill("labels", "s"), lambda: mutual(["a", "ids"]),
+                                  lambda: distill("t", "labels"), lambda: scratch("ids")])
+def test_names_that_cannot_be_are_refused(make):
+    with pytest.raises(UsageError):
+        make()

@@ -1,0 +1,72 @@
+"""What a user may import, by name."""
+
+import inspect
+from importlib import import_module
+
+import pytest
+
+import tutelage
+
+PUBLIC = ["Batch", "Computed", "Controller", "Edge", "Ema", "Ensemble", "Frozen", "Graph", "Trained", "edge_loss",
+          "evaluate", "forward", "load", "losses", "train"]
+PAGES = {
+    "divergences": {"cross_entropy", "kl", "reverse_kl", "js", "mse"},
+    "sample_weights": {"entropy", "confidence", "margin", "correct", "mean_one"},
+    "schedules": {"constant", "linear", "cosine", "ramp_up", "ramp_up_exp", "ramp_down", "window"},
+    "parts": {"Projected", "mean_probability"},
+}
+
+
+def defined(page: str) -> dict[str, object]:
+    module = import_module(f"tutelage.{page}")
+    return {name: thing for name, thing in vars(module).items()
+            if callable(thing) and getattr(thing, "__module__", "") == module.__name__ and not name.startswith("_")}
+
+
+def test_the_public_names_are_these_and_sorted():
+    assert tutelage.__all__ == PUBLIC == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there_and_explained(name):
+    thing = getattr(tutelage, name)
+    assert callable(thing)
+    assert thing.__name__ == name
+    assert inspect.getdoc(thing)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'tutelage' has no attribute 'teach'"):
+        _ = tutelage.teach
+
+
+def test_dir_shows_the_public_names():
+    assert set(PUBLIC) <= set(dir(tutelage))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_has_at_least_its_names_each_explained(page):
+    assert PAGES[page] <= set(defined(page))
+    assert all(inspect.getdoc(thing) for thing in defined(page).values())
+
+
+@pytest.mark.parametrize("page", ["divergences", "sample_weights"])
+def test_every_function_of_a_sample_has_the_one_signature(page):
+    for name, function in defined(page).items():
+        parameters = list(inspect.signature(function).parameters.values())
+        assert [p.name for p in parameters[:3]] == ["student", "teacher", "labels"], name
+        assert all(p.kind is p.KEYWORD_ONLY for p in parameters[3:]), name
+
+
+def test_every_schedule_takes_progress_and_options_by_name():
+    for name, function in defined("schedules").items():
+        first, *options = inspect.signature(function).parameters.values()
+        assert first.name == "progress", name
+        assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in options), name
+
+
+@pytest.mark.parametrize("name", ["types", "train", "losses", "evaluate", "forward"])
+def test_no_public_function_hides_a_module(name):
+    if name in PUBLIC:
+        with pytest.raises(ModuleNotFoundError):
+            import_module(f"tutelage.{name}")

@@ -1,0 +1,29 @@
+"""Data: a batch is (inputs, labels, ids), whatever it comes from.
+
+`load.load` makes the `Data` that a recipe's [data] table names; `from_tensors` and `from_dataset` make it from
+your own. A split is a `Source`: it is asked for rows, in any order, and gives batches.
+
+    source.py     what the rest of the package sees        images.py     file -> pixels, one rule for all
+    load.py       the [data] table -> Data                 folder.py     root/train/CLASS/*.jpg
+    own.py        tensors and torch datasets -> Data       published.py  digits, CIFAR, Fashion-MNIST
+    memory.py     few images: kept on the device           augment.py    crops, flips, mixup, cutmix of batches
+    stream.py     many images: read when wanted            splits.py     what is held out
+    check.py      everything that is wrong with a folder
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tutelage.data.load import DataSettings
+    from tutelage.data.own import from_dataset, from_tensors
+    from tutelage.data.source import Data, Source
+
+__all__ = ["Data", "DataSettings", "Source", "from_dataset", "from_tensors"]
+_HOMES = {"Data": "source", "DataSettings": "load", "Source": "source", "from_dataset": "own", "from_tensors": "own"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return vars(import_module(f"{__name__}.{_HOMES[name]}"))[name]

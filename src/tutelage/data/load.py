@@ -1,0 +1,243 @@
+"""The [data] table of a recipe, and the data it names."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tutelage.data import folder, published
+from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare
+from tutelage.data.making import Maker, Policy, Rows, assembled, augmentation, held_out
+from tutelage.data.source import Data
+from tutelage.data.splits import TEST_SHARE, first
+from tutelage.data.stream import CPU
+from tutelage.errors import DataError, UsageError, unknown
+from tutelage.randomness import derive
+
+Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
+QUICK_ROWS = {"train": 64, "validation": 32, "test": 32}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The [data] table of a recipe.
+
+    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder.
+    root: the folder of the files; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
+        itself; a relative one is looked for here, then under $TUTELAGE_DATA.
+    batch_size: rows of a training batch (read by the trainer).
+    image_size: pixels; default 16 for digits (8 x 8 scaled up), 32 for cifar and fashion_mnist (28 x 28 with a
+        black border of 2), 224 for folders.
+    validation: the share held out of the training rows, where a set has no validation split of its own.
+    unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
+    augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
+        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders.
+    mixup, cutmix: the alpha of Beta(alpha, alpha); 0 is off.
+    workers: processes that read images; "auto" takes half the cores (up to 16) if an accelerator computes, else
+        a quarter (up to 8).
+    download: fetch cifar and fashion_mnist if they are not there.
+    limit: train on so many rows only, the first by the hash of their ids.
+    max_pixels: a larger image is refused before it is decoded.
+    follow_symlinks: follow links out of the folder of images.
+    """
+
+    name: Name
+    root: str | None = None
+    batch_size: int = 128
+    image_size: int | None = None
+    validation: float = 0.1
+    unlabelled: bool = False
+    augment: Policy | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    workers: int | Literal["auto"] = 0
+    download: bool = False
+    limit: int | None = None
+    max_pixels: int = MAX_PIXELS
+    follow_symlinks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(Name):
+            raise unknown("data set", self.name, get_args(Name), where="[data] name")
+        if self.augment is not None and self.augment not in get_args(Policy):
+            raise unknown("augmentation", self.augment, get_args(Policy), where="[data] augment")
+        limits = {"batch_size": (self.batch_size, 1, 2**20), "image_size": (self.image_size, 8, 4096),
+                  "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
+                  "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
+                  "workers": (None if self.workers == "auto" else self.workers, 0, 1024),
+                  "max_pixels": (self.max_pixels, 1, 2**40)}
+        for field, (value, low, high) in limits.items():
+            if value is not None and not low <= value <= high:
+                raise UsageError("a setting out of range", where=f"[data] {field}", found=value,
+                                 expected=f"{low} .. {high}")
+
+
+def load(settings: DataSettings, *, seed: int = 0, device: torch.device = CPU, quick: bool = False) -> Data:
+    """The data that the settings name; the augmentation is drawn from `seed`, the splits never are.
+
+    With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
+    in it, in the true shape and number of classes, for which no file is needed.
+
+    >>> data = load(DataSettings("digits"))
+    >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
+    ((1, 16, 16), [1294, 144, 359])
+    """
+    if settings.name in ("folder", "imagenet100"):
+        return _quick(settings, seed, device) if quick else _folder(settings, seed, device)
+    if quick and settings.name != "digits":
+        return _quick(settings, seed, device)
+    return _arrays(settings, seed, device, quick)
+
+
+def preparation_of(settings: DataSettings) -> Preparation:
+    """How the images of a set become what a network receives."""
+    size = settings.image_size
+    match settings.name:
+        case "digits":
+            return Preparation(1, size or 16, size or 16)
+        case "cifar10" | "cifar100":
+            return Preparation(3, size or 32, size or 32)
+        case "fashion_mnist":
+            border = (size or 32) // 16
+            return Preparation(1, (size or 32) - 2 * border, (size or 32) - 2 * border, border)
+        case _:
+            return Preparation(3, round((size or 224) * 256 / 224), size or 224)
+
+
+def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool) -> Data:
+    """A published set that fits in memory; what has no test split gives up a fixed fifth for one."""
+    root = _root(settings)
+    match settings.name:
+        case "digits":
+            arrays = published.digits()
+        case "fashion_mnist":
+            arrays = published.fashion_mnist(root, settings.download)
+        case _:
+            arrays = published.cifar(10 if settings.name == "cifar10" else 100, root, settings.download)
+    every = Rows(torch.arange(len(arrays.labels)), arrays.labels)
+    training, test = (Rows(*(part[:arrays.training] for part in every)),
+                      Rows(*(part[arrays.training:] for part in every)))
+    if not len(test.ids):
+        training, test = held_out(training, TEST_SHARE, "test")
+    splits = _with_validation(settings, {"train": training, "test": test})
+    if quick:
+        splits = {name: _first(rows, QUICK_ROWS[name]) for name, rows in splits.items()}
+    prepared = preparation_of(settings)
+    content = hashlib.sha256(arrays.images.numpy().tobytes()).hexdigest()
+    return _made(settings, arrays.classes, _prepared(arrays.images, prepared), splits, prepared, content, seed,
+                 device)
+
+
+def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
+    """A folder of images; what has no test and no validation folder gives up shares for them."""
+    listing = folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks)
+    folder.require_sound(listing)
+    if settings.name == "imagenet100" and len(listing.classes) != 100:
+        raise DataError("this is not ImageNet-100", where=listing.root, found=f"{len(listing.classes)} classes",
+                        expected="100 classes", fix='use name = "folder" for other sets of classes')
+    content = folder.fingerprint(listing, settings.max_pixels)
+    splits = _folder_splits(settings, listing)
+    prepared = preparation_of(settings)
+    read = partial(_read, [image.path for image in listing.images], prepared.channels, settings.max_pixels)
+    return _made(settings, listing.classes, read, splits, prepared, content, seed, device)
+
+
+def _folder_splits(settings: DataSettings, listing: folder.Listing) -> dict[str, Rows]:
+    numbers = {name: number for number, name in enumerate(listing.classes)} | {folder.UNLABELLED: -1}
+    labels = torch.tensor([numbers[image.label] for image in listing.images])
+    places: dict[str, list[int]] = {}
+    for place, image in enumerate(listing.images):
+        places.setdefault(image.split, []).append(place)
+    found = {split: Rows(torch.tensor(rows), labels[rows]) for split, rows in places.items()}
+    splits = {"train": found["all"] if "all" in found else found["train"]}
+    if "all" in found:
+        splits["train"], splits["test"] = held_out(splits["train"], TEST_SHARE, "test")
+    splits |= {name: found[split] for name, split in {"validation": "val", "test": "test"}.items() if split in found}
+    splits = _with_validation(settings, splits)
+    if settings.unlabelled and "unlabelled" in found:
+        both = zip(splits["train"], found["unlabelled"], strict=True)
+        splits["train"] = Rows(*(torch.cat(pair) for pair in both))
+    return splits
+
+
+def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
+    """Noise with a little of the class in it, in the shape of the real data."""
+    prepared = preparation_of(settings)
+    classes = _quick_classes(settings)
+    rows = sum(QUICK_ROWS.values())
+    labels = torch.arange(rows) % len(classes)
+    generator = torch.Generator().manual_seed(derive("quick", settings.name))
+    channels, height, width = prepared.shape
+    pattern = torch.rand(len(classes), channels, 4, 4, generator=generator)
+    pattern = torch.nn.functional.interpolate(pattern, (height, width))
+    noise = torch.rand(rows, channels, height, width, generator=generator)
+    images = (127 * (pattern[labels] + noise)).to(torch.uint8)
+    parts = torch.arange(rows).split(list(QUICK_ROWS.values()))
+    splits = {name: Rows(ids, labels[ids]) for name, ids in zip(QUICK_ROWS, parts, strict=True)}
+    return _made(settings, classes, images, splits, prepared, "synthetic", seed, device)
+
+
+def _quick_classes(settings: DataSettings) -> tuple[str, ...]:
+    if settings.name == "folder" and settings.root is not None and _root(settings).is_dir():
+        return folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks).classes
+    counts = {"cifar100": 100, "imagenet100": 100}
+    return tuple(f"class {number}" for number in range(counts.get(settings.name, 10)))
+
+
+def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | partial, splits: dict[str, Rows],
+          prepared: Preparation, content: str, seed: int, device: torch.device) -> Data:
+    workers = _workers(device) if settings.workers == "auto" else settings.workers
+    maker = Maker(images, prepared.shape, len(classes), prepared, workers, device)
+    files = settings.name in ("folder", "imagenet100")
+    own = "random-resized-crop" if files else "crop" if settings.name == "digits" else "crop-flip"
+    how = augmentation(settings.augment or own, prepared.shape, seed=seed, mixup=settings.mixup,
+                       cutmix=settings.cutmix, files=files)
+    splits = splits | {"train": _first(splits["train"], settings.limit)}
+    rule = f"validation {settings.validation:g}, limit {settings.limit}"
+    return assembled(settings.name, classes, maker, splits, how, prepared.as_json(), content, rule)
+
+
+def _with_validation(settings: DataSettings, splits: dict[str, Rows]) -> dict[str, Rows]:
+    if "validation" in splits:
+        return splits
+    train, validation = held_out(splits["train"], settings.validation, "validation")
+    return splits | {"train": train, "validation": validation}
+
+
+def _first(rows: Rows, limit: int | None) -> Rows:
+    kept = first(rows.ids, limit)
+    return Rows(rows.ids[kept], rows.labels[kept])
+
+
+def _prepared(images: Tensor, how: Preparation) -> Tensor:
+    """Images [N, C, H, W] uint8 as files with these pixels would be prepared."""
+    if how.resize == how.crop == images.shape[2] == images.shape[3]:
+        return torch.nn.functional.pad(images, [how.pad] * 4)
+    return torch.stack([prepare(as_image(image), how) for image in images])
+
+
+def _read(paths: list[Path], channels: int, max_pixels: int, place: int) -> Image.Image:
+    return decode(paths[place], channels, max_pixels)
+
+
+def _root(settings: DataSettings) -> Path:
+    """The folder that the settings mean; it need not be there."""
+    home = Path(os.environ.get("TUTELAGE_DATA", "data"))
+    if settings.root is None:
+        if settings.name == "folder":
+            raise UsageError("a folder of images needs its path", where="[data] root", fix='root = "path/of/images"')
+        return home / "imagenet100" if settings.name == "imagenet100" else home
+    given = Path(settings.root).expanduser()
+    return given if given.exists() or not (home / given).exists() else home / given
+
+
+def _workers(device: torch.device) -> int:
+    cores = len(os.sched_getaffinity(0))
+    return min(8, cores // 4) if device.type == "cpu" else min(16, cores // 2)

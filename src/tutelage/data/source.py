@@ -1,0 +1,75 @@
+"""What a data set is to the rest of the package: rows that can be asked for in any order."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from tutelage.types import Batch
+
+
+@runtime_checkable
+class Source(Protocol):
+    """The rows of one split.
+
+    `ids` [N] int64 name the rows for good: the place of a row in the data set as it is published (file order, or
+    sorted paths), the same whatever is cut off or left out, and never the same in two splits. `labels` [N] int64
+    are class numbers, -1 where there is none. Both lie on the CPU.
+    """
+
+    @property
+    def ids(self) -> Tensor:
+        """[N] int64."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """[N] int64."""
+        ...
+
+    def batches(self, plan: Sequence[Tensor], *, draw: int | None,
+                views: Sequence[str] = ("",)) -> Iterator[Batch]:
+        """One batch for each entry of `plan`, in order, on the device of the source.
+
+        An entry is a 1-D int64 tensor of row numbers (0 .. N - 1) and the rows of the batch are in its order.
+        `draw` says which draw of the augmentation is wanted (the epoch, or the epoch modulo K); `None` asks for
+        the plain images. With the one plain view "" the inputs are a tensor, otherwise a dict view -> tensor, each
+        view drawn by (seed, draw, view, id) and by nothing else.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, ready to train on and to be judged on.
+
+    `classes` are the class names in the order of the labels; `shape` is (channels, height, width) of what a
+    network receives; `preprocessing` can be written as JSON and turns an image file into that
+    (`images.read_image`); `digest` is the SHA-256 of what the data are, see `digest`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train: Source
+    validation: Source
+    test: Source | None
+    preprocessing: Mapping[str, object]
+    digest: str
+
+
+def digest(name: str, classes: Sequence[str], splits: Mapping[str, Source | None], content: str, rule: str) -> str:
+    """The SHA-256 of a manifest of the data: names, ids and labels of each split, content, and how they were split.
+
+    `content` is the hash of the images themselves, as the maker of the data set could afford it.
+    """
+    manifest = hashlib.sha256(json.dumps([name, list(classes), content, rule]).encode())
+    for split, source in splits.items():
+        manifest.update(f"\n{split} {0 if source is None else len(source.ids)}\n".encode())
+        if source is not None:
+            manifest.update(source.ids.numpy().tobytes())
+            manifest.update(source.labels.numpy().tobytes())
+    return manifest.hexdigest()

@@ -1,0 +1,188 @@
+"""The [data] table: what each name gives, what it needs, and what is said when that is missing."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.data.load import DataSettings, load
+from tutelage.data.source import Data, Source
+from tutelage.errors import DataError, UsageError
+from tutelage.types import Batch
+
+
+def parts(data: Data) -> list[set[int]]:
+    return [set(split.ids.tolist()) for split in (data.train, data.validation, data.test) if split is not None]
+
+
+def everything(source: Source) -> Batch:
+    return next(source.batches([torch.arange(len(source.ids))], draw=None))
+
+
+def test_digits_are_split_without_overlap_and_the_same_for_every_seed():
+    data, other = load(DataSettings("digits")), load(DataSettings("digits"), seed=7)
+    assert [len(part) for part in parts(data)] == [1294, 144, 359]
+    assert set.union(*parts(data)) == set(range(1797))
+    assert parts(data) == parts(other)
+    assert data.digest == other.digest
+    one, another = (next(found.train.batches([torch.arange(8)], draw=0)) for found in (data, other))
+    assert not torch.equal(one.inputs, another.inputs)
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    data = load(DataSettings("digits"))
+    batch = everything(data.test)
+    assert batch.labels.tolist() == bunch.target[data.test.ids.numpy()].tolist()
+    means = torch.nn.functional.avg_pool2d(batch.inputs, 2)[:, 0] * 16
+    assert (means - torch.from_numpy(bunch.images[data.test.ids.numpy()])).abs().mean() < 1.5
+    assert batch.inputs.min() == 0
+    assert batch.inputs.max() == 1
+
+
+def test_digits_are_never_flipped_by_default():
+    data = load(DataSettings("digits"))
+    assert not data.train.how.flip
+    assert data.train.how.padding == 2
+    assert data.train.how.seed == 0
+
+
+def test_the_validation_share_and_the_limit_are_as_asked():
+    whole, some = (load(DataSettings("digits", validation=0.25, limit=limit)) for limit in (None, 100))
+    assert len(whole.validation.ids) == round(0.25 * 1438)
+    assert len(some.train.ids) == 100
+    assert parts(some)[0] < parts(whole)[0]
+    assert parts(some)[1:] == parts(whole)[1:]
+    assert some.digest != whole.digest
+
+
+def test_evaluation_splits_are_never_augmented():
+    data = load(DataSettings("digits", augment="crop-flip", mixup=0.5))
+    rows = [torch.arange(8)]
+    for split in (data.validation, data.test):
+        assert torch.equal(next(split.batches(rows, draw=0)).inputs, next(split.batches(rows, draw=None)).inputs)
+        assert next(split.batches(rows, draw=0)).labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("name", "shape", "classes"), [
+    ("digits", (1, 16, 16), 10), ("cifar10", (3, 32, 32), 10), ("cifar100", (3, 32, 32), 100),
+    ("fashion_mnist", (1, 32, 32), 10), ("imagenet100", (3, 64, 64), 100), ("folder", (3, 64, 64), 10)])
+@pytest.mark.parametrize("augment", [None, "randaugment"])
+def test_quick_needs_no_files(name, shape, classes, augment, monkeypatch, tmp_path):
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path / "nothing"))
+    size = 64 if shape[1] == 64 else None
+    data = load(DataSettings(name, root="nowhere", image_size=size, augment=augment), quick=True)
+    assert data.shape == shape
+    assert len(data.classes) == classes
+    assert [len(part) for part in parts(data)] == [64, 32, 32]
+    batch = next(data.train.batches([torch.arange(8)], draw=0))
+    assert batch.inputs.shape == (8, *shape)
+    assert batch.inputs.dtype == torch.float32
+    assert 0 <= batch.inputs.min() < batch.inputs.max() <= 1
+
+
+def test_quick_takes_the_classes_of_a_folder_that_is_there(photos):
+    data = load(DataSettings("folder", root=str(photos), image_size=8), quick=True)
+    assert data.classes == ("cat", "dog")
+    assert len(data.train.ids) == 64
+
+
+@pytest.mark.parametrize(("name", "files"), [("cifar10", "data_batch_1"), ("cifar100", "meta"),
+                                             ("fashion_mnist", "t10k-labels-idx1-ubyte")])
+def test_missing_files_are_named_with_the_place_and_the_fix(name, files, tmp_path):
+    with pytest.raises(DataError) as caught:
+        load(DataSettings(name, root=str(tmp_path)))
+    error = caught.value
+    assert files in error.found
+    assert str(tmp_path) in error.where
+    assert "download = true" in error.fix
+    assert "root = " in error.fix
+
+
+def test_a_failed_download_is_one_clear_error(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    def no_network(self: CIFAR10) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(CIFAR10, "download", no_network)
+    with pytest.raises(DataError, match=r"could not be downloaded[\s\S]*Name or service[\s\S]*copy the files"):
+        load(DataSettings("cifar10", root=str(tmp_path), download=True))
+
+
+def test_imagenet100_must_have_a_hundred_classes(photos):
+    with pytest.raises(DataError, match=r"not ImageNet-100[\s\S]*2 classes"):
+        load(DataSettings("imagenet100", root=str(photos)))
+
+
+def test_a_relative_root_is_looked_for_under_the_data_folder(photos, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_DATA", str(photos.parent))
+    assert load(DataSettings("folder", root="photos", image_size=8)).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("field", "value"), [("validation", 0.0), ("batch_size", 0), ("mixup", -1.0), ("limit", 0),
+                                              ("image_size", 3), ("workers", -1), ("cutmix", float("nan"))])
+def test_settings_out_of_range_are_refused_with_the_field(field, value):
+    with pytest.raises(UsageError, match=rf"\[data\] {field}"):
+        DataSettings("digits", **{field: value})
+
+
+def test_a_name_that_is_nearly_right_is_suggested():
+    from pydantic import TypeAdapter, ValidationError
+
+    with pytest.raises(ValidationError, match="cifar10"):
+        TypeAdapter(DataSettings).validate_python({"name": "cifer10"})
+
+
+def test_importing_the_package_is_light():
+    code = ("import sys; import tutelage.data; from tutelage.data.load import load; "
+            "print([name for name in ('torchvision', 'sklearn', 'scipy') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("name", "counts", "name_of_class_3"), [
+    pytest.param("cifar10", [45_000, 5_000, 10_000], "cat", marks=pytest.mark.slow),
+    ("cifar100", [45_000, 5_000, 10_000], "bear"),
+    ("fashion_mnist", [54_000, 6_000, 10_000], "Dress")])
+def test_published_sets_are_read_row_by_row_as_torchvision_gives_them(real_data, name, counts, name_of_class_3):
+    from torchvision import datasets
+
+    kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}
+    data = load(DataSettings(name, root=str(real_data)))
+    assert [len(part) for part in parts(data)] == counts
+    assert sum(counts) == len(set.union(*parts(data)))
+    assert data.classes[3] == name_of_class_3
+    train, test = (kinds[name](str(real_data), train=first) for first in (True, False))
+    for split, reference, start in ((data.train, train, 0), (data.validation, train, 0), (data.test, test, len(train))):
+        rows = torch.tensor([0, 17, len(split.ids) - 1])
+        batch = next(split.batches([rows], draw=None))
+        for image, label, number in zip(batch.inputs, batch.labels, batch.ids, strict=True):
+            expected, wanted = reference[int(number) - start]
+            pixels = torch.from_numpy(np.array(expected))
+            pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+            pixels = torch.nn.functional.pad(pixels, [(32 - pixels.shape[1]) // 2] * 4)
+            assert torch.equal((image * 255).round().byte(), pixels)
+            assert int(label) == wanted
+
+
+def test_a_damaged_file_of_a_published_set_is_never_opened(real_data, tmp_path):
+    shutil.copytree(real_data / "cifar-100-python", tmp_path / "cifar-100-python")
+    with (tmp_path / "cifar-100-python" / "test").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"evil")
+    with pytest.raises(DataError, match=r"damaged[\s\S]*cifar-100-python"):
+        load(DataSettings("cifar100", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("root", "counts"), [("flowers5", [2934, 736]), ("caltech101", [1818, 202, 1010])])
+def test_real_folders_are_read(real_data, root, counts):
+    data = load(DataSettings("folder", root=str(real_data / root), image_size=32))
+    assert [len(part) for part in parts(data)] == counts
+    batch = next(data.train.batches([torch.arange(4)], draw=0))
+    assert batch.inputs.shape == (4, 3, 32, 32)

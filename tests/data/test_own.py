@@ -1,0 +1,131 @@
+"""A user's own tensors and data sets."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.data import from_dataset, from_tensors
+from tutelage.errors import DataError
+
+
+def tensors(rows: int = 30, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    images = torch.randint(0, 256, (rows, 3, 8, 10), dtype=torch.uint8, generator=generator)
+    return images, torch.arange(rows) % classes
+
+
+class Photos(torch.utils.data.Dataset):
+    """Rows of (PIL image or tensor, label), as a user has them."""
+
+    def __init__(self, rows: int, kind: str = "image", label: object = None):
+        self.rows, self.kind, self.label = rows, kind, label
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, row: int) -> tuple:
+        pixels = np.random.default_rng(row).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        image = {"image": Image.fromarray(pixels), "tensor": tensor, "float": tensor / 255, "wrong": "text",
+                 "normalised": tensor / 255 - 0.5}[self.kind]
+        return image, row % 2 if self.label is None else self.label
+
+
+def test_tensors_come_back_as_they_were():
+    images, labels = tensors()
+    data = from_tensors((images, labels), tensors(6), tensors(4))
+    batch = next(data.train.batches([torch.tensor([4, 2])], draw=0))
+    assert torch.equal(batch.inputs, images[[4, 2]].float() / 255)
+    assert batch.labels.tolist() == [1, 2]
+    assert data.shape == (3, 8, 10)
+    assert data.validation.ids.tolist() == list(range(30, 36))
+    assert data.test.ids.tolist() == list(range(36, 40))
+
+
+def test_floats_stay_as_they_are():
+    images, labels = tensors()
+    data = from_tensors((images / 255, labels))
+    batch = next(data.train.batches([torch.arange(3)], draw=None))
+    torch.testing.assert_close(batch.inputs, images[batch.ids] / 255)
+
+
+def test_a_share_is_held_out_of_the_labelled_rows_only():
+    images, labels = tensors()
+    labels[::2] = -1
+    data = from_tensors((images, labels), 0.2, classes=["a", "b", "c"], augment="crop-flip", mixup=0.5)
+    assert len(data.validation.ids) == 3
+    assert (data.validation.labels >= 0).all()
+    assert not set(data.validation.ids.tolist()) & set(data.train.ids.tolist())
+    assert next(data.train.batches([torch.arange(5)], draw=0)).labels.shape == (5, 3)
+
+
+@pytest.mark.parametrize(("label", "split"), [(-100, "train"), (3, "train"), (-1, "test")])
+def test_a_label_out_of_range_is_told_with_its_row(label, split):
+    images, labels = tensors()
+    wrong = labels.clone()
+    wrong[7] = label
+    given = {"train": (images, labels), "test": (images, labels)} | {split: (images, wrong)}
+    with pytest.raises(DataError, match=rf"label out of range\n.*{split}, row 7\n.*{label}"):
+        from_tensors(given["train"], 0.2, given["test"], classes=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, float("nan"), float("inf")])
+def test_values_outside_the_unit_range_are_refused_with_their_row(value):
+    images, labels = tensors()
+    images = images / 255
+    images[5, 0, 0, 0] = value
+    with pytest.raises(DataError, match=r"outside \[0, 1\][\s\S]*image 5"):
+        from_tensors((images, labels))
+
+
+def test_shapes_and_types_that_do_not_fit_are_refused():
+    images, labels = tensors()
+    for wrong in ((images[0], labels), (images, labels[:5]), (images, labels.float()), (images.int(), labels)):
+        with pytest.raises(DataError):
+            from_tensors(wrong)
+    with pytest.raises(DataError, match="validation"):
+        from_tensors((images, labels), (images[:, :1], labels))
+
+
+def test_the_digest_sees_every_pixel_and_label():
+    images, labels = tensors()
+    digest = from_tensors((images, labels)).digest
+    assert from_tensors((images, labels), seed=5, augment="crop").digest == digest
+    images[29, 2, 7, 9] ^= 1
+    assert from_tensors((images, labels)).digest != digest
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("image", (3, 10, 10)), ("tensor", (3, 10, 12)), ("float", (3, 10, 12))])
+@pytest.mark.parametrize("augment", ["none", "crop-flip", "random-resized-crop", "randaugment"])
+def test_data_sets_of_images_and_of_tensors(kind, shape, augment):
+    data = from_dataset(Photos(20, kind), 0.2, Photos(3, kind), augment=augment, workers=0)
+    assert data.shape == shape
+    assert [len(split.ids) for split in (data.train, data.validation, data.test)] == [16, 4, 3]
+    batch = next(data.train.batches([torch.arange(6)], draw=0))
+    assert batch.inputs.shape == (6, *shape)
+    assert batch.inputs.max() > 0.5
+    assert batch.labels.tolist() == [int(number) % 2 for number in batch.ids]
+    again = next(data.train.batches([torch.tensor([5])], draw=0))
+    assert torch.equal(again.inputs[0], batch.inputs[5])
+
+
+def test_the_rows_of_a_data_set_are_in_their_places():
+    data = from_dataset(Photos(20, "tensor"), Photos(5, "tensor"), Photos(3, "tensor"))
+    for split, start in ((data.train, 0), (data.validation, 20), (data.test, 25)):
+        batch = next(split.batches([torch.tensor([2, 0])], draw=None))
+        assert batch.ids.tolist() == [start + 2, start]
+        assert torch.equal((batch.inputs[0] * 255).round().byte(), Photos(5, "tensor")[2][0])
+
+
+def test_images_of_a_data_set_are_scaled_as_asked():
+    assert from_dataset(Photos(20), image_size=24).shape == (3, 24, 24)
+
+
+@pytest.mark.parametrize(("kind", "label", "told"), [
+    ("wrong", None, "do not begin with an image"), ("normalised", None, r"outside \[0, 1\]"),
+    ("image", "cat", r"no class number[\s\S]*row 0[\s\S]*'cat'"), ("image", 1.5, "no class number"),
+    ("image", -100, r"out of range")])
+def test_rows_that_cannot_be_used_are_told(kind, label, told):
+    with pytest.raises(DataError, match=told):
+        from_dataset(Photos(20, kind, label), classes=["a", "b"])

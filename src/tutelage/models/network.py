@@ -1,0 +1,76 @@
+"""A network together with its normalisation, so that every network of a run takes the same images in [0, 1]."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError
+from tutelage.models.architecture import Architecture
+
+
+class Network(nn.Module):
+    """Images [B, channels, H, W] in [0, 1] -> what `body` gives on (images - mean) / std.
+
+    That is logits [B, classes], or a mapping with the key "logits". `mean` and `std` are buffers [1, C, 1, 1] that
+    are not saved with the weights. Where C is 3 and the data are grey, the grey channel is repeated. `columns`, if any,
+    are the outputs of `body` that are the data's classes, in the data's order: the logits are cut to them.
+    `body_classes` are the names of all outputs of `body`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    columns: Tensor | None
+
+    def __init__(self, body: nn.Module, architecture: Architecture, *, mean: tuple[float, ...],
+                 std: tuple[float, ...], channels: int, body_classes: tuple[str, ...],
+                 columns: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.architecture = architecture
+        self.channels = channels
+        self.body_classes = body_classes
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        cut = None if columns is None else torch.tensor(columns)
+        self.register_buffer("columns", cut, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor | Mapping[str, Any]:
+        """Logits [B, classes], or the body's mapping with such logits."""
+        if images.shape[1] != self.channels:
+            raise ModelError("the images have another number of channels than the network",
+                             where=self.architecture.arch, found=f"{images.shape[1]} channels",
+                             expected=f"{self.channels} channels",
+                             fix="let the data set convert them: grey is 1 channel, colour is 3")
+        output = self.body((images - self.mean) / self.std)
+        return output if self.columns is None else _cut(output, self.columns)
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """What is saved of a network: the state of the plain network, under the names that timm's own users know."""
+    return (network.body if isinstance(network, Network) else network).state_dict()
+
+
+def preprocessing_of(network: nn.Module) -> dict[str, Any]:
+    """Mean, std and channels as plain numbers; of a user's own module nothing is known, so it is empty."""
+    if not isinstance(network, Network):
+        return {}
+    return {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist(),
+            "channels": network.channels}
+
+
+def logits_of(output: object, where: object = None) -> Tensor:
+    """The logits in what a network returned: the tensor itself, or the entry "logits" of a mapping."""
+    logits = output.get("logits") if isinstance(output, Mapping) else output
+    if isinstance(logits, Tensor):
+        return logits
+    found = f"a mapping of {sorted(map(str, output))}" if isinstance(output, Mapping) else f"a {type(output).__name__}"
+    raise ModelError("the network does not return logits", where=where, found=found,
+                     expected='a tensor [B, classes], or a mapping with the key "logits"',
+                     fix="wrap it in a module that returns its logits (or switch auxiliary outputs off)")
+
+
+def _cut(output: object, columns: Tensor) -> Tensor | dict[str, Any]:
+    logits = logits_of(output).index_select(-1, columns)
+    return {**output, "logits": logits} if isinstance(output, Mapping) else logits

@@ -1,0 +1,192 @@
+"""Where networks come from: our CIFAR pages, timm, torchvision, or a plugin that the user has allowed.
+
+Nothing in a recipe can run code from elsewhere: a name is looked up among the functions that a page defines, hubs are
+refused, and a plugin's module must be named on the command line too.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from statistics import fmean
+from types import ModuleType
+from typing import Any
+
+import timm
+import torchvision
+from torch import nn
+
+from tutelage.errors import ModelError, SecurityError, UsageError, unknown
+from tutelage.models.architecture import Architecture
+from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
+from tutelage.models.download import downloading
+
+CIFAR_PAGES = (resnet, wide_resnet, vgg, mobilenet, shufflenet)
+CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HUBS = ("hub", "torchhub", "hf-hub", "hf_hub", "hf", "huggingface", "local-dir", "github", "http", "https", "file")
+# What `build` decides, or what would fetch a file or change what comes out behind its back.
+RESERVED = ("num_classes", "channels", "in_chans", "weights", "weights_backbone", "progress", "pretrained",
+            "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir",
+            "features_only")
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to make one network: `make` takes the number of classes, `download` gives it with its own weights and head.
+
+    `outputs` is how many classes the downloaded weights know.
+    """
+
+    make: Callable[[int], nn.Module]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    outputs: int | None = None
+    download: Callable[[], nn.Module] | None = None
+
+
+def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> Source:
+    """The source that `spec.arch` names."""
+    reserved = sorted(set(RESERVED) & set(spec.options))
+    if reserved:
+        raise UsageError("these options are not the network's own", where=f"{spec.arch}, options", found=reserved,
+                         fix="leave them out; see weights, pretrained, head and classes")
+    prefix, colon, name = spec.arch.partition(":")
+    if not colon:
+        return _cifar(spec, channels)
+    if prefix == "timm":
+        return _timm(spec, name, channels)
+    if prefix == "torchvision":
+        return _torchvision(spec, name, channels)
+    return _plugin(spec, channels, plugins)
+
+
+def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
+    """Name -> function of every network on the pages of `models.cifar`."""
+    return {name: value for page in CIFAR_PAGES for name, value in _defined(page).items()
+            if inspect.isfunction(value) and not name.startswith("_")}
+
+
+def _cifar(spec: Architecture, channels: int) -> Source:
+    networks = cifar_networks()
+    if spec.arch not in networks:
+        raise _unknown_bare(spec.arch, networks)
+    mean, std = CIFAR100 if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
+    return Source(lambda classes: _call(networks[spec.arch], spec, num_classes=classes, channels=channels), mean, std)
+
+
+def _unknown_bare(arch: str, networks: Mapping[str, Any]) -> UsageError | SecurityError:
+    if "/" in arch or "\\" in arch or arch.endswith(".py"):
+        return SecurityError(f"refused to run code from the path {arch!r}", expected="a name", fix=(
+            'make it an importable module, write arch = "module:function" and pass --plugin module'))
+    wider = [prefix + arch for prefix, names in (("timm:", timm.list_models()), ("torchvision:", _torchvision_names()))
+             if arch in names]
+    if wider:
+        return UsageError(f"unknown network {arch!r}", expected=f"one of {', '.join(sorted(networks))}, or a prefix",
+                          fix=f"did you mean {' or '.join(map(repr, wider))}?")
+    error = unknown("network", arch, networks)
+    assert isinstance(error, UsageError)
+    return error
+
+
+def _timm(spec: Architecture, name: str, channels: int) -> Source:
+    if name.partition(":")[0].lower() in HUBS:
+        raise _hub(spec.arch)
+    if not timm.is_model(name):
+        raise unknown("timm network", name, timm.list_models(), where=spec.arch)
+    facts = _timm_facts(name)
+    mean, std = facts.get("mean", IMAGENET[0]), facts.get("std", IMAGENET[1])
+    if channels != len(mean):
+        # timm sums the first filters over the colours for one channel; the averages are then the nearest statistics.
+        mean, std = (fmean(mean),) * channels, (fmean(std),) * channels
+
+    def make(classes: int) -> nn.Module:
+        return _call(timm.create_model, spec, name, num_classes=classes, in_chans=channels)
+
+    def download() -> nn.Module:
+        with downloading(spec.arch):
+            return _call(timm.create_model, spec, name, pretrained=True, in_chans=channels)
+    return Source(make, tuple(mean), tuple(std), facts.get("num_classes"), download)
+
+
+def _timm_facts(name: str) -> dict[str, Any]:
+    try:
+        facts = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        architecture, _, tag = name.partition(".")
+        raise unknown("weights", tag, [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")],
+                      where=f"timm:{name}") from None
+    return {} if facts is None else facts.to_dict()
+
+
+def _torchvision(spec: Architecture, name: str, channels: int) -> Source:
+    if name not in _torchvision_names():
+        raise unknown("torchvision network", name, _torchvision_names(), where=spec.arch)
+    if channels not in (1, 3):
+        raise ModelError("torchvision's networks take colour images", where=spec.arch, found=f"{channels} channels",
+                         expected="3 channels, or 1 that is repeated", fix='take the same network from "timm:"')
+    def make(classes: int) -> nn.Module:
+        return _call(torchvision.models.get_model, spec, name, weights=None, num_classes=classes)
+
+    def download() -> nn.Module:
+        with downloading(spec.arch):
+            return _call(torchvision.models.get_model, spec, name, weights="DEFAULT")
+    weights = torchvision.models.get_model_weights(name)["DEFAULT"]
+    seen = weights.transforms()
+    return Source(make, tuple(seen.mean), tuple(seen.std), len(weights.meta["categories"]), download)
+
+
+def _torchvision_names() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> Source:
+    place, _, name = spec.arch.partition(":")
+    if place not in plugins:
+        raise _hub(spec.arch) if place.lower() in HUBS else _not_allowed(spec.arch, place)
+    try:
+        module = importlib.import_module(place)
+    except ImportError as problem:
+        raise UsageError(f"cannot import the plugin {place!r}", where=spec.arch, found=problem,
+                         fix="install it, or add its folder to PYTHONPATH") from None
+    found = {key: value for key, value in _defined(module).items() if callable(value)}
+    if name not in found:
+        raise unknown("network", name, found, where=place)
+    function = found[name]
+    extra = {"channels": channels} if "channels" in inspect.signature(function).parameters else {}
+    return Source(lambda classes: _call(function, spec, num_classes=classes, **extra), (0.0,) * channels,
+                  (1.0,) * channels)
+
+
+def _not_allowed(arch: str, place: str) -> SecurityError:
+    close = get_close_matches(place, ["timm", "torchvision"], n=1)
+    meant = f" (or did you mean {close[0] + ':' + arch.partition(':')[2]!r}?)" if close else ""
+    return SecurityError(f"{arch!r} would run the Python module {place!r}, which is not allowed",
+                         expected="timm:NAME, torchvision:NAME, a CIFAR network, or an allowed plugin",
+                         fix=f"if you trust it, add --plugin {place}{meant}")
+
+
+def _hub(arch: str) -> SecurityError:
+    return SecurityError(f"refused to fetch a network from a hub: {arch!r}",
+                         expected="timm:NAME, torchvision:NAME, a CIFAR network, or an allowed plugin",
+                         fix="name the network, and give its .safetensors file as `weights`")
+
+
+def _defined(module: ModuleType) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items()
+            if getattr(value, "__module__", None) == module.__name__}
+
+
+def _call(function: Callable[..., Any], spec: Architecture, *name: str, **own: Any) -> nn.Module:
+    try:
+        network = function(*name, **own, **spec.options)
+    except TypeError as problem:
+        if not spec.options:
+            raise
+        raise UsageError("the network does not take these options", where=f"{spec.arch}, options",
+                         found=f"{dict(spec.options)}: {problem}", fix="mend or leave out the options") from None
+    if not isinstance(network, nn.Module):
+        raise ModelError("this function does not make a network", where=spec.arch,
+                         found=f"a {type(network).__name__}", expected="a torch.nn.Module")
+    return network

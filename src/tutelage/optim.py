@@ -1,0 +1,75 @@
+"""The optimizer of each network and part, and its learning rate as a pure function of the step."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import UsageError, unknown
+from tutelage.graph import unbound
+from tutelage.types import Schedule
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+"""Parameters -> optimizer, such as `partial(torch.optim.SGD, lr=0.1, momentum=0.9)`."""
+
+
+def make_optimizers(make: MakeOptimizer | Mapping[str, MakeOptimizer],
+                    learners: Mapping[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
+    """An optimizer for each learner that has parameters; `make` is one recipe, or one by name.
+
+    A part (a projector, a gate) that `make` does not name uses the recipe of "" if there is one, else is an error.
+    """
+    optimizers = {}
+    if isinstance(make, Mapping):
+        for name in set(make) - set(learners) - {""}:
+            raise unknown("trained node or part", name, learners, where="optimizer")
+    for name, module in learners.items():
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not parameters:
+            continue
+        maker = make if callable(make) else make.get(name, make.get(""))
+        if maker is None:
+            raise UsageError(f"no optimizer for {name!r}", where="optimizer", expected=f"one of {sorted(learners)}",
+                             fix='name it, or give one for all the others under ""')
+        optimizers[name] = _fused(maker, parameters)
+        for group in optimizers[name].param_groups:
+            group["base_lr"] = group["lr"]
+    return optimizers
+
+
+def learning_rate_factor(step: int, steps: int, warmup_steps: int, rate: Schedule) -> float:
+    """What every base learning rate is multiplied by at a step: a straight warm-up, then `rate` over the rest.
+
+    >>> [round(learning_rate_factor(s, 6, 2, lambda p: 1 - p), 3) for s in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return rate((step - warmup_steps) / max(1, steps - warmup_steps))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Base rate times `factor`, in every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def guarded_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """One step if `finite` (a scalar on the device), none at all if not; fused optimizers decide on the device."""
+    if optimizer.defaults.get("fused"):
+        vars(optimizer).update(grad_scale=None, found_inf=(~finite).float())  # the protocol of torch.amp.GradScaler
+        optimizer.step()
+    elif bool(finite):
+        optimizer.step()
+
+
+def _fused(make: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """One kernel for all parameters where torch has it, and the user has not chosen otherwise."""
+    bound = getattr(make, "keywords", {})
+    chosen = {"fused", "foreach", "maximize", "capturable"} & set(bound)
+    kind = unbound(make)
+    if (inspect.isclass(kind) and kind.__module__.startswith("torch.optim") and not chosen
+            and "fused" in inspect.signature(kind).parameters):
+        return make(parameters, fused=True)  # pyright: ignore[reportCallIssue]
+    return make(parameters)

@@ -1,0 +1,147 @@
+"""A run folder: what was asked for, what happened, and that it is finished.
+
+    config.toml      the resolved recipe          records.jsonl   one JSON line an event, never edited by hand
+    versions.json    libraries and machine        tensorboard/    the same numbers as TensorBoard events
+    run.json         identity of the run          models/         the networks, at the end
+    checkpoints/     states to resume from        FINISHED        the run is complete; written last
+"""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from tutelage.errors import ModelError, UsageError
+from tutelage.files import disk_errors, write, write_json
+
+LIBRARIES = ("tutelage", "torch", "torchvision", "timm", "numpy", "safetensors", "pillow")
+
+
+class Records:
+    """The records of one run: JSON lines, and TensorBoard events of their numbers."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
+        self.path = folder / "records.jsonl"
+        self._tensorboard = _writer(folder) if tensorboard else None
+
+    def add(self, event: str, step: int, **values: object) -> None:
+        """One line, on the disk when this returns."""
+        line = json.dumps({"event": event, "step": step, **values}, ensure_ascii=False)
+        with disk_errors(self.path, len(line)), self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._tensorboard is not None:
+            for tag, number in _numbers(event, values):
+                self._tensorboard.add_scalar(tag, number, step)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was recorded after `step`: the run goes on from there and will record it again."""
+        if self.path.exists():
+            kept = [json.dumps(record, ensure_ascii=False) for record in read_records(self.path.parent)
+                    if record["step"] <= step]
+            write(self.path, "".join(line + "\n" for line in kept).encode())
+
+    def close(self) -> None:
+        """Flush what TensorBoard holds back."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def read_records(folder: Path) -> list[dict]:
+    """All events of a run, in order; a last line that a crash cut short is left out."""
+    path = folder / "records.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise ModelError("a damaged record", where=f"{path}, line {number}", found=line[:80]) from None
+    return records
+
+
+def open_run(folder: Path, config: str, data_digest: str) -> str:
+    """The id of the run in `folder`: a new one in an empty folder, the old one where config and data are the same."""
+    digest = hashlib.sha256(json.dumps([config, data_digest]).encode()).hexdigest()
+    if (folder / "run.json").exists():
+        identity = read_json(folder / "run.json")
+        if identity["digest"] != digest:
+            raise UsageError("this folder holds another run", where=folder,
+                             found=_difference(folder, config) or "other data than now",
+                             expected="an empty folder, or the same recipe and data",
+                             fix="choose another --out; `tutelage train --resume DIR` goes on with what is there")
+        return identity["id"]
+    if any(path.name not in ("lock", "crash.txt") for path in folder.iterdir()):
+        raise UsageError("this folder holds something else", where=folder,
+                         found=", ".join(sorted(path.name for path in folder.iterdir())[:5]),
+                         expected="an empty or a new folder", fix="choose another --out")
+    identity = {"id": uuid.uuid4().hex, "digest": digest, "format": 1}
+    write(folder / "config.toml", config.encode())
+    write_json(folder / "versions.json", versions())
+    write_json(folder / "run.json", identity)
+    return identity["id"]
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object that this package wrote."""
+    try:
+        value = json.loads(path.read_bytes())
+        if isinstance(value, dict):
+            return value
+    except (OSError, ValueError):
+        pass
+    raise ModelError("a damaged run folder", where=path, expected="a JSON object") from None
+
+
+def finished(folder: Path) -> dict | None:
+    """What FINISHED says, or None while the run is not."""
+    return read_json(folder / "FINISHED") if (folder / "FINISHED").exists() else None
+
+
+def versions() -> dict[str, object]:
+    """Libraries, machine and command of this process."""
+    found: dict[str, object] = {"python": platform.python_version(), "platform": platform.platform(),
+                                "command": " ".join(sys.argv[:1] and [Path(sys.argv[0]).name, *sys.argv[1:]])}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = None
+    return found | {"threads": torch.get_num_threads()}
+
+
+def _difference(folder: Path, config: str) -> str:
+    try:
+        old = (folder / "config.toml").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "a run without config.toml"
+    new = config.splitlines()
+    lines = [f"there: {line}" for line in old if line not in new]
+    lines += [f"now:   {line}" for line in new if line not in old]
+    return "\n".join(lines[:6])
+
+
+def _numbers(event: str, values: Mapping[str, object], prefix: str = "") -> list[tuple[str, float]]:
+    found = []
+    for name, value in values.items():
+        tag = f"{prefix or event}/{name}"
+        if isinstance(value, Mapping):
+            found += _numbers(event, value, tag)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append((tag, float(value)))
+    return found
+
+
+def _writer(folder: Path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), max_queue=1000)

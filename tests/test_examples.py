@@ -1,0 +1,37 @@
+"""The examples and the README's Python run as they are printed."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAYS = {
+    "01_distill": "test: student",
+    "02_peers": "the students agree on",
+    "03_own_weight": "validation: student",
+    "04_own_loop": "the teacher has no gradient: True",
+}
+README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
+
+
+def test_every_example_is_tried() -> None:
+    assert sorted(path.stem for path in (ROOT / "examples").glob("[0-9]*.py")) == sorted(SAYS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAYS)
+def test_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    assert SAYS[name] in capsys.readouterr().out
+
+
+def test_the_readme_has_python() -> None:
+    assert README
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", README)
+def test_readme(block: str) -> None:
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})

@@ -1,0 +1,94 @@
+"""Two processes are one: the same global batch gives the same losses, gradients and evaluation."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = """
+import json, sys, torch
+from pathlib import Path
+from toys import data, everything, models, settings
+from tutelage.files import fingerprint
+from tutelage.loop import start, steps_of
+from tutelage.methods.dual_student import dual_student
+from tutelage.training import capture
+from tutelage.world import connect, disconnect
+
+world, out, case = connect("cpu"), Path(sys.argv[1]), sys.argv[2]
+graph = everything() if case == "everything" else dual_student("t", ["a", "b"], uncertainty="mean_one")
+accumulate = 2 if case == "norm" and world.size == 1 else 1
+options = settings(1, accumulate=accumulate, batch_size=12)
+job = start(graph, models(norm=case == "norm"), data(52), options, world)
+first = next(steps_of(job))
+gradients = {f"{node}.{name}": p.grad.tolist() for node in "ab" for name, p in job.models[node].named_parameters()
+             if p.grad is not None}
+losses = {edge: (total[0] / total[1]).item() for edge, total in job.sums.items()}
+for event in steps_of(job):
+    pass
+result = {"gradients": gradients, "losses": losses, "accuracy": event.accuracy, "scores": job.scores["a"],
+          "digest": {name: fingerprint(tensors) for name, tensors in capture(job).items()},
+          "weights": {f"{node}.{name}": p.tolist() for node in "ab" for name, p in job.models[node].named_parameters()}}
+(out / f"{case}-{world.size}-{world.rank}.json").write_text(json.dumps(result))
+disconnect()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(folder: Path, case: str, size: int) -> list[dict]:
+    port = str(free_port())
+    processes = []
+    for rank in range(size):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+                       "WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank),
+                       "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parent)}
+        processes.append(subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), case], env=environment,
+                                          stderr=subprocess.PIPE, text=True))
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        results = folder / f"{case}-{size}-0.json"
+        assert results.exists(), errors  # a finished gloo process may still abort in its teardown; the file counts
+    return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
+
+
+@pytest.fixture(scope="module", params=["plain", "everything", "norm"])
+def runs(request, tmp_path_factory) -> tuple[str, dict, list[dict]]:
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, launch(folder, request.param, 1)[0], launch(folder, request.param, 2)
+
+
+def close(one: dict, other: dict, tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(torch.tensor(one[name]), torch.tensor(other[name]), rtol=tolerance, atol=tolerance)
+
+
+def test_two_ranks_give_the_gradients_and_losses_of_one(runs):
+    case, one, two = runs
+    close(one["gradients"], two[0]["gradients"], 1e-6)
+    if case != "norm":  # with statistics of half the batch, a micro-batch's own losses are what agrees
+        close(one["losses"], two[0]["losses"], 1e-6)
+
+
+def test_ranks_agree_with_each_other_to_the_bit(runs):
+    _, _, two = runs
+    assert two[0]["digest"] == two[1]["digest"]
+    assert two[0]["losses"] == two[1]["losses"]
+
+
+def test_evaluation_counts_every_image_once(runs):
+    case, one, two = runs
+    assert two[0]["scores"] == two[1]["scores"]
+    if case != "norm":
+        close(one["weights"], two[0]["weights"], 1e-5)
+        close({"accuracy": list(one["accuracy"].values())}, {"accuracy": list(two[0]["accuracy"].values())}, 1e-12)

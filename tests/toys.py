@@ -1,0 +1,111 @@
+"""Tiny networks, data and parts for tests of the engine: a whole run takes a fraction of a second."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tutelage import Computed, Controller, Edge, Ema, Frozen, Graph, Trained
+from tutelage.data import Data, from_tensors
+from tutelage.divergences import cross_entropy, kl, mse
+from tutelage.loop import Run, Settings, start
+from tutelage.parts import Projected
+from tutelage.schedules import ramp_up
+from tutelage.types import Batch
+from tutelage.world import World
+
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def data(rows: int = 48, **options) -> Data:
+    """Images whose class shows in their brightness, 4 classes."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(rows) % 4
+    images = (torch.rand(rows, 1, 8, 8, generator=generator) * 100 + labels[:, None, None, None] * 35).to(torch.uint8)
+    return from_tensors((images, labels), validation=0.25, augment="crop-flip", **options)
+
+
+def network(seed: int, *, width: int = 4, norm: bool = True, classes: int = 4) -> nn.Sequential:
+    """Convolution, norm, ReLU, dropout, linear: everything that has state or draws."""
+    torch.manual_seed(seed)
+    norms = [nn.BatchNorm2d(width)] if norm else []
+    return nn.Sequential(nn.Conv2d(1, width, 3, stride=2), *norms, nn.ReLU(), nn.Dropout(0.2 if norm else 0.0),
+                         nn.Flatten(), nn.Linear(width * 9, classes))
+
+
+class Memory(nn.Module):
+    """A divergence that learns a scale and remembers a running mean, in training mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        rows = self.scale.square() * kl(student, teacher)
+        if self.training:
+            self.mean.lerp_(rows.detach().mean(), 0.1)
+            self.calls += 1
+        return rows * (1 + self.mean)
+
+
+class Gate(nn.Module):
+    """A computed node that learns: a mixture of two networks' logits, and how sure it is of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.LazyLinear(1)
+
+    def forward(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        share = self.linear(torch.cat([first, second], -1)).sigmoid()
+        return {"logits": share * first + (1 - share) * second, "w": share[:, 0]}
+
+
+class Switch(Controller):
+    """Counts the confident batches; while few were, the edges into `node` wait."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self.node = node
+        self.register_buffer("confident", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def before_forward(self, run: Run, batch: Batch) -> Batch:
+        self.seen += len(batch.ids)
+        return batch
+
+    def before_losses(self, run: Run, outputs: dict[str, Tensor], weights: dict[str, float]) -> None:
+        self.confident += int(outputs["a"].softmax(-1).amax(-1).mean() > 0.3)
+        if self.confident < 3:
+            for edge in run.graph.edges:
+                if edge.student == self.node:
+                    weights[edge.name] = 0.0
+
+
+def everything() -> Graph:
+    """A graph with every kind of node, a part that learns and remembers, a schedule, a tap, and a controller."""
+    nodes = {"t": Frozen(), "a": Trained(), "b": Trained(), "slow": Ema("a", 0.9), "stale": Ema("b", 0.0, every=3),
+             "gate": Computed(("a", "b"), Gate())}
+    edges = [
+        Edge("labels", "a", cross_entropy), Edge("labels", "b", partial(cross_entropy, smoothing=0.1)),
+        Edge("labels", "gate", cross_entropy, weight=0.5),
+        Edge("t", "a", kl, weight=0.5, temperature=4.0, sample_weight="gate.w"),
+        Edge("t", "b", Memory(), weight=partial(ramp_up, to=0.5, until=0.5)),
+        Edge("slow", "a", mse, weight=0.1), Edge("stale", "a", kl, weight=0.2, temperature=2.0),
+        Edge("t.0", "b.0", Projected(mse), weight=0.1),
+    ]
+    return Graph(nodes, edges, {"switch": Switch("b")})
+
+
+def models(norm: bool = True) -> dict[str, nn.Module]:
+    return {"t": network(1, width=6, norm=norm), "a": network(2, norm=norm), "b": network(3, width=5, norm=norm)}
+
+
+def settings(epochs: int = 3, **options) -> Settings:
+    return Settings(epochs, options.pop("optimizer", SGD), **{"batch_size": 12, "warmup_epochs": int(epochs > 1), **options})
+
+
+def run(graph: Graph | None = None, networks: dict[str, nn.Module] | None = None, **options) -> Run:
+    return start(graph or everything(), networks or models(), options.pop("data", None) or data(), settings(**options),
+                 World(torch.device("cpu")))

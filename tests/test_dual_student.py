@@ -29,7 +29,7 @@ GRADIENTS = {
            [0.1135680157, -0.2773913268, 0.0876910709, 0.0761322402],
            [-0.0285154263, 0.0517558933, -0.0398516902, 0.0166112232]],
 }
-GOLDEN = dict(temperature=4.0, hard=1.0, soft=1.0, peer=0.5)
+GOLDEN = {"temperature": 4.0, "hard": 1.0, "soft": 1.0, "peer": 0.5}
 
 
 def golden_outputs() -> dict[str, Tensor]:
@@ -48,7 +48,9 @@ def computed(graph: Graph, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return forward(graph, {}, torch.zeros(0), known=outputs)
 
 
-def values(graph: Graph, outputs: dict[str, Tensor], labels: Tensor = LABELS, progress: float = 0.0) -> dict[str, float]:
+def values(
+    graph: Graph, outputs: dict[str, Tensor], labels: Tensor = LABELS, progress: float = 0.0
+) -> dict[str, float]:
     terms = losses(graph, computed(graph, outputs), labels, graph.weights(progress))
     return {name: term.item() for name, term in terms.items()}
 

@@ -21,7 +21,8 @@ from tutelage.training import capture
 from tutelage.world import connect, disconnect
 
 world, out, case = connect("cpu"), Path(sys.argv[1]), sys.argv[2]
-graph = everything() if case == "everything" else dual_student("t", ["a", "b"], uncertainty="mean_one")
+uncertainty = True if case == "norm" else "mean_one"  # a mean over a micro-batch is not one over the batch
+graph = everything() if case == "everything" else dual_student("t", ["a", "b"], uncertainty=uncertainty)
 accumulate = 2 if case == "norm" and world.size == 1 else 1
 options = settings(1, accumulate=accumulate, batch_size=12)
 job = start(graph, models(norm=case == "norm"), data(52), options, world)

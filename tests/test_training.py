@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from toys import SGD, data, everything, models, network, run
 from torch import nn
 
 import tutelage
+from toys import SGD, data, everything, models, network, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.checkpoint import named_state
 from tutelage.divergences import cross_entropy, kl

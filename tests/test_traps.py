@@ -155,7 +155,7 @@ def test_trap_07_n_peers_run_n_passes_a_step(peers):
         network.register_forward_pre_hook(lambda module, inputs, node=node: counts.update(
             [node] if torch.is_grad_enabled() else []))
     train(run)
-    assert counts == {node: run.steps for node in run.models}
+    assert counts == dict.fromkeys(run.models, run.steps)
     batchnorms = [module for network in run.models.values() for module in network if isinstance(module, nn.BatchNorm1d)]
     assert [int(norm.num_batches_tracked) for norm in batchnorms] == [run.steps] * peers
 
@@ -271,7 +271,8 @@ def test_trap_17_a_teacher_has_no_optimizer():
 
 
 def test_trap_20_every_epoch_has_its_own_number_and_step():
-    assert [(epoch.number, epoch.step) for epoch in train(begin(distill("t", "s"), epochs=3))] == [(1, 3), (2, 6), (3, 9)]
+    epochs = list(train(begin(distill("t", "s"), epochs=3)))
+    assert [(epoch.number, epoch.step) for epoch in epochs] == [(1, 3), (2, 6), (3, 9)]
 
 
 def test_trap_21_the_teacher_runs_without_gradient_and_validation_without_any():

@@ -103,7 +103,8 @@ def models(norm: bool = True) -> dict[str, nn.Module]:
 
 
 def settings(epochs: int = 3, **options) -> Settings:
-    return Settings(epochs, options.pop("optimizer", SGD), **{"batch_size": 12, "warmup_epochs": int(epochs > 1), **options})
+    options = {"batch_size": 12, "warmup_epochs": int(epochs > 1), **options}
+    return Settings(epochs, options.pop("optimizer", SGD), **options)
 
 
 def run(graph: Graph | None = None, networks: dict[str, nn.Module] | None = None, **options) -> Run:

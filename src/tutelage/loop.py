@@ -243,14 +243,17 @@ def _follow(run: Run, node: str) -> None:
 
 
 def _reader(run: Run, node: str) -> Reader:
-    """How the loop runs a network: seeded by (seed, node, step, view), under autocast, all ranks' rows gathered."""
+    """How the loop runs a network: seeded by (seed, node, step, share, view), under autocast, all rows gathered.
+
+    A share is the rows that one rank takes at one time: two ranks draw what one process with two micro-batches draws.
+    """
     device, settings, world = run.world.device, run.settings, run.world
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda"
                                             and torch.cuda.is_bf16_supported())
     network = run.wrapped.get(node, run.models[node])
 
     def run_network(inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
-        reseed(device, settings.seed, node, run.step, run.micro, view, world.rank)
+        reseed(device, settings.seed, node, run.step, run.micro * world.size + world.rank, view)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             wrapped = isinstance(network, DistributedDataParallel)
             tensors = network(inputs, taps) if wrapped else read(network, inputs, taps)

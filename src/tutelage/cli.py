@@ -85,6 +85,8 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
         job = make_job(words, world, where)
         if world.main and not as_json:
             _say(f"{job.graph}\n")
+        for note in job.notes if world.main else ():
+            typer.echo(f"note: {note}", err=True)
         for event in train_job(job, folder, world, lambda: asked[0] if asked else 0):
             if world.main and event is not None:
                 _show(event, job.settings.epochs, as_json)

@@ -244,7 +244,7 @@ def _quickened(recipe: Recipe) -> Recipe:
     models = {node: replace(arch, weights=None, pretrained=False, head="strict", classes=None)
               for node, arch in recipe.models.items()}
     data = replace(recipe.data, batch_size=8, limit=24, workers=0)
-    train = replace(recipe.train, epochs=1, warmup_epochs=0, accumulate=1)
+    train = replace(recipe.train, epochs=1, warmup_epochs=0.0, accumulate=1)
     return replace(recipe, data=data, models=models, train=train, quick=True)
 
 

@@ -1,5 +1,6 @@
 """A recipe made real: its data, networks, graph and settings; and a finished run opened again."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tutelage.graph import Ema, Ensemble, Frozen, Graph, Trained
 from tutelage.loop import Epoch, Settings
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
+from tutelage.models.weights import read_metadata
 from tutelage.preparation import with_followers
 from tutelage.training import Progress, load, train_in_folder
 from tutelage.world import World
@@ -31,6 +33,7 @@ class Job:
     models: dict[str, nn.Module]
     data: data_page.Data
     settings: Settings
+    notes: tuple[str, ...] = ()
 
 
 def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
@@ -45,7 +48,7 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
                              fix="train it first (method scratch) and give its run folder as weights")
     data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     models = {node: _network(recipe, node, arch, data) for node, arch in recipe.models.items()}
-    return Job(recipe, graph, models, data, settings)
+    return Job(recipe, graph, models, data, settings, _notes(recipe, graph, data))
 
 
 def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int]) -> Iterator[Epoch | Progress | None]:
@@ -83,6 +86,19 @@ def evaluate_run(run: Path, split: str, world: World) -> dict[str, dict]:
     plain = Graph({name: kind for name, kind in graph.nodes.items() if name in models or name == ENSEMBLE}, [])
     return evaluate(plain, models, source, classes=len(job.data.classes), batch_size=recipe.data.batch_size,
                     world=world)
+
+
+def _notes(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, ...]:
+    """What is allowed and yet looks like a mistake: a teacher that was trained on images prepared in another way."""
+    notes = []
+    for node in graph.named(Frozen):
+        weights = recipe.models[node].weights
+        told = json.loads(read_metadata(weights, node).get("preprocessing", "{}")) if weights else {}
+        other = [f"{key} {told[key]} there, {value} here" for key, value in data.preprocessing.items()
+                 if key in told and told[key] != value]
+        if other:
+            notes.append(f"{node} was trained on images prepared in another way: {'; '.join(other)}")
+    return tuple(notes)
 
 
 def _network(recipe: Recipe, node: str, arch: Architecture, data: data_page.Data) -> nn.Module:

@@ -48,10 +48,17 @@ def permutation(key: int, count: int) -> Tensor:
 @contextmanager
 def seeded(*words: int | str) -> Iterator[None]:
     """Inside, torch's global generators start from `words`; outside, they are as if nothing had happened."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive(*words))
+    generators = [torch.default_generator]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    states = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(derive(*words))
+    try:
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def reseed(device: torch.device, *words: int | str) -> None:

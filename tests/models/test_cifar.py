@@ -1,4 +1,4 @@
-"""The CIFAR networks against the counts that CRD's and mdistiller's own code gives at 100 classes."""
+"""The CIFAR networks against the counts that CRD's and mdistiller's own code give at 100 classes."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from tutelage.models.sources import cifar_networks
 from tutelage.models.taps import read
 
-# Counted once from HobbitLong/RepDistiller at b84f547 and megvii-research/mdistiller at a08d46f.
+# Counted once from HobbitLong/RepDistiller at b84f547; mobilenetv2 from megvii-research/mdistiller at a08d46f too.
 PARAMETERS = {
     "resnet8": 83_892, "resnet14": 181_108, "resnet20": 278_324, "resnet32": 472_756, "resnet56": 861_620,
     "resnet110": 1_736_564, "resnet8x4": 1_233_540, "resnet32x4": 7_433_860,

@@ -51,6 +51,17 @@ def read_weights(path: str | Path, node: str = "model") -> WeightsFile:
         raise _damaged(file, str(problem)) from None
 
 
+def read_metadata(path: str | Path, node: str = "model") -> Mapping[str, str]:
+    """What a file of weights says of itself; no tensor is read. `path` is as in `read_weights`."""
+    file = _locate(Path(path), node)
+    _check_header(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}
+    except SafetensorError as problem:
+        raise _damaged(file, str(problem)) from None
+
+
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, head: str = "strict",
                  where: object = None) -> None:
     """Copy `tensors` into a `Network` or any module; with head="new" the classifier keeps the weights that it has."""

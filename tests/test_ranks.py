@@ -29,7 +29,7 @@ job = start(graph, models(norm=case == "norm"), data(52), options, world)
 first = next(steps_of(job))
 gradients = {f"{node}.{name}": p.grad.tolist() for node in "ab" for name, p in job.models[node].named_parameters()
              if p.grad is not None}
-losses = {edge: (total[0] / total[1]).item() for edge, total in job.sums.items()}
+losses = job.means.read([edge.name for edge in job.graph.edges], accumulate)
 for event in steps_of(job):
     pass
 result = {"gradients": gradients, "losses": losses, "accuracy": event.accuracy, "scores": job.scores["a"],

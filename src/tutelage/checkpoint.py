@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.files import pack, read_folder, remove_folder, unpack, write_folder
+from tutelage.files import disk_errors, pack, read_folder, remove_folder, unpack, write_folder
 
 KEPT = 2
 """How many checkpoints stay; the older one is for the day the newer one is found damaged."""
@@ -24,10 +24,14 @@ State = dict[str, dict[str, Tensor]]
 def save(folder: Path, step: int, state: State, about: Mapping[str, object]) -> Path:
     """Write `state` as `folder`/step-NNNNNNNN, whole or not at all, and keep the newest few."""
     path = folder / f"step-{step:08d}"
-    if not path.exists():
+    if not _is_whole(path):
+        if path.exists():
+            remove_folder(path)
         files = {f"{name}.safetensors": pack(tensors) for name, tensors in state.items()}
         write_folder(path, files, {"step": step, **about})
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+    paths = _by_step(folder)
+    now = paths.index(path) + 1
+    for old in paths[: max(0, now - KEPT)] + paths[now:]:  # what is newer than now was passed over as damaged
         remove_folder(old)
     return path
 
@@ -38,7 +42,7 @@ def newest(folder: Path, run: str) -> tuple[dict, State, list[str]]:
     Without any, an empty manifest. If all are damaged, a ModelError: a run never starts again by itself.
     """
     damaged = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_by_step(folder)):
         try:
             manifest, files = read_folder(path)
             if manifest.get("run") != run:
@@ -62,11 +66,12 @@ def optimizer_state(optimizers: Mapping[str, torch.optim.Optimizer],
         for parameter, slots in optimizer.state.items():
             for slot, held in slots.items():
                 if held is not None:
-                    state[SEPARATOR.join((owner, names[parameter], slot))] = torch.as_tensor(held)
+                    state[SEPARATOR.join((owner, names[parameter], slot))] = _as_tensor(held)
         for number, group in enumerate(optimizer.param_groups):
             for option, held in group.items():
-                if isinstance(held, float) and option not in ("lr", "base_lr") and math.isfinite(held):
-                    state[SEPARATOR.join((owner, "", str(number), option))] = torch.tensor(held, dtype=torch.float64)
+                kept = isinstance(held, int | float) and not isinstance(held, bool) and math.isfinite(held)
+                if kept and option not in ("lr", "base_lr"):
+                    state[SEPARATOR.join((owner, "", str(number), option))] = _as_tensor(held)
     return state
 
 
@@ -106,3 +111,22 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     except RuntimeError as error:
         raise ModelError("a checkpoint of another network", where=where, found=str(error)[:500],
                          fix="use the network the run was started with, or another --out") from None
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """The checkpoints, oldest first, also those whose step has more digits. (`glob` hides a folder it may not read.)"""
+    with disk_errors(folder, 0):
+        paths = [path for path in folder.iterdir() if path.name.startswith("step-")] if folder.exists() else []
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_folder(path)
+    except ModelError:
+        return False
+    return True
+
+
+def _as_tensor(held: Tensor | int | float) -> Tensor:
+    return torch.tensor(held, dtype=torch.float64) if isinstance(held, float) else torch.as_tensor(held)

@@ -48,7 +48,7 @@ def predict(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, cl
     world = world or World(torch.device("cpu"))
     ends = [node for node in (graph.nodes if nodes is None else nodes) if _is_free(graph, node)]
     modules = {**models, **graph.parts()}
-    modes = {name: module.training for name, module in modules.items()}
+    modes = {module: module.training for whole in modules.values() for module in whole.modules()}
     found: dict[str, list[Tensor]] = {end: [] for end in ends}
     rows = torch.arange(len(source.ids))[world.rank :: world.size]
     try:
@@ -60,8 +60,9 @@ def predict(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, cl
                 for end in ends:
                     found[end].append(outputs[end])
     finally:
-        for name, module in modules.items():
-            module.train(modes[name])
+        for module, mode in modes.items():  # parents first, so that a part of a network in another mode keeps it
+            if module.training != mode:
+                module.train(mode)
     whole = {end: torch.cat(logits) for end, logits in found.items() if logits and _classifies(logits[0], classes)}
     return {end: gather_uneven(logits, len(source.ids), world).cpu() for end, logits in whole.items()}
 

@@ -52,7 +52,7 @@ def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, obj
     """A new folder with `files` and a manifest of `about`, sizes and SHA-256, whole or not at all."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-    manifest = json.dumps({**about, "files": sums}, indent=1).encode()
+    manifest = _sealed({**about, "files": sums})
     with disk_errors(path, sum(map(len, files.values()))):
         try:
             part.mkdir(parents=True)
@@ -61,6 +61,7 @@ def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, obj
             _sync_folder(part)
             part.rename(path)
             _sync_folder(path.parent)
+            _sync_folder(path.absolute().parent.parent)  # that folder may be new itself
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -68,9 +69,15 @@ def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, obj
 def read_folder(path: Path) -> tuple[dict, dict[str, bytes]]:
     """The manifest and the files of a folder, each checked; a folder that differs in any byte is a ModelError."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        sealed = (path / MANIFEST).read_bytes()
+        manifest = json.loads(sealed)
+        manifest.pop("sha256")
+        if _sealed(manifest) != sealed:
+            raise ValueError(f"{MANIFEST} is not as it was written")
+        if odd := {file.name for file in path.iterdir()} ^ {MANIFEST, *manifest["files"]}:
+            raise ValueError(f"{sorted(odd)} only in the folder or only in {MANIFEST}")
         files = {name: (path / name).read_bytes() for name in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError("a damaged checkpoint", where=path, found=f"{type(error).__name__}: {error}") from None
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
@@ -82,7 +89,8 @@ def read_folder(path: Path) -> tuple[dict, dict[str, bytes]]:
 def remove_folder(path: Path) -> None:
     """Take a folder away in one step, so that a crash leaves no half of it under its name."""
     gone = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    path.rename(gone)
+    with disk_errors(path, 0):
+        path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -130,23 +138,22 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` alone; BusyError if another run does. The kernel lets go when a process dies, however it dies."""
     folder = folder.resolve()
+    if folder in _held:  # a POSIX lock does not stand between two runs of one process; worse, whoever closes a second
+        raise _busy(folder, f"process {os.getpid()}, this one")  # handle on its file lets the first one's lock go
     with disk_errors(folder, 4096):
         folder.mkdir(parents=True, exist_ok=True)
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            busy = folder in _held  # a POSIX lock does not stand between two runs of one process
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise ResourceError("the run folder cannot be locked", where=folder, found=error.strerror) from None
-            busy = True
-        if busy:
-            raise BusyError("the run folder is in use", where=folder, found=os.pread(file, 500, 0).decode() or "a lock",
-                            fix="wait for that run, stop it, or choose another --out")
+            raise _busy(folder, os.pread(file, 500, 0).decode() or "a lock") from None
         owner = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        os.truncate(file, 0)
-        os.pwrite(file, owner.encode(), 0)
+        with disk_errors(folder, 4096):
+            os.truncate(file, 0)
+            os.pwrite(file, owner.encode(), 0)
         _held.add(folder)
         try:
             yield
@@ -162,11 +169,22 @@ def disk_errors(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        existing = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
+        existing = next(folder for folder in [path, *path.absolute().parents] if os.access(folder, os.F_OK))
         free = shutil.disk_usage(existing).free
         raise ResourceError(f"cannot write: {error.strerror or error}", where=path,
                             found=f"{free} bytes free on the disk", expected=f"room for {needed} bytes, and permission",
                             fix="free some room, or choose another --out") from error
+
+
+def _sealed(manifest: Mapping[str, object]) -> bytes:
+    """JSON whose last field is the SHA-256 of the JSON without it."""
+    plain = json.dumps(manifest, indent=1).encode()
+    return json.dumps({**manifest, "sha256": hashlib.sha256(plain).hexdigest()}, indent=1).encode()
+
+
+def _busy(folder: Path, owner: str) -> BusyError:
+    return BusyError("the run folder is in use", where=folder, found=owner,
+                     fix="wait for that run, stop it, or choose another --out")
 
 
 def _write_through(path: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -148,13 +148,22 @@ class Edge:
         return UsageError(what, where=f"edge {self.teacher} -> {self.student}", found=found, expected=expected,
                           fix=fix)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """What the edge is called in losses and records: ends, divergence, and the temperature where it is not 1."""
         warm = "" if self.temperature == 1 else f"/{self.temperature:g}"
         return f"{self.teacher}->{self.student}:{name_of(self.divergence)}{warm}"
 
-    @property
+    def weight_at(self, progress: float | None = None) -> float:
+        """The weight now; `progress` in [0, 1], without which a schedule is an error."""
+        if not callable(self.weight):
+            return float(self.weight)
+        if progress is None:
+            raise UsageError("a weight that changes over the run", where=f"edge {self.name}",
+                             fix="pass weights: losses(graph, outputs, labels, graph.weights(progress))")
+        return float(self.weight(progress))
+
+    @cached_property
     def ends(self) -> tuple[str, ...]:
         """The ends that the edge reads."""
         named = (self.sample_weight,) if isinstance(self.sample_weight, str) else ()
@@ -214,10 +223,9 @@ class Graph:
     def __str__(self) -> str:
         return _table(self)
 
-    def weights(self, progress: float) -> dict[str, float]:
-        """Edge -> its weight now; `progress` in [0, 1]."""
-        return {edge.name: float(edge.weight(progress) if callable(edge.weight) else edge.weight)
-                for edge in self.edges}
+    def weights(self, progress: float | None = None) -> dict[str, float]:
+        """Edge -> its weight now; `progress` in [0, 1], without which a schedule is an error."""
+        return {edge.name: edge.weight_at(progress) for edge in self.edges}
 
     def live(self, weights: Mapping[str, float] | None = None) -> list[Edge]:
         """The edges whose weight is not 0: all of them without `weights`."""

@@ -4,22 +4,23 @@ What stands around it (the run folder, resuming, `train` itself) is in `training
 """
 
 import time
-import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tutelage import closed_form, objective, running
 from tutelage.data.source import Data
-from tutelage.errors import DataError, NumericError, UsageError
+from tutelage.errors import DataError, UsageError
 from tutelage.evaluation import evaluate
 from tutelage.files import fingerprint
 from tutelage.graph import Ema, Frozen, Graph, Trained, parse_end
-from tutelage.models.taps import Tapped, read
-from tutelage.objective import forward, losses
+from tutelage.guard import Guard, Means
+from tutelage.objective import forward
 from tutelage.optim import (
     MakeOptimizer,
     guarded_step,
@@ -29,10 +30,12 @@ from tutelage.optim import (
 )
 from tutelage.preparation import prepare, with_followers
 from tutelage.randomness import derive, permutation, reseed
+from tutelage.running import Choice, check_choices
 from tutelage.schedules import cosine
 from tutelage.types import Batch, Outputs, Reader, Schedule
 from tutelage.world import World, average, gather_rows
 
+Losses = Callable[[Graph, Outputs, Tensor, Mapping[str, float]], dict[str, Tensor]]
 PRECISIONS = ("auto", "exact", "bf16")
 
 
@@ -99,12 +102,15 @@ class Run:
     steps_per_epoch: int
     step: int = 0
     micro: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    wrapped: dict[str, nn.Module] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
+    runners: dict[str, nn.Module] = field(default_factory=dict)
+    readers: dict[str, Reader] = field(default_factory=dict)
+    losses: Losses = objective.losses
     frozen: dict[str, str] = field(default_factory=dict)
     best: dict[str, dict] = field(default_factory=dict)
     scores: dict[str, dict] = field(default_factory=dict)
-    guard: "Guard" = field(default_factory=lambda: Guard())
+    guard: Guard = field(default_factory=Guard)
+    means: Means = field(default_factory=Means)
 
     @property
     def steps(self) -> int:
@@ -127,7 +133,8 @@ class Run:
         return {name: self.models[name] for name in self.graph.named(Trained)} | self.graph.parts()
 
 
-def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World) -> Run:
+def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
+          choices: Mapping[str, Choice] | None = None) -> Run:
     """Check everything, copy the graph, make the optimizers: a run at step 0."""
     rows = len(data.train.ids)
     _check_batches(rows, settings, world)
@@ -139,10 +146,21 @@ def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
         module.to(world.device)
     run = Run(prepared, networks, data, settings, world, {}, rows // settings.batch_size)
     run.optimizers = make_optimizers(settings.optimizer, run.learners)
-    run.wrapped = {node: _distributed(networks[node], node, prepared, few, world) for node in graph.named(Trained)}
+    run.choices = default_choices(networks, settings, world) if choices is None else check_choices(choices, networks)
+    run.runners = running.runners(prepared, networks, run.choices, few, world)
+    run.readers = readers(run)
+    if settings.precision != "exact":
+        run.losses = closed_form.losses
     run.frozen = hash_frozen(run)
     _check_batchnorm(run)
     return run
+
+
+def default_choices(networks: Mapping[str, nn.Module], settings: Settings, world: World) -> dict[str, Choice]:
+    """How networks compute where nothing was measured: bfloat16 if it is asked for, or on a GPU that has it."""
+    gpu = world.device.type == "cuda" and settings.precision == "auto"
+    bf16 = settings.precision == "bf16" or (gpu and torch.cuda.is_bf16_supported())
+    return {node: Choice(bf16=bf16, channels_last=gpu) for node in networks}
 
 
 def hash_frozen(run: Run) -> dict[str, str]:
@@ -161,7 +179,7 @@ def steps_of(run: Run) -> Generator[Epoch | None, None, None]:
                 yield None
         run.guard.read()
         seconds = time.perf_counter() - began
-        means, run.sums = mean_losses(run), {}
+        means, run.means = mean_losses(run), Means()
         run.scores = evaluate(run.graph, run.models, run.data.validation, classes=len(run.data.classes),
                               batch_size=run.settings.batch_size, world=run.world)
         accuracy = {node: metrics["top1"] for node, metrics in run.scores.items() if node != "agreement"}
@@ -179,7 +197,7 @@ def train_step(run: Run, batches: Sequence[Batch]) -> None:
     for run.micro, batch in enumerate(batches):
         with ExitStack() as stack:
             if run.micro + 1 < len(batches):
-                for network in run.wrapped.values():
+                for network in run.runners.values():
                     if isinstance(network, DistributedDataParallel):
                         stack.enter_context(network.no_sync())
             finite &= _learn(run, batch, dict(weights))
@@ -191,23 +209,23 @@ def train_step(run: Run, batches: Sequence[Batch]) -> None:
 
 def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> Tensor:
     """Forward and backward of one micro-batch; whether all its numbers are finite, on the device."""
+    graph, accumulate = run.graph, run.settings.accumulate
     batch = _to_device(batch, run.world.device)
-    for controller in run.graph.controllers.values():
+    for controller in graph.controllers.values():
         batch = controller.before_forward(run, batch)
     labels, ids = gather_rows(batch.labels, run.world), gather_rows(batch.ids, run.world)
-    readers: dict[str, nn.Module | Reader] = {node: _reader(run, node) for node in run.models}
-    outputs = forward(run.graph, readers, batch.inputs, run.graph.ends(weights), {"labels": labels, "ids": ids})
-    for controller in run.graph.controllers.values():
+    outputs = forward(graph, run.readers, batch.inputs, graph.ends(weights), {"labels": labels, "ids": ids})
+    for controller in graph.controllers.values():
         controller.before_losses(run, outputs, weights)
-    terms = losses(run.graph, outputs, labels, {name: w / run.settings.accumulate for name, w in weights.items()})
-    finite = run.guard.watch(run.step, outputs, terms, ids)
-    if terms:
-        total = torch.stack(list(terms.values())).sum()
-        if total.requires_grad:
-            total.backward()
-    for name, term in terms.items():
-        value = torch.stack((term.detach().double(), term.new_ones((), dtype=torch.double) / run.settings.accumulate))
-        run.sums[name] = run.sums[name] + value if name in run.sums else value
+    shares = weights if accumulate == 1 else {name: weight / accumulate for name, weight in weights.items()}
+    terms = run.losses(graph, outputs, labels, shares)
+    if not terms:
+        return torch.ones((), dtype=torch.bool, device=run.world.device)
+    edges, values = tuple(terms), torch.stack(list(terms.values()))
+    finite = run.guard.watch(run.step, edges, values.detach(), outputs, ids)
+    if values.requires_grad:
+        values.sum().backward()
+    run.means.add(edges, values.detach())
     return finite
 
 
@@ -242,47 +260,19 @@ def _follow(run: Run, node: str) -> None:
             mine.copy_(theirs)
 
 
-def _reader(run: Run, node: str) -> Reader:
-    """How the loop runs a network: seeded by (seed, node, step, share, view), under autocast, all rows gathered.
+def readers(run: Run) -> dict[str, Reader]:
+    """How the loop runs each network: seeded by (seed, node, step, share, view), the rows of all ranks gathered.
 
     A share is the rows that one rank takes at one time: two ranks draw what one process with two micro-batches draws.
     """
-    device, settings, world = run.world.device, run.settings, run.world
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda"
-                                            and torch.cuda.is_bf16_supported())
-    network = run.wrapped.get(node, run.models[node])
-
-    def run_network(inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
-        reseed(device, settings.seed, node, run.step, run.micro * world.size + world.rank, view)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            wrapped = isinstance(network, DistributedDataParallel)
-            tensors = network(inputs, taps) if wrapped else read(network, inputs, taps)
-        return {tap: gather_rows(tensor.float() if bf16 else tensor, world) for tap, tensor in tensors.items()}
-
-    return run_network
+    return {node: partial(_read, run, node) for node in run.models}
 
 
-def _distributed(network: nn.Module, node: str, graph: Graph, batch: Batch, world: World) -> nn.Module:
-    """The network in its own DDP. Taps leave through its forward, so that DDP knows which weights a step used."""
-    if world.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
-        return network
-    ends = [parse_end(end) for end in graph.order(graph.ends())]
-    tapped = any(end.node == node and end.tap for end in ends)
-    plain = batch.inputs if isinstance(batch.inputs, Tensor) else batch.inputs[""]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # `broadcast_buffers` has a new name from torch 2.15 on
-        return DistributedDataParallel(Tapped(network), broadcast_buffers=False,
-                                       find_unused_parameters=tapped or _leaves_weights_out(network, plain))
-
-
-def _leaves_weights_out(network: nn.Module, images: Tensor) -> bool:
-    """Whether some of the network's weights have no part in its logits; DDP would wait for their gradients."""
-    mode = network.training
-    network.eval()
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(read(network, images, [""])[""].sum(), parameters, allow_unused=True)
-    network.train(mode)
-    return any(gradient is None for gradient in gradients)
+def _read(run: Run, node: str, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
+    world = run.world
+    reseed(world.device, run.settings.seed, node, run.step, run.micro * world.size + world.rank, view)
+    tensors = running.run(run.runners[node], run.choices[node], inputs, taps)
+    return {tap: gather_rows(tensor, world) for tap, tensor in tensors.items()}
 
 
 def set_modes(run: Run) -> None:
@@ -306,43 +296,7 @@ def _batches(run: Run) -> Iterator[list[Batch]]:
 
 def mean_losses(run: Run) -> dict[str, float]:
     """Edge -> mean of its loss over the steps of this epoch in which it was live."""
-    return {edge.name: float(run.sums[edge.name][0] / run.sums[edge.name][1])
-            for edge in run.graph.edges if edge.name in run.sums}
-
-
-class Guard:
-    """Looks at every output and loss without waiting for the device, and tells the first that was not finite."""
-
-    def __init__(self) -> None:
-        self.unread: list[tuple[int, list[str], Tensor, list[str], Tensor, Tensor]] = []
-
-    def watch(self, step: int, outputs: Outputs, terms: Mapping[str, Tensor], ids: Tensor) -> Tensor:
-        """Whether everything in this step is finite, as a scalar on the device."""
-        ends = [end for end, rows in outputs.items() if rows.is_floating_point() and len(rows) == len(ids)]
-        if not ends or not terms:
-            return torch.ones((), dtype=torch.bool, device=ids.device)
-        rows = torch.stack([outputs[end].detach().reshape(len(ids), -1).sum(-1) for end in ends]).isfinite()
-        edges = torch.stack([term.detach() for term in terms.values()]).isfinite()
-        self.unread.append((step, ends, rows, list(terms), edges, ids))
-        return rows.all() & edges.all()
-
-    def read(self) -> None:
-        """Raise a NumericError if one of the steps since the last reading was not finite."""
-        for step, ends, rows, edges, good, ids in self.unread:
-            if not bool(rows.all() & good.all()):
-                self.unread = []
-                raise _not_finite(step, ends, rows, edges, good, ids)
-        self.unread = []
-
-
-def _not_finite(step: int, ends: list[str], rows: Tensor, edges: list[str], good: Tensor, ids: Tensor) -> NumericError:
-    bad = [end for end, fine in zip(ends, rows.all(1).tolist(), strict=True) if not fine]
-    terms = [edge for edge, fine in zip(edges, good.tolist(), strict=True) if not fine]
-    samples = ids[~rows.all(0)].tolist()
-    found = (f"outputs of {', '.join(bad)} for samples {samples[:10]}" if bad else f"losses of {', '.join(terms)}")
-    return NumericError("a number is no longer finite", where=f"step {step}", found=found,
-                        expected="finite outputs and losses; the networks keep the weights of the step before",
-                        fix="lower lr, set clip_norm, or check the teacher's weights and these images")
+    return run.means.read((edge.name for edge in run.graph.edges), run.settings.accumulate)
 
 
 def _views(graph: Graph) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from tutelage.errors import UsageError
 from tutelage.graph import BATCH_ENDS, Computed, Edge, End, Graph, Trained, parse_end
 from tutelage.models.taps import read
 from tutelage.types import Inputs, Outputs, Reader
@@ -47,7 +46,7 @@ def edge_loss(edge: Edge, outputs: Outputs, labels: Tensor, weight: float | None
 
     The mean is over all rows. The teacher end and the sample weight are detached; labels stay what they are.
     """
-    weight = _constant(edge) if weight is None else weight
+    weight = edge.weight_at() if weight is None else weight
     student = outputs[edge.student]
     teacher = labels if edge.teacher == "labels" else outputs[edge.teacher].detach()
     if edge.temperature == 1:
@@ -64,15 +63,8 @@ def edge_loss(edge: Edge, outputs: Outputs, labels: Tensor, weight: float | None
 def losses(graph: Graph, outputs: Outputs, labels: Tensor,
            weights: Mapping[str, float] | None = None) -> dict[str, Tensor]:
     """Live edge -> scalar. The loss of the whole graph is their plain sum."""
-    weights = {edge.name: _constant(edge) for edge in graph.edges} if weights is None else weights
+    weights = graph.weights() if weights is None else weights
     return {edge.name: edge_loss(edge, outputs, labels, weights[edge.name]) for edge in graph.live(weights)}
-
-
-def _constant(edge: Edge) -> float:
-    if callable(edge.weight):
-        raise UsageError("a weight that changes over the run", where=f"edge {edge.name}",
-                         fix="pass weights: losses(graph, outputs, labels, graph.weights(progress))")
-    return edge.weight
 
 
 def _wide(tensor: Tensor) -> Tensor:

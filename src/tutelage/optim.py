@@ -58,18 +58,34 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def guarded_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     """One step if `finite` (a scalar on the device), none at all if not; fused optimizers decide on the device."""
     if optimizer.defaults.get("fused"):
+        _start_momentum(optimizer)
         vars(optimizer).update(grad_scale=None, found_inf=(~finite).float())  # the protocol of torch.amp.GradScaler
         optimizer.step()
     elif bool(finite):
         optimizer.step()
 
 
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Zeros, which give the first step of undamped momentum, for gradients that are new.
+
+    Torch's fused SGD leaves them undefined where that step is masked, and fails where some weights join later.
+    """
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+        if group["momentum"] and not group["dampening"]:
+            for weight in group["params"]:
+                if weight.grad is not None and optimizer.state[weight].get("momentum_buffer") is None:
+                    optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+
 def _fused(make: MakeOptimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """One kernel for all parameters where torch has it, and the user has not chosen otherwise."""
+    """One kernel for all parameters where torch has it (not for damped momentum: its first step differs from the
+    others, and torch tells first steps apart for all weights at once), and the user has not chosen otherwise.
+    """
     bound = getattr(make, "keywords", {})
     chosen = {"fused", "foreach", "maximize", "capturable"} & set(bound)
     kind = unbound(make)
     if (inspect.isclass(kind) and kind.__module__.startswith("torch.optim") and not chosen
+            and not bound.get("dampening")
             and "fused" in inspect.signature(kind).parameters):
         return make(parameters, fused=True)  # pyright: ignore[reportCallIssue]
     return make(parameters)

@@ -40,7 +40,7 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
     graph = deepcopy(graph)
     parts = graph.parts()
     modules = {**models, **parts}
-    modes = {name: module.training for name, module in modules.items()}
+    modes = {module: module.training for whole in modules.values() for module in whole.modules()}
     hooks = [part.register_forward_pre_hook(_seed(derive(seed, "part", name)), prepend=True)
              for name, part in parts.items()]
     try:
@@ -54,8 +54,9 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
     finally:
         for hook in hooks:
             hook.remove()
-        for name, module in modules.items():
-            module.train(modes[name])
+        for module, mode in modes.items():  # parents first, so that a part of a network in another mode keeps it
+            if module.training != mode:
+                module.train(mode)
     return graph
 
 

@@ -29,43 +29,50 @@ class Records:
 
     def __init__(self, folder: Path, *, tensorboard: bool = True) -> None:
         self.path = folder / "records.jsonl"
-        self._tensorboard = _writer(folder) if tensorboard else None
+        self._wanted, self._writer = tensorboard, None
 
     def add(self, event: str, step: int, **values: object) -> None:
         """One line, on the disk when this returns."""
-        line = json.dumps({"event": event, "step": step, **values}, ensure_ascii=False)
+        line = json.dumps({"event": event, "step": step, **values})
         with disk_errors(self.path, len(line)), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if self._tensorboard is not None:
+        if (writer := self._tensorboard()) is not None:
             for tag, number in _numbers(event, values):
-                self._tensorboard.add_scalar(tag, number, step)
+                writer.add_scalar(tag, number, step)
+            writer.flush()
 
     def rewind(self, step: int) -> None:
         """Forget what was recorded after `step`: the run goes on from there and will record it again."""
-        if self.path.exists():
-            kept = [json.dumps(record, ensure_ascii=False) for record in read_records(self.path.parent)
-                    if record["step"] <= step]
-            write(self.path, "".join(line + "\n" for line in kept).encode())
+        kept = [json.dumps(record) for record in read_records(self.path.parent)
+                if record["step"] <= step and record["event"] != "finished"]
+        write(self.path, "".join(line + "\n" for line in kept).encode())
+        self._tensorboard(forget_from=step + 1)
 
     def close(self) -> None:
         """Flush what TensorBoard holds back."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _tensorboard(self, forget_from: int | None = None):
+        if self._wanted and self._writer is None:
+            self._writer = _writer(self.path.parent, forget_from)
+        return self._writer
 
 
 def read_records(folder: Path) -> list[dict]:
     """All events of a run, in order; a last line that a crash cut short is left out."""
     path = folder / "records.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_bytes().removesuffix(b"\n").split(b"\n") if path.exists() and path.stat().st_size else []
     records = []
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
         except ValueError:
             if number < len(lines):
-                raise ModelError("a damaged record", where=f"{path}, line {number}", found=line[:80]) from None
+                raise ModelError("a damaged record", where=f"{path}, line {number}",
+                                 found=line[:80].decode(errors="replace")) from None
     return records
 
 
@@ -79,15 +86,17 @@ def open_run(folder: Path, config: str, data_digest: str) -> str:
                              found=_difference(folder, config) or "other data than now",
                              expected="an empty folder, or the same recipe and data",
                              fix="choose another --out; `tutelage train --resume DIR` goes on with what is there")
-        return identity["id"]
-    if any(path.name not in ("lock", "crash.txt") for path in folder.iterdir()):
+    elif any(path.name not in ("lock", "crash.txt") for path in folder.iterdir()):
         raise UsageError("this folder holds something else", where=folder,
                          found=", ".join(sorted(path.name for path in folder.iterdir())[:5]),
                          expected="an empty or a new folder", fix="choose another --out")
-    identity = {"id": uuid.uuid4().hex, "digest": digest, "format": 1}
-    write(folder / "config.toml", config.encode())
-    write_json(folder / "versions.json", versions())
-    write_json(folder / "run.json", identity)
+    else:  # first of all: whatever is killed after this finds its folder again
+        identity = {"id": uuid.uuid4().hex, "digest": digest, "format": 1}
+        write_json(folder / "run.json", identity)
+    if not (folder / "config.toml").exists():
+        write(folder / "config.toml", config.encode())
+    if not (folder / "versions.json").exists():
+        write_json(folder / "versions.json", versions())
     return identity["id"]
 
 
@@ -141,7 +150,7 @@ def _numbers(event: str, values: Mapping[str, object], prefix: str = "") -> list
     return found
 
 
-def _writer(folder: Path):
+def _writer(folder: Path, forget_from: int | None):
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"), max_queue=1000)
+    return SummaryWriter(str(folder / "tensorboard"), max_queue=1000, purge_step=forget_from)

@@ -123,6 +123,7 @@ def _open(out: Path, config: str, data: Data, world: World, stack: ExitStack, te
             stack.enter_context(locked(out))
             sweep(out)
             sweep(out / "checkpoints")
+            sweep(out / "models")
             open_run(out, config, data.digest)
         lead(world, open_)
     else:
@@ -222,7 +223,7 @@ def capture(run: Run) -> State:
     state["run.parts"] = checkpoint.named_state(run.graph.parts())
     state["run.controllers"] = checkpoint.named_state(run.graph.controllers)
     state["run.optimizers"] = checkpoint.optimizer_state(run.optimizers, run.learners)
-    state["run.losses"] = dict(run.sums)
+    state["run.losses"] = run.means.state()
     return state | {f"best.{node}": held["tensors"] for node, held in run.best.items()}
 
 
@@ -237,7 +238,7 @@ def restore(run: Run, manifest: Mapping, state: State) -> None:
     checkpoint.load_named(run.graph.parts(), state["run.parts"], "part")
     checkpoint.load_named(run.graph.controllers, state["run.controllers"], "controller")
     checkpoint.load_optimizers(run.optimizers, run.learners, state["run.optimizers"])
-    run.sums = {edge: total.to(run.world.device) for edge, total in state["run.losses"].items()}
+    run.means.load(state["run.losses"])
     run.best = {node: {**held, "tensors": state[f"best.{node}"]} for node, held in manifest["best"].items()}
     run.step, run.scores = manifest["step"], manifest["scores"]
 

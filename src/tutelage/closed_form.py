@@ -1,0 +1,229 @@
+"""The losses of `objective`, all edges at once, with their gradients in closed form.
+
+`cross_entropy` and `kl` have the gradient softmax(student) - target for the student's logits, so an edge adds
+
+    weight * T * sample_weight / B * (softmax(student / T) - softmax(teacher / T))
+
+to the gradient of its student end, and nothing is kept for autograd but one tensor for each student end. Every
+softmax is taken once for all edges that read it. Other divergences go to `objective.edge_loss`, edge by edge; it is
+the reference that this page is tested against.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tutelage.divergences import cross_entropy, kl
+from tutelage.graph import Edge, Graph, unbound
+from tutelage.objective import edge_loss
+from tutelage.sample_weights import entropy
+from tutelage.types import Outputs
+
+Statistic = dict[tuple[int, float], Tensor]
+"""(place of an end, temperature) -> what is known of its softmax there."""
+
+
+class Certainty(NamedTuple):
+    """The sample weight `entropy` of a teacher end, with its options: worked out with the losses."""
+
+    temperature: float
+    power: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """One edge in numbers: which tensors it reads, by their place in a list (`teacher` None: the labels).
+
+    `weight` is the place of its sample weight among those that are given.
+    """
+
+    student: int
+    teacher: int | None
+    temperature: float
+    smoothing: float
+    weight: int | Certainty | None
+
+
+def losses(graph: Graph, outputs: Outputs, labels: Tensor, weights: Mapping[str, float] | None = None, *,
+           compiled: bool = False) -> dict[str, Tensor]:
+    """What `objective.losses` gives, to the same accuracy; only their plain sum may be differentiated, and once.
+
+    With `compiled`, one region of generated code for each set of live edges; a weight that changes compiles nothing.
+    """
+    weights = graph.weights() if weights is None else weights
+    live = graph.live(weights)
+    closed = [edge for edge in live if _has_closed_form(edge, outputs)]
+    values = _closed(closed, outputs, labels, weights, compiled)
+    found = {edge.name: value for edge, value in zip(closed, values, strict=True)}
+    return {name: found[name] if name in found else edge_loss(edge, outputs, labels, weights[name])
+            for name, edge in ((edge.name, edge) for edge in live)}
+
+
+def _has_closed_form(edge: Edge, outputs: Outputs) -> bool:
+    # An edge whose ends are not alike goes to the reference too, which has the words for what is wrong.
+    student, teacher = outputs[edge.student], outputs.get(edge.teacher)
+    if edge.teacher == "labels":
+        return student.dim() == 2 and unbound(edge.divergence) is cross_entropy
+    return edge.divergence is kl and student.dim() == 2 and teacher is not None and teacher.shape == student.shape
+
+
+def _closed(edges: Sequence[Edge], outputs: Outputs, labels: Tensor, weights: Mapping[str, float],
+            compiled: bool) -> Sequence[Tensor]:
+    if not edges:
+        return ()
+    ends = list(dict.fromkeys([*(e.student for e in edges), *(e.teacher for e in edges if e.teacher != "labels")]))
+    places = {end: place for place, end in enumerate(ends)}
+    rows: list[Tensor] = []
+    terms = tuple(Term(places[edge.student], places.get(edge.teacher), edge.temperature,
+                       _options(edge.divergence).get("smoothing", 0.0), _weight(edge, outputs, labels, rows))
+                  for edge in edges)
+    scale = [weights[edge.name] for edge in edges]
+    return _ClosedForm.apply(terms, compiled, labels, rows, scale, *(outputs[end] for end in ends)).unbind()
+
+
+def _options(function: object) -> dict:
+    return function.keywords if isinstance(function, partial) else {}
+
+
+def _weight(edge: Edge, outputs: Outputs, labels: Tensor, rows: list[Tensor]) -> int | Certainty | None:
+    weight = edge.sample_weight
+    if weight is None:
+        return None
+    if unbound(weight) is entropy:
+        options = _options(weight)
+        return Certainty(options.get("temperature", 1.0), options.get("power", 1.0))
+    if isinstance(weight, str):
+        rows.append(outputs[weight].detach())
+    else:
+        teacher = labels if edge.teacher == "labels" else outputs[edge.teacher].detach()
+        rows.append(weight(outputs[edge.student].detach(), teacher, labels).detach())
+    return len(rows) - 1
+
+
+class _ClosedForm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, terms: tuple[Term, ...], compiled: bool, labels: Tensor, rows: list[Tensor], scale: list[float],
+                *ends: Tensor) -> Tensor:
+        work = _compiled(terms) if compiled else partial(arithmetic, terms)
+        values, ctx.gradients = work(labels, ends, rows, _on_device(scale, ends[0]))
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, given: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        # What is differentiated is the plain sum, so every entry of `given` is the same.
+        gradients, ctx.gradients = ctx.gradients, None
+        if given.device.type != "cpu" or given[0].item() != 1:
+            gradients = [gradient if gradient is None else gradient.mul_(given[0]) for gradient in gradients]
+        return None, None, None, None, None, *gradients
+
+
+def _on_device(numbers: list[float], like: Tensor) -> Tensor:
+    found = torch.tensor(numbers, dtype=like.dtype)
+    return found if like.device.type == "cpu" else found.pin_memory().to(like.device, non_blocking=True)
+
+
+@cache
+def _compiled(terms: tuple[Term, ...]) -> Callable:
+    return torch.compile(partial(arithmetic, terms), dynamic=False, fullgraph=True)
+
+
+def arithmetic(terms: tuple[Term, ...], labels: Tensor, ends: Sequence[Tensor], rows: Sequence[Tensor],
+               scale: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    """Value of each term, [terms]; and for each end the gradient of their sum, [B, C], None where nothing learns.
+
+    `scale` [terms] are the edges' weights, `rows` the sample weights that are given, each [B]. Written so that
+    generated code passes three times over the ends: for the maxima, for all sums, for the gradients.
+    """
+    below = [end - end.amax(-1, keepdim=True) for end in ends]
+    exp = _exponentials(terms, below)
+    total = {key: values.sum(-1) for key, values in exp.items()}
+    log = {key: values.log() for key, values in total.items()}
+    sure: Statistic = {}
+    targets: dict[float, tuple[Tensor, Tensor]] = {}
+    apart: list[Tensor] = []
+    pulls = (scale / len(labels)).unbind()
+    # (student, end, temperature) -> [B], or one number for all rows: how much of that end's softmax is in the
+    # student's gradient.
+    parts: dict[tuple[int, int, float], Tensor] = {}
+    aims: list[tuple[int, Tensor]] = []
+    for term, pull in zip(terms, pulls, strict=True):
+        warm, mine = term.temperature, (term.student, term.temperature)
+        share = _share(term, rows, below, exp, total, log, sure)
+        pull = pull * warm if share is None else pull * warm * share
+        if term.teacher is not None:
+            theirs = term.teacher, warm
+            far = (exp[theirs] * (below[term.teacher] - below[term.student])).sum(-1) / (warm * total[theirs])
+            far = far + (log[mine] - log[theirs])
+            _add(parts, (term.student, *theirs), -pull)
+        else:
+            if term.smoothing not in targets:
+                targets[term.smoothing] = _targets(labels, below[term.student], term.smoothing)
+            known, aim = targets[term.smoothing]
+            far = known * log[mine] - (aim * below[term.student]).sum(-1)
+            aims.append((term.student, pull[:, None] * aim if pull.dim() else pull * aim))
+            pull = pull * known
+        _add(parts, (term.student, *mine), pull)
+        apart.append(warm**2 * (far if share is None else share * far))
+    gradients: list[Tensor | None] = [None] * len(ends)
+    for (student, place, warm), part in parts.items():
+        piece, before = (part / total[place, warm])[:, None] * exp[place, warm], gradients[student]
+        gradients[student] = piece if before is None else before + piece
+    for student, aim in aims:
+        before = gradients[student]
+        assert before is not None
+        gradients[student] = before - aim
+    return scale * torch.stack(apart).mean(1), gradients
+
+
+def _add(parts: dict[tuple[int, int, float], Tensor], key: tuple[int, int, float], part: Tensor) -> None:
+    parts[key] = parts[key] + part if key in parts else part
+
+
+def _exponentials(terms: Sequence[Term], below: Sequence[Tensor]) -> Statistic:
+    """exp(below / T) where a term reads it; where one temperature is 2, 4 or 8 times another, by squaring."""
+    wanted = {(place, term.temperature) for term in terms
+              for place in (term.student, term.teacher) if place is not None}
+    wanted |= {(term.teacher, term.weight.temperature) for term in terms
+               if isinstance(term.weight, Certainty) and term.teacher is not None}
+    exp: Statistic = {}
+    for place, warm in sorted(wanted, reverse=True):
+        warmest = max(other for where, other in wanted if where == place)
+        if warmest / warm in (2.0, 4.0, 8.0):
+            exp[place, warm] = exp[place, warmest]
+            for _ in range(round(math.log2(warmest / warm))):
+                exp[place, warm] = exp[place, warm].square()
+        else:
+            exp[place, warm] = torch.exp2(below[place] * (1 / (warm * math.log(2))))
+    return exp
+
+
+def _share(term: Term, rows: Sequence[Tensor], below: Sequence[Tensor], exp: Statistic, total: Statistic,
+           log: Statistic, sure: Statistic) -> Tensor | None:
+    """The sample weight of a term."""
+    if term.weight is None:
+        return None
+    if isinstance(term.weight, int):
+        return rows[term.weight]
+    assert term.teacher is not None
+    key = term.teacher, term.weight.temperature
+    if key not in sure:
+        mean = (exp[key] * below[term.teacher]).sum(-1) / (key[1] * total[key])
+        sure[key] = (1 - (log[key] - mean) / math.log(below[0].shape[1])).clamp(0, 1)
+    return sure[key] if term.weight.power == 1 else sure[key] ** term.weight.power
+
+
+def _targets(labels: Tensor, like: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The share of each row that is labelled [B], and the target times that [B, C]."""
+    classes = like.shape[1]
+    if labels.is_floating_point():
+        known, aim = labels.sum(-1), labels
+    else:
+        known = (labels >= 0).to(like.dtype)
+        aim = (torch.arange(classes, device=labels.device) == labels[:, None]).to(like.dtype)
+    return known, (1 - smoothing) * aim + smoothing / classes * known[:, None] if smoothing else aim

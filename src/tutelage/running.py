@@ -1,0 +1,123 @@
+"""How the loop runs the network of a node: number format, layout in memory, generated code, ranks."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.nn.parallel import DistributedDataParallel
+
+from tutelage.errors import UsageError
+from tutelage.graph import Ema, Frozen, Graph, parse_end
+from tutelage.models.network import Network
+from tutelage.models.taps import Tapped, read
+from tutelage.types import Batch
+from tutelage.world import World
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one network computes: bfloat16 autocast or float32, channels last or first, compiled or as it is."""
+
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        words = ["bf16" if self.bf16 else "fp32", "channels last" if self.channels_last else "channels first"]
+        return ", ".join(words + ["compiled"] * self.compiled)
+
+
+def lay_out(network: nn.Module, choice: Choice) -> None:
+    """Put the weights of a network in the layout of the choice, in place; their values stay."""
+    network.to(memory_format=torch.channels_last if choice.channels_last else torch.contiguous_format)
+
+
+def runner(network: nn.Module, choice: Choice, *, frozen: bool, tapped: bool) -> nn.Module:
+    """What to call instead of `network` for this choice: itself, or for a frozen one a copy made for speed.
+
+    The copy has BatchNorm folded into the convolutions before it (unless something inside is tapped), and weights in
+    the format of the choice.
+    """
+    if frozen and choice != Choice():
+        network = _folded(network) if not tapped else deepcopy(network).eval()
+        if choice.bf16 and isinstance(network, Network):  # the normalisation of the images stays in float32
+            network.body.to(torch.bfloat16)
+        lay_out(network, choice)
+    if not choice.compiled or tapped:
+        return network
+    return torch.compile(network, options={"freezing": True} if frozen else None)  # pyright: ignore[reportReturnType]
+
+
+def run(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+    """Tap -> tensor, float32 where the network computes in bfloat16."""
+    if choice.channels_last and inputs.dim() == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(inputs.device.type, torch.bfloat16) if choice.bf16 else nullcontext():
+        wrapped = isinstance(network, DistributedDataParallel)
+        tensors = network(inputs, taps) if wrapped else read(network, inputs, taps)
+    return {tap: tensor.float() for tap, tensor in tensors.items()} if choice.bf16 else tensors
+
+
+def runners(graph: Graph, networks: Mapping[str, nn.Module], choices: Mapping[str, Choice], batch: Batch,
+            world: World) -> dict[str, nn.Module]:
+    """Node -> what to call: trained networks each in a DDP of its own where there are several ranks."""
+    found = {}
+    for node, network in networks.items():
+        kind = graph.nodes[node]
+        lay_out(network, Choice() if isinstance(kind, Frozen) else choices[node])
+        ready = runner(network, choices[node], frozen=isinstance(kind, Frozen), tapped=is_tapped(graph, node))
+        found[node] = ready if isinstance(kind, Frozen | Ema) else _distributed(ready, node, graph, batch, world)
+    return found
+
+
+def is_tapped(graph: Graph, node: str) -> bool:
+    """Whether the graph reads something inside the node's network."""
+    ends = [parse_end(end) for end in graph.order(graph.ends())]
+    return any(end.node == node and end.tap for end in ends)
+
+
+def check_choices(choices: Mapping[str, Choice], networks: Mapping[str, nn.Module]) -> dict[str, Choice]:
+    """Choices for exactly these networks."""
+    if choices.keys() != networks.keys():
+        raise UsageError("choices for other networks", found=sorted(choices), expected=sorted(networks))
+    return dict(choices)
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """A copy for inference; one that cannot be traced is only copied."""
+    copy = deepcopy(network).eval()
+    inside = copy.body if isinstance(copy, Network) else copy
+    try:
+        folded = fuse(inside)
+    except Exception:  # whatever the tracer cannot follow is no fault: the network runs as it is
+        return copy
+    if not isinstance(copy, Network):
+        return folded
+    copy.body = folded
+    return copy
+
+
+def _distributed(network: nn.Module, node: str, graph: Graph, batch: Batch, world: World) -> nn.Module:
+    """The network in its own DDP. Taps leave through its forward, so that DDP knows which weights a step used."""
+    if world.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
+        return network
+    plain = batch.inputs if isinstance(batch.inputs, Tensor) else batch.inputs[""]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # `broadcast_buffers` has a new name from torch 2.15 on
+        return DistributedDataParallel(Tapped(network), broadcast_buffers=False,
+                                       find_unused_parameters=is_tapped(graph, node) or _leaves_out(network, plain))
+
+
+def _leaves_out(network: nn.Module, images: Tensor) -> bool:
+    """Whether some of the network's weights have no part in its logits; DDP would wait for their gradients."""
+    mode = network.training
+    network.eval()
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(read(network, images, [""])[""].sum(), parameters, allow_unused=True)
+    network.train(mode)
+    return any(gradient is None for gradient in gradients)

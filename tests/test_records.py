@@ -240,7 +240,7 @@ def test_a_run_killed_at_any_moment_has_records_without_gaps_and_doubles(tmp_pat
         train(folder)
     assert [(record["event"], record["step"]) for record in told(folder)] == [
         ("epoch", 3), ("epoch", 6), ("epoch", 9), ("finished", 9)]
-    assert len(list(copies.iterdir())) == 3 + 2 * 5 + 1 + (3 + 3) + 4 + 1
+    assert len(list(copies.iterdir())) == 4 + 2 * 5 + 1 + (3 + 3) + 4 + 1
     for copied in sorted(copies.iterdir()):
         assert not (copied / "FINISHED").exists()
         train(copied)

@@ -87,7 +87,10 @@ def load_optimizers(optimizers: Mapping[str, torch.optim.Optimizer], learners: M
             parameter = parameters[owner][name]
             # Step counters stay where the optimizer keeps them: on the device if it is fused there, else on the CPU.
             scalar_on_cpu = tensor.dim() == 0 and not optimizers[owner].defaults.get("fused")
-            optimizers[owner].state[parameter][rest[0]] = tensor if scalar_on_cpu else tensor.to(parameter.device)
+            tensor = tensor if scalar_on_cpu else tensor.to(parameter.device)
+            if tensor.shape == parameter.shape:  # in the weight's layout: fused kernels walk through memory blindly
+                tensor = torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+            optimizers[owner].state[parameter][rest[0]] = tensor
 
 
 def named_state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

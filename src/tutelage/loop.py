@@ -20,6 +20,7 @@ from tutelage.evaluation import evaluate
 from tutelage.files import fingerprint
 from tutelage.graph import Ema, Frozen, Graph, Trained, parse_end
 from tutelage.guard import Guard, Means
+from tutelage.machine import keep_memory
 from tutelage.objective import forward
 from tutelage.optim import (
     MakeOptimizer,
@@ -30,7 +31,7 @@ from tutelage.optim import (
 )
 from tutelage.preparation import prepare, with_followers
 from tutelage.randomness import derive, permutation, reseed
-from tutelage.running import Choice, check_choices
+from tutelage.running import Choice, default_choices
 from tutelage.schedules import cosine
 from tutelage.types import Batch, Outputs, Reader, Schedule
 from tutelage.world import World, average, gather_rows
@@ -111,6 +112,7 @@ class Run:
     scores: dict[str, dict] = field(default_factory=dict)
     guard: Guard = field(default_factory=Guard)
     means: Means = field(default_factory=Means)
+    healthy: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
 
     @property
     def steps(self) -> int:
@@ -134,33 +136,31 @@ class Run:
 
 
 def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
-          choices: Mapping[str, Choice] | None = None) -> Run:
-    """Check everything, copy the graph, make the optimizers: a run at step 0."""
+          choices: Mapping[str, Choice] | None = None, *, compiled_losses: bool = False) -> Run:
+    """Check everything, copy the graph, make the optimizers: a run at step 0.
+
+    `choices` say how each network computes, "auto" what `running.default_choices` gives.
+    """
+    if world.device.type == "cpu":
+        keep_memory()
     rows = len(data.train.ids)
     _check_batches(rows, settings, world)
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
-    few = _to_device(few, world.device)
+    few = on_device(few, world.device)
     prepared = prepare(graph, networks, few, settings.seed, data.classes)
     for module in [*prepared.controllers.values(), *prepared.parts().values()]:
         module.to(world.device)
     run = Run(prepared, networks, data, settings, world, {}, rows // settings.batch_size)
     run.optimizers = make_optimizers(settings.optimizer, run.learners)
-    run.choices = default_choices(networks, settings, world) if choices is None else check_choices(choices, networks)
+    run.choices = dict(choices or default_choices(networks, settings.precision, world.device))
     run.runners = running.runners(prepared, networks, run.choices, few, world)
-    run.readers = readers(run)
+    run.readers, run.healthy = readers(run), run.healthy.to(world.device)
     if settings.precision != "exact":
-        run.losses = closed_form.losses
+        run.losses = partial(closed_form.losses, compiled=compiled_losses)
     run.frozen = hash_frozen(run)
     _check_batchnorm(run)
     return run
-
-
-def default_choices(networks: Mapping[str, nn.Module], settings: Settings, world: World) -> dict[str, Choice]:
-    """How networks compute where nothing was measured: bfloat16 if it is asked for, or on a GPU that has it."""
-    gpu = world.device.type == "cuda" and settings.precision == "auto"
-    bf16 = settings.precision == "bf16" or (gpu and torch.cuda.is_bf16_supported())
-    return {node: Choice(bf16=bf16, channels_last=gpu) for node in networks}
 
 
 def hash_frozen(run: Run) -> dict[str, str]:
@@ -193,24 +193,24 @@ def train_step(run: Run, batches: Sequence[Batch]) -> None:
     reseed(run.world.device, run.settings.seed, "step", run.step)
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
-    finite = torch.ones((), dtype=torch.bool, device=run.world.device)
     for run.micro, batch in enumerate(batches):
         with ExitStack() as stack:
             if run.micro + 1 < len(batches):
                 for network in run.runners.values():
                     if isinstance(network, DistributedDataParallel):
                         stack.enter_context(network.no_sync())
-            finite &= _learn(run, batch, dict(weights))
+            # Once a number was bad nothing moves any more, however late that is read.
+            run.healthy = run.healthy & _learn(run, batch, dict(weights))
     if run.world.device.type == "cpu":
         run.guard.read()  # on the CPU nothing is waited for: a bad number stops the run before a weight is touched
-    _update(run, finite)
+    _update(run)
     run.step += 1
 
 
 def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> Tensor:
     """Forward and backward of one micro-batch; whether all its numbers are finite, on the device."""
     graph, accumulate = run.graph, run.settings.accumulate
-    batch = _to_device(batch, run.world.device)
+    batch = on_device(batch, run.world.device)
     for controller in graph.controllers.values():
         batch = controller.before_forward(run, batch)
     labels, ids = gather_rows(batch.labels, run.world), gather_rows(batch.ids, run.world)
@@ -229,14 +229,14 @@ def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> Tensor:
     return finite
 
 
-def _update(run: Run, finite: Tensor) -> None:
+def _update(run: Run) -> None:
     factor = learning_rate_factor(run.step, run.steps, round(run.settings.warmup_epochs * run.steps_per_epoch),
                                   run.settings.rate)
     for name, optimizer in run.optimizers.items():
         if run.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(run.learners[name].parameters(), run.settings.clip_norm)
         set_learning_rate(optimizer, factor)
-        guarded_step(optimizer, finite)
+        guarded_step(optimizer, run.healthy)
     for node in run.graph.named(Ema):
         _follow(run, node)
     moving = [*run.graph.named(Trained), *run.graph.named(Ema)]
@@ -252,8 +252,9 @@ def _follow(run: Run, node: str) -> None:
         return
     decay = min(1 - 1 / (update + 1), kind.decay)
     own, followed = run.models[node], run.models[kind.of]
+    share = 1 - decay if run.world.device.type == "cpu" else (1 - decay) * run.healthy.float()
     for mine, theirs in zip(own.parameters(), followed.parameters(), strict=True):
-        mine.lerp_(theirs, 1 - decay)
+        mine.lerp_(theirs, share)
     if all(parse_end(end).node != node for end in run.graph.order(run.graph.ends())):
         # No edge reads it, so no forward of its own moves its statistics: it takes those of what it follows.
         for mine, theirs in zip(own.buffers(), followed.buffers(), strict=True):
@@ -303,7 +304,8 @@ def _views(graph: Graph) -> tuple[str, ...]:
     return ("", *graph.views())
 
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch, moved."""
     inputs = batch.inputs
     moved = inputs.to(device) if isinstance(inputs, Tensor) else {view: x.to(device) for view, x in inputs.items()}
     return Batch(moved, batch.labels.to(device), batch.ids.to(device))

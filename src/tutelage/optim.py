@@ -70,7 +70,11 @@ def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
 
     Torch's fused SGD leaves them undefined where that step is masked, and fails where some weights join later.
     """
-    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    if len(optimizer.state) == sum(len(group["params"]) for group in optimizer.param_groups):
+        return
+    for group in optimizer.param_groups:
         if group["momentum"] and not group["dampening"]:
             for weight in group["params"]:
                 if weight.grad is not None and optimizer.state[weight].get("momentum_buffer") is None:

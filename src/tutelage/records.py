@@ -4,6 +4,7 @@
     versions.json    libraries and machine        tensorboard/    the same numbers as TensorBoard events
     run.json         identity of the run          models/         the networks, at the end
     checkpoints/     states to resume from        FINISHED        the run is complete; written last
+    tuning.json      how each network computes
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """How the loop runs the network of a node: number format, layout in memory, generated code, ranks."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.parallel import DistributedDataParallel
 
-from tutelage.errors import UsageError
 from tutelage.graph import Ema, Frozen, Graph, parse_end
 from tutelage.models.network import Network
 from tutelage.models.taps import Tapped, read
@@ -81,11 +80,11 @@ def is_tapped(graph: Graph, node: str) -> bool:
     return any(end.node == node and end.tap for end in ends)
 
 
-def check_choices(choices: Mapping[str, Choice], networks: Mapping[str, nn.Module]) -> dict[str, Choice]:
-    """Choices for exactly these networks."""
-    if choices.keys() != networks.keys():
-        raise UsageError("choices for other networks", found=sorted(choices), expected=sorted(networks))
-    return dict(choices)
+def default_choices(networks: Iterable[str], precision: str, device: torch.device) -> dict[str, Choice]:
+    """How networks compute where nothing was measured: bfloat16 if it is asked for, or on a GPU that has it."""
+    gpu = device.type == "cuda" and precision == "auto"
+    bf16 = precision == "bf16" or (gpu and torch.cuda.is_bf16_supported())
+    return {node: Choice(bf16=bf16, channels_last=gpu) for node in networks}
 
 
 def _folded(network: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -20,12 +21,14 @@ from tutelage.files import fingerprint, locked, pack, sweep, unpack, write, writ
 from tutelage.graph import Ema, Graph, Trained, describe
 from tutelage.loop import Epoch as Epoch
 from tutelage.loop import Run, Settings, hash_frozen, mean_losses, start, steps_of
+from tutelage.machine import peak_memory
 from tutelage.models.network import Network, weights_of
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.optim import MakeOptimizer
 from tutelage.preparation import prepare as prepare
 from tutelage.records import Records, finished, open_run, read_json, read_records, versions
 from tutelage.schedules import cosine
+from tutelage.tuning import Tuned, choose, from_json
 from tutelage.types import Schedule
 from tutelage.world import World, choose_device, largest, lead
 
@@ -89,7 +92,9 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
                         checkpoint_steps, best)
     world = World(choose_device(device))
     if out is None:
-        events = steps_of(start(graph, models, data, settings, world))
+        tuned = choose(graph, models, data, settings, world)
+        events = steps_of(start(graph, models, data, settings, world, tuned.choices,
+                                compiled_losses=tuned.compiled_losses))
     else:
         events = train_in_folder(Path(out), graph, models, data, settings, world)
     with closing(events):
@@ -108,7 +113,8 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
     with ExitStack() as stack:
         folder = _open(out, config, data, world, stack, tensorboard)
         done = finished(out)
-        run = start(graph, models, data, settings, world)
+        tuned = _tuned(out, partial(choose, graph, models, data, settings, world), world)
+        run = start(graph, models, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
         if done is None:
             yield from _resume(run, folder)
             yield from _rest(run, folder, interrupted)
@@ -134,6 +140,18 @@ def _open(out: Path, config: str, data: Data, world: World, stack: ExitStack, te
     return Folder(out, str(read_json(out / "run.json")["id"]), records)
 
 
+def _tuned(out: Path, make: Callable[[], Tuned], world: World) -> Tuned:
+    """How this run computes: what its folder says, so that every resume and every rank does the same."""
+    path = out / "tuning.json"
+
+    def write_once() -> None:
+        if not path.exists():
+            write_json(path, make().as_json())
+
+    lead(world, write_once if world.main else None)
+    return from_json(read_json(path))
+
+
 def _resume(run: Run, folder: Folder) -> Generator[Epoch, None, None]:
     manifest, state, damaged = checkpoint.newest(folder.checkpoints, folder.id)
     if manifest:
@@ -142,7 +160,8 @@ def _resume(run: Run, folder: Folder) -> Generator[Epoch, None, None]:
         folder.records.rewind(run.step)
         lost = [f"{name} {manifest['versions'].get(name)} -> {now}" for name, now in _conditions(run).items()
                 if manifest and manifest["versions"].get(name) != now]
-        folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost)
+        folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
+                           computed={node: str(choice) for node, choice in run.choices.items()})
     yield from _past(folder.path, run.step)
 
 
@@ -194,7 +213,8 @@ def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in run.optimizers.items()}
         folder.records.add("epoch", run.step, epoch=epoch.number, losses=dict(epoch.losses),
                            accuracy=dict(epoch.accuracy), metrics=run.scores, learning_rate=rates,
-                           seconds=epoch.seconds, images_per_second=epoch.images_per_second)
+                           seconds=epoch.seconds, images_per_second=epoch.images_per_second,
+                           peak_bytes=peak_memory(run.world.device))
     _save(run, folder)
 
 

@@ -20,6 +20,9 @@ from tutelage.world import World
 ODD = "Mäuse \u2028 \x85 \x1e 猫 \udcff \"quoted\"\n"
 
 
+MEASURED = ("seconds", "images_per_second", "peak_bytes")
+
+
 def add(folder: Path, *steps: int, **values: object) -> None:
     records = Records(folder, tensorboard=False)
     for step in steps:
@@ -209,7 +212,7 @@ def train(folder: Path) -> None:
 
 def told(folder: Path) -> list[dict]:
     """The records that say how training went, without what differs between two equal runs."""
-    return [{key: value for key, value in record.items() if key not in ("seconds", "images_per_second")}
+    return [{key: value for key, value in record.items() if key not in MEASURED}
             for record in read_records(folder) if record["event"] not in ("start", "resume")]
 
 

@@ -22,7 +22,7 @@ FLOORS = [
      "models"},
     {"graph"},
     {"methods", "objective", "closed_form", "teacher_cache"},
-    {"optim", "checkpoint", "evaluation", "preparation", "guard", "running", "tuning", "loop", "training"},
+    {"optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     set(),  # what leaves the house: comparison, reporting, exporting
     {"config", "jobs", "starting", "cli", "__main__"},
 ]

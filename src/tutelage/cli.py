@@ -72,7 +72,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
         raise UsageError("a resumed run keeps its own recipe", found="--resume with --out, --set or --quick",
                          fix="tutelage train --resume DIR")
     if resume is not None:
-        where, folder, words = resume / "config.toml", resume, recipe_of_run(resume)
+        where, folder, words = resume / "config.toml", resume, recipe_of_run(resume, plugin or [])
     else:
         assert recipe is not None
         assert out is not None
@@ -99,7 +99,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
 @app.command()
 def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
              on: Annotated[str, typer.Option(help="validation, test or train.")] = "validation",
-             as_json: Json = False, debug: Debug = False) -> None:
+             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
     """Measure the networks of a finished run, and the ensemble of its students, on one of its splits.
 
     tutelage evaluate runs/dual-0 --on test --json
@@ -109,9 +109,9 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
     from tutelage.jobs import evaluate_run, recipe_of_run
     from tutelage.world import connect, disconnect
 
-    world = connect(recipe_of_run(run).train.device)
+    world = connect(recipe_of_run(run, plugin or []).train.device)
     try:
-        scores = evaluate_run(run, on, world)
+        scores = evaluate_run(run, on, world, plugin or [])
     finally:
         disconnect()
     if not world.main:
@@ -125,6 +125,32 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
         for node, s in scores.items()]))
     for pair, share in pairs.items():
         _say(f"{pair.replace('|', ' and ')} agree on {share:.2%}")
+
+
+@app.command()
+def cache(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: Json = False,
+          debug: Debug = False) -> None:
+    """Compute ahead what the teachers of a recipe say of each draw of the images; training then looks it up.
+
+    tutelage cache recipes/cifar100/dual_student.toml --set train.draws=8
+    """
+    from tutelage.config import read_recipe
+    from tutelage.jobs import cache_job, make_job
+    from tutelage.world import connect, disconnect
+
+    words = read_recipe(recipe, set_ or [], plugins=plugin or [])
+    world = connect(words.train.device)
+    try:
+        for draw, run in cache_job(make_job(words, world, recipe), world):
+            held = run.cache
+            assert held is not None
+            of, size, folder, notes = run.settings.draws, held.bytes(), str(held.folder), held.notes
+            kept = {"event": "draw", "draw": draw, "of": of, "bytes": size, "folder": folder, "notes": notes}
+            text = "\n  ".join([f"draw {draw + 1} of {of}: {size} bytes in {folder}", *notes])
+            if world.main:
+                _say(json.dumps(kept) if as_json else text)
+    finally:
+        disconnect()
 
 
 @app.command()
@@ -147,14 +173,15 @@ def methods(names: Annotated[bool, typer.Option("--names", help="Only the names.
 
 
 @app.command()
-def graph(recipe: RecipePath, set_: Set = None, as_json: Json = False, debug: Debug = False) -> None:
+def graph(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: Json = False,
+          debug: Debug = False) -> None:
     """Show who learns from whom in a recipe, checked, before anything trains.
 
     tutelage graph recipes/digits/dual_student.toml --set method.peers=none
     """
     from tutelage.config import graph_of, read_recipe, settings_of
 
-    words = read_recipe(recipe, set_ or [])
+    words = read_recipe(recipe, set_ or [], plugins=plugin or [])
     made = graph_of(words, recipe)
     settings_of(words, made)
     if as_json:
@@ -173,7 +200,7 @@ def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
     from tutelage.data.check import check
 
     report = check(folder)
-    _say(json.dumps(report.as_json()) if as_json else str(report))
+    _say(report.as_json() if as_json else str(report))
     if report.errors:
         raise typer.Exit(3)
 

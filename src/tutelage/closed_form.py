@@ -57,19 +57,30 @@ def losses(graph: Graph, outputs: Outputs, labels: Tensor, weights: Mapping[str,
     """
     weights = graph.weights() if weights is None else weights
     live = graph.live(weights)
-    closed = [edge for edge in live if _has_closed_form(edge, outputs)]
+    closed = [edge for edge in live if _has_closed_form(edge, outputs, labels)]
     values = _closed(closed, outputs, labels, weights, compiled)
     found = {edge.name: value for edge, value in zip(closed, values, strict=True)}
     return {name: found[name] if name in found else edge_loss(edge, outputs, labels, weights[name])
             for name, edge in ((edge.name, edge) for edge in live)}
 
 
-def _has_closed_form(edge: Edge, outputs: Outputs) -> bool:
+def _has_closed_form(edge: Edge, outputs: Outputs, labels: Tensor) -> bool:
     # An edge whose ends are not alike goes to the reference too, which has the words for what is wrong.
     student, teacher = outputs[edge.student], outputs.get(edge.teacher)
+    if student.dim() != 2 or len(student) != len(labels):
+        return False
     if edge.teacher == "labels":
-        return student.dim() == 2 and unbound(edge.divergence) is cross_entropy
-    return edge.divergence is kl and student.dim() == 2 and teacher is not None and teacher.shape == student.shape
+        return unbound(edge.divergence) is cross_entropy and _are_labels_of(student, labels)
+    return edge.divergence is kl and teacher is not None and teacher.shape == student.shape
+
+
+def _are_labels_of(student: Tensor, labels: Tensor) -> bool:
+    if labels.is_floating_point():
+        return labels.shape == student.shape
+    if labels.device.type != "cpu":  # away from the CPU nothing is waited for
+        return True
+    least, most = labels.aminmax()
+    return -1 <= int(least) and int(most) < student.shape[1]
 
 
 def _closed(edges: Sequence[Edge], outputs: Outputs, labels: Tensor, weights: Mapping[str, float],
@@ -145,7 +156,7 @@ def arithmetic(terms: tuple[Term, ...], labels: Tensor, ends: Sequence[Tensor], 
     total = {key: values.sum(-1) for key, values in exp.items()}
     log = {key: values.log() for key, values in total.items()}
     sure: Statistic = {}
-    targets: dict[float, tuple[Tensor, Tensor]] = {}
+    targets: dict[tuple[float, int], tuple[Tensor, Tensor]] = {}
     apart: list[Tensor] = []
     pulls = (scale / len(labels)).unbind()
     # (student, end, temperature) -> [B], or one number for all rows: how much of that end's softmax is in the
@@ -162,9 +173,10 @@ def arithmetic(terms: tuple[Term, ...], labels: Tensor, ends: Sequence[Tensor], 
             far = far + (log[mine] - log[theirs])
             _add(parts, (term.student, *theirs), -pull)
         else:
-            if term.smoothing not in targets:
-                targets[term.smoothing] = _targets(labels, below[term.student], term.smoothing)
-            known, aim = targets[term.smoothing]
+            key = term.smoothing, below[term.student].shape[1]
+            if key not in targets:
+                targets[key] = _targets(labels, below[term.student], term.smoothing)
+            known, aim = targets[key]
             far = known * log[mine] - (aim * below[term.student]).sum(-1)
             aims.append((term.student, pull[:, None] * aim if pull.dim() else pull * aim))
             pull = pull * known
@@ -214,7 +226,7 @@ def _share(term: Term, rows: Sequence[Tensor], below: Sequence[Tensor], exp: Sta
     key = term.teacher, term.weight.temperature
     if key not in sure:
         mean = (exp[key] * below[term.teacher]).sum(-1) / (key[1] * total[key])
-        sure[key] = (1 - (log[key] - mean) / math.log(below[0].shape[1])).clamp(0, 1)
+        sure[key] = (1 - (log[key] - mean) / math.log(below[term.teacher].shape[1])).clamp(0, 1)
     return sure[key] if term.weight.power == 1 else sure[key] ** term.weight.power
 
 

@@ -5,6 +5,7 @@ so. A function with options is a table, `{ name = "ramp_up", to = 0.5 }`, wherev
 """
 
 import inspect
+import os
 import pkgutil
 import re
 import tomllib
@@ -14,20 +15,19 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
-import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError, validate_call
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from tutelage import divergences, methods, parts, sample_weights, schedules
 from tutelage.data.load import DataSettings
-from tutelage.errors import UsageError, UserError, unknown
+from tutelage.errors import SecurityError, UsageError, UserError, unknown
 from tutelage.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Kind, Trained
 from tutelage.loop import Settings
 from tutelage.models.architecture import Architecture
-from tutelage.optim import MakeOptimizer
+from tutelage.optim import MakeOptimizer, optimizer_named
 from tutelage.types import PerSampleFn
 
 STRICT = ConfigDict(arbitrary_types_allowed=True)
@@ -59,6 +59,9 @@ class TrainSettings(OptimizerSettings):
     device: str = "auto"
     checkpoint_steps: int | None = None
     best: bool = False
+    draws: int | None = None
+    cache: bool | Literal["auto"] = "auto"
+    cache_gib: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Recipe:
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = False,
                 plugins: Sequence[str] = ()) -> Recipe:
-    """The recipe in a TOML file, with `--set` overrides ("train.seed=1"), checked key by key."""
+    """A TOML file with `--set` overrides ("train.seed=1"), checked key by key; it allows itself no plugin."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -100,7 +103,11 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = Fals
         _set(tables, override)
     source = _Source(path, text)
     run = source.table(tables.get("run", {}), "run", RunTable)
-    recipe = _recipe(tables, source, quick=quick or run.quick, plugins=[*run.plugins, *plugins])
+    for module in run.plugins:
+        if module not in plugins:
+            raise SecurityError(f"this file asks to run the Python module {module!r}, which is not allowed",
+                                where=source.where("run", "plugins"), fix=f"if you trust it, add --plugin {module}")
+    recipe = _recipe(tables, source, quick=quick or run.quick, plugins=list(dict.fromkeys([*run.plugins, *plugins])))
     return _quickened(recipe) if recipe.quick else recipe
 
 
@@ -118,7 +125,8 @@ def graph_of(recipe: Recipe, where: object = "recipe") -> Graph:
         graph = _from_method(recipe.method, f"{where}, [method]")
     else:
         nodes = {name: _kind(kind, f"{where}, [nodes] {name}") for name, kind in recipe.nodes.items()}
-        graph = Graph(nodes, [_edge(edge, f"{where}, [[edges]] {i + 1}") for i, edge in enumerate(recipe.edges)])
+        edges = [_edge(edge, f"{where}, [[edges]] {i + 1}") for i, edge in enumerate(recipe.edges)]
+        graph = _told(lambda: Graph(nodes, edges), str(where))
     networks = [name for name, kind in graph.nodes.items() if isinstance(kind, Trained | Frozen)]
     for node in networks:
         if node not in recipe.models:
@@ -140,8 +148,10 @@ def settings_of(recipe: Recipe, graph: Graph) -> Settings:
     for node, table in recipe.optimizers.items():
         makers[node] = _optimizer(replace(train, **table), f"[train.{node}]")
     rate = _function(schedules, train.schedule, "schedule", "[train] schedule")
-    return Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size, train.accumulate,
-                    train.clip_norm, train.precision, train.seed, train.checkpoint_steps, train.best)
+    return _told(lambda: Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size,
+                                  train.accumulate, train.clip_norm, train.precision, train.seed,
+                                  train.checkpoint_steps, train.best, train.draws, train.cache, train.cache_gib),
+                 "[train]")
 
 
 def method_names() -> list[str]:
@@ -165,20 +175,19 @@ class _Source:
 
     def where(self, table: str, key: str) -> str:
         """File, line and table of a key."""
-        current = ""
+        current, place = "", f", [{table}]" if table else ""
         for number, line in enumerate(self.text.splitlines(), 1):
             if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
                 current = header[1]
-            if re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line) and current == table:
-                return f"{self.path}, line {number}, [{table}]"
-            if current == f"{table}.{key}" and header:
-                return f"{self.path}, line {number}, [{table}]"
-        return f"{self.path}, [{table}]"
+            is_key = re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line) and current == table
+            if is_key or (header and current == f"{table}.{key}".removeprefix(".")):
+                return f"{self.path}, line {number}{place}"
+        return f"{self.path}{place}"
 
     def table(self, values: object, name: str, kind: type, extra: Sequence[str] = ()) -> Any:
         """A table of the file as a dataclass: no unknown key, every value of its type."""
         if not isinstance(values, Mapping):
-            raise UsageError(f"[{name}] must be a table", where=self.where("", name), found=values)
+            raise UsageError(f"[{name}] must be a table", where=self.where("", name), found=repr(values))
         known = [item.name for item in fields(kind)]
         for key in values:
             if key not in known and key not in extra:
@@ -192,37 +201,40 @@ class _Source:
             return TypeAdapter(kind).validate_python({key: values[key] for key in values if key in known})
         except ValidationError as error:
             first = error.errors()[0]
-            raise UsageError(f"a value of the wrong type: {'.'.join(map(str, first['loc']))}",
-                             where=self.where(name, str(first["loc"][0])), found=repr(first["input"]),
-                             expected=first["msg"]) from None
-        except UserError as error:
-            error.where = error.where or f"{self.path}, [{name}]"
-            raise type(error)(error.what, where=f"{self.path}, [{name}]", found=error.found, expected=error.expected,
-                              fix=error.fix) from None
+            refused = first.get("ctx", {}).get("error")  # pydantic has caught what the dataclass itself refuses
+            if isinstance(refused, UserError):
+                key = (refused.where or "").removeprefix(f"[{name}] ")
+                raise _placed(refused, self.where(name, key), key) from None
+            raise _wrong_type(first, self.where(name, str(first["loc"][0]))) from None
 
 
 TABLES = ("data", "models", "method", "nodes", "edges", "train", "run")
 
 
 def _recipe(tables: dict[str, Any], source: _Source, *, quick: bool, plugins: list[str]) -> Recipe:
-    for name in tables:
+    for name, table in tables.items():
         if name not in TABLES:
             raise unknown("table", name, TABLES, where=source.where("", name))
+        if not isinstance(table, list if name == "edges" else Mapping):
+            raise UsageError(f"[{name}] must be {'tables, [[edges]]' if name == 'edges' else 'a table'}",
+                             where=source.where("", name), found=repr(table))
     for name in ("data", "models"):
         if name not in tables:
             raise UsageError(f"the table [{name}] is missing", where=source.path)
-    if bool(tables.get("method")) == bool(tables.get("edges")):
+    method, edges = tables.get("method"), tables.get("edges")
+    if bool(method) == bool(edges) or (method and tables.get("nodes")):
         raise UsageError("a recipe needs a [method], or [nodes] and [[edges]] of its own", where=source.path,
-                         found="both" if tables.get("method") else "neither")
+                         found="both" if method else "neither")
     train = tables.get("train", {})
     optimizers = {key: value for key, value in train.items() if isinstance(value, dict) and key in tables["models"]}
     models = {}
     for node, table in tables["models"].items():
         models[node] = _absolute(source.table(table, f"models.{node}", Architecture), source.path, "weights", "classes")
     for node, table in optimizers.items():
-        source.table({**table}, f"train.{node}", OptimizerSettings)
+        typed = source.table(table, f"train.{node}", OptimizerSettings)
+        optimizers[node] = {key: getattr(typed, key) for key in table}
     data = source.table(tables["data"], "data", DataSettings)
-    if data.root is not None and (source.path.parent / data.root).exists():
+    if data.root is not None and _seen_from(source.path, data.root).exists():
         data = _absolute(data, source.path, "root")  # else the data set looks where it lies
     return Recipe(data, models,
                   source.table(train, "train", TrainSettings, extra=list(optimizers)), tables.get("method", {}),
@@ -235,8 +247,12 @@ def _absolute(table: Any, recipe: Path, *keys: str) -> Any:
     for key in keys:
         value = getattr(table, key)
         if value is not None and value != "by-name":
-            changed[key] = str((recipe.parent / Path(value).expanduser()).resolve())
+            changed[key] = str(_seen_from(recipe, value).resolve())
     return replace(table, **changed)
+
+
+def _seen_from(recipe: Path, path: str) -> Path:
+    return recipe.parent / Path(os.path.expandvars(path)).expanduser()
 
 
 def _quickened(recipe: Recipe) -> Recipe:
@@ -270,14 +286,8 @@ def _from_method(table: Mapping[str, Any], where: str) -> Graph:
     if "name" not in table:
         raise UsageError("the key 'name' is missing", where=where, expected=f"one of: {', '.join(method_names())}")
     function = method(table["name"], where)
-    parameters = inspect.signature(function).parameters
-    for key in options:
-        if key not in parameters:
-            raise unknown(f"option of {table['name']}", key, parameters, where=where)
-    for key, parameter in parameters.items():
-        if parameter.default is parameter.empty and key not in options:
-            raise UsageError(f"{table['name']} needs {key!r}", where=where, expected=f"{key} = ...")
-    return _told(lambda: validate_call(config=STRICT)(inspect.unwrap(function))(**options), where)
+    arguments = _typed(options, inspect.signature(function).parameters, f"option of {table['name']}", where)
+    return _told(lambda: function(**arguments), where)
 
 
 def _told(make: Callable[[], Any], where: str) -> Any:
@@ -285,46 +295,56 @@ def _told(make: Callable[[], Any], where: str) -> Any:
     try:
         return make()
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"a value of the wrong type: {'.'.join(map(str, first['loc']))}", where=where,
-                         found=repr(first["input"]), expected=first["msg"]) from None
+        raise _wrong_type(error.errors()[0], where) from None
     except UserError as error:
-        inside = f"{where}: {error.where}" if error.where else where
-        raise type(error)(error.what, where=inside, found=error.found, expected=error.expected,
-                          fix=error.fix) from None
+        raise _placed(error, where, error.where) from None
 
 
-KINDS = ("trained", "frozen", "ema", "ensemble", "computed")
+def _placed(error: UserError, where: str, inside: str | None) -> UserError:
+    """The same complaint with its place in the recipe."""
+    return type(error)(error.what, where=f"{where}: {inside}" if inside else where, found=error.found,
+                       expected=error.expected, fix=error.fix)
+
+
+def _wrong_type(complaint: Mapping[str, Any], where: str) -> UsageError:
+    """What pydantic complains of, as an error of ours."""
+    loc = ".".join(map(str, complaint["loc"]))
+    return UsageError("a value of the wrong type" + (f": {loc}" if loc else ""), where=where,
+                      found=repr(complaint["input"]), expected=complaint["msg"])
+
+
+def _typed(values: Mapping[str, Any], known: Mapping[str, inspect.Parameter], what: str, where: str) -> dict[str, Any]:
+    """Arguments by name: none unknown, none missing, each of the type that the signature says."""
+    for key in values:
+        if key not in known:
+            raise unknown(what, key, known, where=where)
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in values:
+            raise UsageError(f"the key {key!r} is missing", where=where, expected=f"{key} = ...")
+    return {key: _told(lambda key=key, value=value: TypeAdapter(known[key].annotation, config=STRICT)
+                       .validate_python(value), f"{where}, {key}") for key, value in values.items()}
+
+
+KINDS = {"trained": Trained, "frozen": Frozen, "ema": Ema, "ensemble": Ensemble, "computed": Computed}
 
 
 def _kind(value: Any, where: str) -> Kind:
-    table = {"kind": value} if isinstance(value, str) else dict(value)
+    table = _named(value, "kind", "a kind of node", where)
     kind = table.pop("kind", None)
     if kind not in KINDS:
         raise unknown("kind of node", str(kind), KINDS, where=where)
-    if kind == "computed":
-        table["by"] = _function(parts, table.get("by"), "function", where)
-    makers = {"trained": Trained, "frozen": Frozen, "ema": Ema, "ensemble": Ensemble, "computed": Computed}
-    known = inspect.signature(makers[kind]).parameters
-    for key in table:
-        if key not in known:
-            raise unknown("key", key, known, where=where)
-    try:
-        return _told(lambda: makers[kind](**table), where)
-    except TypeError as error:
-        raise UsageError(f"not a whole {kind} node", where=where, found=str(error)) from None
+    if kind == "computed" and "by" in table:
+        table["by"] = _function(parts, table["by"], "function", where)
+    arguments = _typed(table, inspect.signature(KINDS[kind]).parameters, "key", where)
+    return _told(lambda: KINDS[kind](**arguments), where)
 
 
 def _edge(table: Mapping[str, Any], where: str) -> Edge:
-    known = [item.name for item in fields(Edge)]
-    for key in table:
-        if key not in known:
-            raise unknown("key", key, known, where=where)
-    for key in ("teacher", "student", "divergence"):
-        if key not in table:
-            raise UsageError(f"the key {key!r} is missing", where=where)
+    if not isinstance(table, Mapping):
+        raise UsageError("not a table", where=where, found=repr(table))
     made = dict(table)
-    made["divergence"] = _function(divergences, table["divergence"], "divergence", where, parts)
+    if "divergence" in made:
+        made["divergence"] = _function(divergences, made["divergence"], "divergence", where, parts)
     if isinstance(made.get("weight"), str | dict):
         made["weight"] = _function(schedules, made["weight"], "schedule", where)
     weight = made.get("sample_weight")
@@ -332,53 +352,43 @@ def _edge(table: Mapping[str, Any], where: str) -> Edge:
         made["sample_weight"] = weight["end"]
     elif weight is not None:
         made["sample_weight"] = _function(sample_weights, weight, "sample weight", where)
-    try:
-        return _told(lambda: Edge(**made), where)
-    except TypeError as error:
-        raise UsageError("a value of the wrong type", where=where, found=str(error)) from None
+    arguments = _typed(made, inspect.signature(Edge).parameters, "key", where)
+    return _told(lambda: Edge(**arguments), where)
+
+
+def _named(value: Any, key: str, what: str, where: str) -> dict[str, Any]:
+    """A word, or a table that holds it as `key` besides its options."""
+    if not isinstance(value, str | Mapping):
+        raise UsageError(f"not {what}", where=where, found=repr(value), expected=f'"NAME" or {{ {key} = "NAME", ... }}')
+    return {key: value} if isinstance(value, str) else dict(value)
 
 
 def _function(page: ModuleType, value: Any, what: str, where: str, *more: ModuleType) -> Any:
     """The function that a word, or a table with its options, names among those defined on the pages."""
-    table = {"name": value} if isinstance(value, str) else dict(value or {})
+    table = _named(value, "name", f"a {what}", where)
     name = table.pop("name", None)
     found = {key: item for module in (page, *more) for key, item in vars(module).items()
              if getattr(item, "__module__", None) == module.__name__ and callable(item) and not key.startswith("_")}
     if name not in found:
         raise unknown(what, str(name), found, where=where)
     function = found[name]
-    parameters = inspect.signature(function).parameters
+    is_module = inspect.isclass(function) and issubclass(function, nn.Module)
+    known = {key: parameter for key, parameter in inspect.signature(function).parameters.items()
+             if is_module or parameter.kind is parameter.KEYWORD_ONLY}
     for key in table:
-        if key not in parameters:
-            raise unknown(f"option of {name}", key, list(parameters), where=where)
-        if parameters[key].annotation is PerSampleFn:
+        if key in known and known[key].annotation is PerSampleFn:
             table[key] = _function(page, table[key], what, where)
-    if inspect.isclass(function) and issubclass(function, nn.Module):
-        return _told(lambda: function(**table), where)
-    return partial(function, **table) if table else function
+    options = _typed(table, known, f"option of {name}", where)
+    if is_module:
+        return _told(lambda: function(**options), where)
+    return partial(function, **options) if options else function
 
 
 def _optimizer(settings: OptimizerSettings, where: str) -> MakeOptimizer:
-    kinds = {name.lower(): kind for name, kind in vars(torch.optim).items()
-             if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
-             and kind is not torch.optim.Optimizer}
-    if settings.optimizer.lower() not in kinds:
-        raise unknown("optimizer", settings.optimizer, kinds, where=where)
-    kind = kinds[settings.optimizer.lower()]
-    takes = inspect.signature(kind).parameters
-    given = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    if kind is torch.optim.SGD:  # others that take a momentum mean something else by it, or start from another
-        given |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
-    given |= settings.options
-    for key in settings.options:
-        if key not in takes:
-            raise unknown(f"option of {kind.__name__}", key, takes, where=where)
-    make = partial(kind, **{key: value for key, value in given.items() if key in takes})
-    try:
-        make([nn.Parameter(torch.zeros(1))])
-    except (ValueError, TypeError) as error:
-        raise UsageError("an optimizer that cannot be", where=where, found=str(error)) from None
-    return make
+    """The optimizer of a table; only SGD takes its momentum: others mean something else by it, or have none."""
+    numbers = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    own = {"momentum": settings.momentum, "nesterov": settings.nesterov} if settings.optimizer.lower() == "sgd" else {}
+    return _told(lambda: optimizer_named(settings.optimizer, numbers | own, settings.options), where)
 
 
 def _without_none(value: Any) -> Any:

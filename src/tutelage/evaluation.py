@@ -16,19 +16,21 @@ from tutelage.world import World, gather_uneven
 
 
 def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int,
-             batch_size: int = 256, nodes: Sequence[str] | None = None, world: World | None = None) -> dict[str, dict]:
+             batch_size: int = 256, nodes: Sequence[str] | None = None, world: World | None = None,
+             known: Mapping[str, Logits] | None = None) -> dict[str, dict]:
     """Node -> top1, top5, nll and ece in [0, 1] or nats; and "agreement" -> "a|b" -> share, for all pairs.
 
     A node counts if its logits have as many columns as there are classes and it reads neither labels nor ids.
     Rows without a label are left out; with several ranks every row counts once. Networks run in eval mode, and each
-    is put back into the mode it was in.
+    is put back into the mode it was in. `known` are predictions that need no pass.
     """
     labels = source.labels
     if not bool((labels >= 0).any()):
         raise DataError("there is nothing to evaluate on", found="no row with a label")
-    predictions = predict(graph, models, source, classes=classes, batch_size=batch_size, nodes=nodes, world=world)
-    known = labels >= 0
-    scores = {node: score(logits[known], labels[known]) for node, logits in predictions.items()}
+    predictions = predict(graph, models, source, classes=classes, batch_size=batch_size, nodes=nodes, world=world,
+                          known=known)
+    given = labels >= 0
+    scores = {node: score(logits[given], labels[given]) for node, logits in predictions.items()}
     names = list(predictions)
     pairs = {f"{a}|{b}": metrics.agreement(predictions[a], predictions[b])
              for i, a in enumerate(names) for b in names[i + 1 :]}
@@ -43,28 +45,36 @@ def score(logits: Logits, labels: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def predict(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int, batch_size: int = 256,
-            nodes: Sequence[str] | None = None, world: World | None = None) -> dict[str, Logits]:
-    """Node -> logits [N, classes] on the CPU, in the order of the rows, for every node that classifies."""
+            nodes: Sequence[str] | None = None, world: World | None = None,
+            known: Mapping[str, Logits] | None = None) -> dict[str, Logits]:
+    """Node -> logits [N, classes] on the CPU, in the order of the rows, for every node that classifies.
+
+    `known` is such a result, of nodes that need no pass again.
+    """
+    known = known or {}
     world = world or World(torch.device("cpu"))
     ends = [node for node in (graph.nodes if nodes is None else nodes) if _is_free(graph, node)]
     modules = {**models, **graph.parts()}
     modes = {module: module.training for whole in modules.values() for module in whole.modules()}
-    found: dict[str, list[Tensor]] = {end: [] for end in ends}
+    found: dict[str, list[Tensor]] = {end: [] for end in ends if end not in known}
     rows = torch.arange(len(source.ids))[world.rank :: world.size]
     try:
         for module in modules.values():
             module.eval()
         with seeded("evaluation"):
-            for batch in source.batches(rows.split(batch_size), draw=None):
-                outputs = forward(graph, models, batch.inputs, ends)
-                for end in ends:
+            parts = rows.split(batch_size)
+            for part, batch in zip(parts, source.batches(parts, draw=None), strict=True):
+                given = {end: logits[part].to(batch.ids.device) for end, logits in known.items()}
+                outputs = forward(graph, models, batch.inputs, ends, given)
+                for end in found:
                     found[end].append(outputs[end])
     finally:
         for module, mode in modes.items():  # parents first, so that a part of a network in another mode keeps it
             if module.training != mode:
                 module.train(mode)
     whole = {end: torch.cat(logits) for end, logits in found.items() if logits and _classifies(logits[0], classes)}
-    return {end: gather_uneven(logits, len(source.ids), world).cpu() for end, logits in whole.items()}
+    whole = {end: gather_uneven(logits, len(source.ids), world).cpu() for end, logits in whole.items()} | dict(known)
+    return {end: whole[end] for end in ends if end in whole}
 
 
 def _is_free(graph: Graph, node: str) -> bool:

@@ -101,6 +101,8 @@ class Computed:
 
 def Ensemble(of: Sequence[str]) -> Computed:  # noqa: N802 - a kind of node, like the four classes above
     """The mean probability of several nodes, as log-probabilities (logits that `kl` and `cross_entropy` read)."""
+    if not of:
+        raise UsageError("an ensemble of nothing", expected="the names of its members")
     return Computed(tuple(of), mean_probability)
 
 

@@ -20,7 +20,7 @@ class Guard:
         finite = values.isfinite().all()
         # Away from the CPU a step may wait long to be read: then only what says which rows were bad is kept.
         kept = {end: rows.detach() if rows.device.type == "cpu" else _finite_rows(rows)
-                for end, rows in outputs.items() if rows.is_floating_point() and len(rows) == len(ids)}
+                for end, rows in outputs.items() if rows.is_floating_point() and rows.shape[:1] == ids.shape}
         self._unread.append((step, edges, values, finite, kept, ids))
         return finite
 

@@ -1,24 +1,26 @@
 """A recipe made real: its data, networks, graph and settings; and a finished run opened again."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from tutelage import data as data_page
+from tutelage.caching import build as build_cache
 from tutelage.config import Recipe, graph_of, read_recipe, settings_of
 from tutelage.data.load import load as load_data
 from tutelage.errors import ModelError, UsageError
 from tutelage.evaluation import evaluate
 from tutelage.graph import Ema, Ensemble, Frozen, Graph, Trained
-from tutelage.loop import Epoch, Settings
+from tutelage.loop import Epoch, Run, Settings
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.weights import read_metadata
 from tutelage.preparation import with_followers
 from tutelage.training import Progress, load, train_in_folder
+from tutelage.tuning import begin, choose
 from tutelage.world import World
 
 ENSEMBLE = "ensemble"
@@ -57,20 +59,31 @@ def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int])
                            interrupted=interrupted)
 
 
-def recipe_of_run(run: Path) -> Recipe:
-    """The resolved recipe of a run folder."""
+def cache_job(job: Job, world: World) -> Iterator[tuple[int, Run]]:
+    """Keep what the teachers of a job say, draw by draw, ahead of training: the number of each draw when it is done."""
+    settings = replace(job.settings, cache=True)
+    tuned = choose(job.graph, job.models, job.data, settings, world)
+    run = begin(job.graph, job.models, job.data, settings, world, tuned)
+    if run.cache is None:
+        raise UsageError("there is nothing to keep", found="; ".join(tuned.notes))
+    for draw in build_cache(run, settings.draws):
+        yield draw, run
+
+
+def recipe_of_run(run: Path, plugins: Sequence[str] = ()) -> Recipe:
+    """The resolved recipe of a run folder; `plugins` are the modules that the user allows it to name."""
     if not (run / "config.toml").exists():
         raise UsageError("not a run folder", where=run, found="no config.toml" if run.exists() else "no such folder",
                          expected="the --out of an earlier `tutelage train`")
     if (run / "config.toml").read_text(encoding="utf-8").startswith("# started from Python"):
         raise UsageError("this run was started from Python", where=run,
                          fix="run that script again; train(..., out=...) resumes it")
-    return read_recipe(run / "config.toml")
+    return read_recipe(run / "config.toml", plugins=plugins)
 
 
-def evaluate_run(run: Path, split: str, world: World) -> dict[str, dict]:
+def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = ()) -> dict[str, dict]:
     """The metrics of every network of a finished run on one of its splits, with the ensemble of its students."""
-    recipe = recipe_of_run(run)
+    recipe = recipe_of_run(run, plugins)
     job = make_job(recipe, world, run / "config.toml")
     source = {"train": job.data.train, "validation": job.data.validation, "test": job.data.test}[split]
     if source is None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tutelage import closed_form, objective, running
+from tutelage import caching, closed_form, objective, running
 from tutelage.data.source import Data
 from tutelage.errors import DataError, UsageError
-from tutelage.evaluation import evaluate
+from tutelage.evaluation import evaluate, predict
 from tutelage.files import fingerprint
-from tutelage.graph import Ema, Frozen, Graph, Trained, parse_end
+from tutelage.graph import Ema, End, Frozen, Graph, Trained, parse_end
 from tutelage.guard import Guard, Means
 from tutelage.machine import keep_memory
 from tutelage.objective import forward
@@ -31,8 +31,9 @@ from tutelage.optim import (
 )
 from tutelage.preparation import prepare, with_followers
 from tutelage.randomness import derive, permutation, reseed
-from tutelage.running import Choice, default_choices
+from tutelage.running import Choice, default_choices, on_device
 from tutelage.schedules import cosine
+from tutelage.teacher_cache import TeacherCache
 from tutelage.types import Batch, Outputs, Reader, Schedule
 from tutelage.world import World, average, gather_rows
 
@@ -72,6 +73,14 @@ class Settings:
     seed: int = 0
     checkpoint_steps: int | None = None
     best: bool = False
+    limit_draws: int | None = None
+    cache: bool | str = "auto"
+    cache_gib: float = 20.0
+
+    @property
+    def draws(self) -> int:
+        """How many draws of the augmentation there are; epoch e has draw e modulo that."""
+        return self.epochs if self.limit_draws is None else min(self.limit_draws, self.epochs)
 
     def __post_init__(self) -> None:
         _at_least("epochs", self.epochs, 1)
@@ -79,6 +88,10 @@ class Settings:
         _at_least("accumulate", self.accumulate, 1)
         _at_least("seed", self.seed, 0)
         _at_least("checkpoint_steps", self.checkpoint_steps, 1)
+        _at_least("draws", self.limit_draws, 1)
+        _at_least("cache_gib", self.cache_gib, 0)
+        if self.cache not in (True, False, "auto"):
+            raise UsageError("unknown cache", where="cache", found=repr(self.cache), expected="true, false or 'auto'")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise UsageError("a warm-up that cannot be", where="warmup_epochs", found=self.warmup_epochs,
                              expected=f"0 or more, and less than epochs = {self.epochs}")
@@ -107,6 +120,8 @@ class Run:
     runners: dict[str, nn.Module] = field(default_factory=dict)
     readers: dict[str, Reader] = field(default_factory=dict)
     losses: Losses = objective.losses
+    cache: TeacherCache | None = None
+    predicted: dict[str, Tensor] | None = None
     frozen: dict[str, str] = field(default_factory=dict)
     best: dict[str, dict] = field(default_factory=dict)
     scores: dict[str, dict] = field(default_factory=dict)
@@ -123,6 +138,11 @@ class Run:
     def epoch(self) -> int:
         """The epoch of the next step, from 0."""
         return self.step // self.steps_per_epoch
+
+    @property
+    def draw(self) -> int:
+        """The draw of the augmentation in the next step."""
+        return self.epoch % self.settings.draws
 
     @property
     def progress(self) -> float:
@@ -173,18 +193,28 @@ def steps_of(run: Run) -> Generator[Epoch | None, None, None]:
     while run.step < run.steps:
         number, first, began = run.epoch + 1, run.step, time.perf_counter()
         set_modes(run)
+        if run.cache is not None:
+            caching.open_draw(run, run.cache)
         for batches in _batches(run):
             train_step(run, batches)
             if run.step % run.steps_per_epoch:
                 yield None
         run.guard.read()
+        if run.cache is not None:
+            caching.finish_draw(run, run.cache)
         seconds = time.perf_counter() - began
         means, run.means = mean_losses(run), Means()
-        run.scores = evaluate(run.graph, run.models, run.data.validation, classes=len(run.data.classes),
-                              batch_size=run.settings.batch_size, world=run.world)
+        run.scores = _evaluate(run)
         accuracy = {node: metrics["top1"] for node, metrics in run.scores.items() if node != "agreement"}
         speed = (run.step - first) * run.settings.batch_size / seconds
         yield Epoch(number, run.step, means, accuracy, seconds, speed)
+
+
+def _evaluate(run: Run) -> dict[str, dict]:
+    given = {"classes": len(run.data.classes), "batch_size": run.settings.batch_size, "world": run.world}
+    if run.predicted is None:  # of the same images frozen networks say the same after every epoch
+        run.predicted = predict(run.graph, run.models, run.data.validation, nodes=run.graph.named(Frozen), **given)
+    return evaluate(run.graph, run.models, run.data.validation, known=run.predicted, **given)
 
 
 def train_step(run: Run, batches: Sequence[Batch]) -> None:
@@ -214,7 +244,8 @@ def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> Tensor:
     for controller in graph.controllers.values():
         batch = controller.before_forward(run, batch)
     labels, ids = gather_rows(batch.labels, run.world), gather_rows(batch.ids, run.world)
-    outputs = forward(graph, run.readers, batch.inputs, graph.ends(weights), {"labels": labels, "ids": ids})
+    known = {"labels": labels, "ids": ids} | (run.cache.look_up(ids) if run.cache is not None else {})
+    outputs = forward(graph, run.readers, batch.inputs, graph.ends(weights), known)
     for controller in graph.controllers.values():
         controller.before_losses(run, outputs, weights)
     shares = weights if accumulate == 1 else {name: weight / accumulate for name, weight in weights.items()}
@@ -272,8 +303,11 @@ def readers(run: Run) -> dict[str, Reader]:
 def _read(run: Run, node: str, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
     world = run.world
     reseed(world.device, run.settings.seed, node, run.step, run.micro * world.size + world.rank, view)
-    tensors = running.run(run.runners[node], run.choices[node], inputs, taps)
-    return {tap: gather_rows(tensor, world) for tap, tensor in tensors.items()}
+    tensors = running.compute(run.runners[node], run.choices[node], inputs, taps)
+    rows = {tap: gather_rows(tensor, world) for tap, tensor in tensors.items()}
+    if run.cache is None or not isinstance(run.graph.nodes[node], Frozen):
+        return rows
+    return {tap: run.cache.record(End(node, tap, view).name, tensor) for tap, tensor in rows.items()}
 
 
 def set_modes(run: Run) -> None:
@@ -290,7 +324,7 @@ def _batches(run: Run) -> Iterator[list[Batch]]:
     size, first = run.settings.batch_size, run.step % run.steps_per_epoch
     plan = [run.world.own(rows) for step in range(first, run.steps_per_epoch)
             for rows in order[step * size : (step + 1) * size].chunk(run.settings.accumulate)]
-    batches = run.data.train.batches(plan, draw=run.epoch, views=_views(run.graph))
+    batches = run.data.train.batches(plan, draw=run.draw, views=_views(run.graph))
     for _ in range(first, run.steps_per_epoch):
         yield [next(batches) for _ in range(run.settings.accumulate)]
 
@@ -302,13 +336,6 @@ def mean_losses(run: Run) -> dict[str, float]:
 
 def _views(graph: Graph) -> tuple[str, ...]:
     return ("", *graph.views())
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch, moved."""
-    inputs = batch.inputs
-    moved = inputs.to(device) if isinstance(inputs, Tensor) else {view: x.to(device) for view, x in inputs.items()}
-    return Batch(moved, batch.labels.to(device), batch.ids.to(device))
 
 
 def _at_least(name: str, value: float | None, least: int) -> None:

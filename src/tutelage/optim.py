@@ -1,7 +1,10 @@
 """The optimizer of each network and part, and its learning rate as a pure function of the step."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +39,30 @@ def make_optimizers(make: MakeOptimizer | Mapping[str, MakeOptimizer],
         for group in optimizers[name].param_groups:
             group["base_lr"] = group["lr"]
     return optimizers
+
+
+def optimizer_named(name: str, numbers: Mapping[str, float], options: Mapping[str, Any]) -> MakeOptimizer:
+    """The optimizer of that name in torch.optim, in any case, with those of the numbers that it takes, and options."""
+    kinds = {name.lower(): kind for name, kind in vars(torch.optim).items()
+             if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
+             and kind is not torch.optim.Optimizer}
+    if name.lower() not in kinds:
+        raise unknown("optimizer", name, kinds)
+    kind = kinds[name.lower()]
+    takes = inspect.signature(kind).parameters
+    for key in options:
+        if key not in takes:
+            raise unknown(f"option of {kind.__name__}", key, takes)
+    given = {key: value for key, value in numbers.items() if key in takes} | dict(options)
+    for key, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError("a number that is not finite", where=key, found=value)
+    make = partial(kind, **given)
+    try:
+        make([nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError, LookupError) as error:
+        raise UsageError("an optimizer that cannot be", found=error) from None
+    return make
 
 
 def learning_rate_factor(step: int, steps: int, warmup_steps: int, rate: Schedule) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torch.nn.parallel import DistributedDataParallel
 
@@ -52,7 +53,7 @@ def runner(network: nn.Module, choice: Choice, *, frozen: bool, tapped: bool) ->
     return torch.compile(network, options={"freezing": True} if frozen else None)  # pyright: ignore[reportReturnType]
 
 
-def run(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+def compute(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
     """Tap -> tensor, float32 where the network computes in bfloat16."""
     if choice.channels_last and inputs.dim() == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -87,18 +88,33 @@ def default_choices(networks: Iterable[str], precision: str, device: torch.devic
     return {node: Choice(bf16=bf16, channels_last=gpu) for node in networks}
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch, moved."""
+    inputs = batch.inputs
+    moved = inputs.to(device) if isinstance(inputs, Tensor) else {view: x.to(device) for view, x in inputs.items()}
+    return Batch(moved, batch.labels.to(device), batch.ids.to(device))
+
+
 def _folded(network: nn.Module) -> nn.Module:
-    """A copy for inference; one that cannot be traced is only copied."""
+    """A copy for inference; one that cannot be traced, or whose layers are more than their weights, is only copied."""
     copy = deepcopy(network).eval()
     inside = copy.body if isinstance(copy, Network) else copy
     try:
-        folded = fuse(inside)
+        traced = symbolic_trace(inside)
+        folded = fuse(traced) if _is_plain(traced) else inside
     except Exception:  # whatever the tracer cannot follow is no fault: the network runs as it is
         return copy
     if not isinstance(copy, Network):
         return folded
     copy.body = folded
     return copy
+
+
+def _is_plain(traced: GraphModule) -> bool:
+    """Whether each layer runs once and without hooks: only then may the norm after it change its weights."""
+    layers = [traced.get_submodule(str(node.target)) for node in traced.graph.nodes if node.op == "call_module"]
+    layers = [layer for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)]
+    return len(layers) == len(set(layers)) and not any(x._forward_pre_hooks or x._forward_hooks for x in layers)
 
 
 def _distributed(network: nn.Module, node: str, graph: Graph, batch: Batch, world: World) -> nn.Module:

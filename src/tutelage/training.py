@@ -20,7 +20,7 @@ from tutelage.errors import ModelError, NumericError
 from tutelage.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.graph import Ema, Graph, Trained, describe
 from tutelage.loop import Epoch as Epoch
-from tutelage.loop import Run, Settings, hash_frozen, mean_losses, start, steps_of
+from tutelage.loop import Run, Settings, hash_frozen, mean_losses, steps_of
 from tutelage.machine import peak_memory
 from tutelage.models.network import Network, weights_of
 from tutelage.models.saved import load_network, metadata_of
@@ -28,7 +28,7 @@ from tutelage.optim import MakeOptimizer
 from tutelage.preparation import prepare as prepare
 from tutelage.records import Records, finished, open_run, read_json, read_records, versions
 from tutelage.schedules import cosine
-from tutelage.tuning import Tuned, choose, from_json
+from tutelage.tuning import Tuned, begin, choose, from_json
 from tutelage.types import Schedule
 from tutelage.world import World, choose_device, largest, lead
 
@@ -76,7 +76,8 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
           optimizer: MakeOptimizer | Mapping[str, MakeOptimizer], rate: Schedule = cosine, warmup_epochs: float = 0,
           accumulate: int = 1, clip_norm: float | None = None, precision: str = "auto", seed: int = 0,
           out: str | Path | None = None, batch_size: int = 128, device: str = "auto",
-          checkpoint_steps: int | None = None, best: bool = False) -> Generator[Epoch, None, None]:
+          checkpoint_steps: int | None = None, best: bool = False, draws: int | None = None,
+          cache: bool | str = "auto", cache_gib: float = 20.0) -> Generator[Epoch, None, None]:
     """Train the networks of `graph`, in place, and yield an `Epoch` after each epoch.
 
     `optimizer` makes an optimizer from parameters, or is a dict of such by node (and "" for all others); its learning
@@ -86,15 +87,16 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
     (float32), "bf16" (autocast; losses stay float32) or "auto" (bf16 on a GPU that has it). With `out` there is a run
     folder; a run found there is resumed, its past epochs are yielded again from the records, and the result has the
     bits of the uninterrupted run. `checkpoint_steps` saves within an epoch too; `best` keeps each network's best
-    weights on validation data, besides the last.
+    weights on validation data, besides the last. `draws` limits how many augmentations of an image there are: epoch e
+    has draw e modulo that. What frozen networks say of a draw is kept in `cache_gib` GiB at most of a folder for all
+    runs if `cache` is true, or "auto" and draws come again or are there already.
     """
     settings = Settings(epochs, optimizer, rate, warmup_epochs, batch_size, accumulate, clip_norm, precision, seed,
-                        checkpoint_steps, best)
+                        checkpoint_steps, best, draws, cache, cache_gib)
     world = World(choose_device(device))
     if out is None:
         tuned = choose(graph, models, data, settings, world)
-        events = steps_of(start(graph, models, data, settings, world, tuned.choices,
-                                compiled_losses=tuned.compiled_losses))
+        events = steps_of(begin(graph, models, data, settings, world, tuned))
     else:
         events = train_in_folder(Path(out), graph, models, data, settings, world)
     with closing(events):
@@ -114,9 +116,9 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
         folder = _open(out, config, data, world, stack, tensorboard)
         done = finished(out)
         tuned = _tuned(out, partial(choose, graph, models, data, settings, world), world)
-        run = start(graph, models, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
+        run = begin(graph, models, data, settings, world, tuned)
         if done is None:
-            yield from _resume(run, folder)
+            yield from _resume(run, folder, tuned)
             yield from _rest(run, folder, interrupted)
         else:
             _take_final_weights(run, out, done)
@@ -152,7 +154,7 @@ def _tuned(out: Path, make: Callable[[], Tuned], world: World) -> Tuned:
     return from_json(read_json(path))
 
 
-def _resume(run: Run, folder: Folder) -> Generator[Epoch, None, None]:
+def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, None]:
     manifest, state, damaged = checkpoint.newest(folder.checkpoints, folder.id)
     if manifest:
         restore(run, manifest, state)
@@ -161,7 +163,8 @@ def _resume(run: Run, folder: Folder) -> Generator[Epoch, None, None]:
         lost = [f"{name} {manifest['versions'].get(name)} -> {now}" for name, now in _conditions(run).items()
                 if manifest and manifest["versions"].get(name) != now]
         folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
-                           computed={node: str(choice) for node, choice in run.choices.items()})
+                           computed={node: str(choice) for node, choice in run.choices.items()}, cached=tuned.cached,
+                           notes=tuned.notes)
     yield from _past(folder.path, run.step)
 
 
@@ -214,7 +217,8 @@ def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
         folder.records.add("epoch", run.step, epoch=epoch.number, losses=dict(epoch.losses),
                            accuracy=dict(epoch.accuracy), metrics=run.scores, learning_rate=rates,
                            seconds=epoch.seconds, images_per_second=epoch.images_per_second,
-                           peak_bytes=peak_memory(run.world.device))
+                           peak_bytes=peak_memory(run.world.device),
+                           notes=[] if run.cache is None else run.cache.notes)
     _save(run, folder)
 
 
@@ -283,8 +287,8 @@ def _write_models(run: Run, folder: Folder) -> dict[str, str]:
         tensors = run.best[node]["tensors"] if node in run.best else weights_of(run.models[node])
         metadata = metadata_of(run.models[node], run.data.classes, node)
         metadata["preprocessing"] = json.dumps(dict(run.data.preprocessing))
+        metadata["sha256"] = weights[node] = fingerprint(tensors)
         write(folder.path / "models" / f"{node}.safetensors", pack(tensors, metadata))
-        weights[node] = fingerprint(tensors)
     return weights
 
 

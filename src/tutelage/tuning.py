@@ -18,16 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.caching import attach, cache_folder, wanted
 from tutelage.data.source import Data
 from tutelage.errors import ResourceError
-from tutelage.files import write_json
+from tutelage.files import fingerprint, write_json
 from tutelage.graph import Ema, Frozen, Graph, Trained
-from tutelage.loop import Settings, on_device
+from tutelage.loop import Run, Settings, set_modes, start
 from tutelage.machine import describe_machine
 from tutelage.models.taps import read
 from tutelage.preparation import prepare, with_followers
 from tutelage.randomness import seeded
-from tutelage.running import Choice, default_choices, is_tapped, lay_out, run, runner
+from tutelage.running import Choice, compute, default_choices, is_tapped, lay_out, on_device, runner
 from tutelage.world import World
 
 FEWEST = 100
@@ -49,37 +50,51 @@ class Tuned:
 
     choices: dict[str, Choice]
     compiled_losses: bool = False
+    cached: bool = False
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
         """For the run folder and the records."""
         return {"choices": {node: asdict(choice) for node, choice in self.choices.items()},
-                "compiled_losses": self.compiled_losses, "seconds": self.seconds, "notes": self.notes}
+                "compiled_losses": self.compiled_losses, "cached": self.cached, "seconds": self.seconds,
+                "notes": self.notes}
 
 
 def from_json(value: Mapping) -> Tuned:
     """What `as_json` wrote."""
     return Tuned({node: Choice(**choice) for node, choice in value["choices"].items()}, value["compiled_losses"],
-                 value["seconds"], value["notes"])
+                 value["cached"], value["seconds"], value["notes"])
 
 
 def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World) -> Tuned:
     """How a new run computes: what is fastest, if `settings.precision` is "auto" and the run is long enough."""
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
-    choices = default_choices(networks, settings.precision, world.device)
+    tuned = Tuned(default_choices(networks, settings.precision, world.device))
     steps = len(data.train.ids) // settings.batch_size * settings.epochs
-    if settings.precision != "auto" or steps < FEWEST:
-        return Tuned(choices)
-    views = ("", *graph.views())
-    (few,) = data.train.batches([torch.arange(2)], draw=0, views=views)
-    # What cannot work is told first.
-    prepare(graph, networks, on_device(few, world.device), settings.seed, data.classes)
-    rows = torch.arange(max(2, settings.batch_size // (world.size * settings.accumulate)))
-    (batch,) = data.train.batches([rows], draw=0)
-    assert isinstance(batch.inputs, Tensor), "one view was asked for"
-    return tune(graph, networks, batch.inputs.to(world.device), len(data.classes), steps * settings.accumulate, choices,
-                memory_folder())
+    if settings.precision == "auto" and steps >= FEWEST:
+        (few,) = data.train.batches([torch.arange(2)], draw=0, views=("", *graph.views()))
+        # What cannot work is told first.
+        prepare(graph, networks, on_device(few, world.device), settings.seed, data.classes)
+        rows = torch.arange(max(2, settings.batch_size // (world.size * settings.accumulate)))
+        (batch,) = data.train.batches([rows], draw=0)
+        assert isinstance(batch.inputs, Tensor), "one view was asked for"
+        tuned = tune(graph, networks, batch.inputs.to(world.device), len(data.classes), steps * settings.accumulate,
+                     tuned.choices, memory_folder())
+    folder = cache_folder(graph, networks, tuned.choices, data, settings, world, memory_folder())
+    tuned.cached = wanted(settings, folder)
+    return tuned
+
+
+def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
+          tuned: Tuned) -> Run:
+    """A run at step 0 that computes as it was tuned."""
+    run = start(graph, models, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
+    folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder())
+    if tuned.cached and folder is not None:
+        set_modes(run)
+        tuned.notes += filter(None, [attach(run, folder)])
+    return run
 
 
 def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classes: int, steps: int,
@@ -162,7 +177,7 @@ def _seconds(graph: Graph, node: str, network: nn.Module, inputs: Tensor, classe
 def _step(network: nn.Module, choice: Choice, inputs: Tensor, labels: Tensor, *, learns: bool) -> None:
     network.train(learns)
     with torch.set_grad_enabled(learns):
-        logits = run(network, choice, inputs, [""])[""]
+        logits = compute(network, choice, inputs, [""])[""]
         if learns:
             F.cross_entropy(logits.float(), labels % logits.shape[-1]).backward()
     network.zero_grad(set_to_none=True)
@@ -171,12 +186,11 @@ def _step(network: nn.Module, choice: Choice, inputs: Tensor, labels: Tensor, *,
 def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: Tensor,
                       choice: Choice) -> bool:
     """Whether a teacher says the same in this format: it is trusted image by image, so its numbers matter."""
-    mode = network.training
+    plain = deepcopy(network).eval()
     with torch.no_grad(), seeded("tuning"):
-        exact = read(network.eval(), inputs, [""])[""].float()
-        copy = runner(network, choice, frozen=True, tapped=is_tapped(graph, node))
-        other = run(copy.eval(), choice, inputs, [""])[""].float()
-    network.train(mode)
+        exact = read(plain, inputs, [""])[""].float()
+        copy = runner(plain, choice, frozen=True, tapped=is_tapped(graph, node))
+        other = compute(copy.eval(), choice, inputs, [""])[""].float()
     if exact.dim() != 2:
         return bool(torch.allclose(exact, other, rtol=1e-2, atol=1e-2))
     log_exact, log_other = (exact / 4).log_softmax(-1), (other / 4).log_softmax(-1)
@@ -212,8 +226,9 @@ def memory_folder() -> Path:
 
 def _key(graph: Graph, node: str, network: nn.Module, inputs: Tensor) -> str:
     shapes = [[name, list(tensor.shape)] for name, tensor in network.state_dict().items()]
+    weights = fingerprint(network.state_dict()) if isinstance(graph.nodes[node], Frozen) else ""  # they must keep it
     words = [describe_machine(str(inputs.device)), type(graph.nodes[node]).__name__, is_tapped(graph, node),
-             str(network), shapes, list(inputs.shape)]
+             str(network), shapes, list(inputs.shape), weights]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 

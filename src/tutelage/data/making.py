@@ -94,4 +94,4 @@ def assembled(name: str, classes: Sequence[str], maker: Maker, splits: Mapping[s
     sources = {split: maker.source(rows, how if split == "train" else plain) for split, rows in splits.items()}
     seal = digest(name, classes, sources, content, rule)
     return Data(name, tuple(classes), maker.shape, sources["train"], sources["validation"], sources.get("test"),
-                preprocessing, seal)
+                preprocessing, seal, repr(how))

@@ -49,6 +49,8 @@ class Data:
     `classes` are the class names in the order of the labels; `shape` is (channels, height, width) of what a
     network receives; `preprocessing` can be written as JSON and turns an image file into that
     (`images.read_image`); `digest` is the SHA-256 of what the data are, see `digest`.
+    `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no cache
+    keeps what a teacher says of a draw.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Data:
     test: Source | None
     preprocessing: Mapping[str, object]
     digest: str
+    augmentation: str = ""
 
 
 def digest(name: str, classes: Sequence[str], splits: Mapping[str, Source | None], content: str, rule: str) -> str:

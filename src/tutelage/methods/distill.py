@@ -5,11 +5,14 @@ the student alone.
 """
 
 from tutelage.divergences import cross_entropy, kl
+from tutelage.errors import UsageError
 from tutelage.graph import Edge, Frozen, Graph, Trained
 
 
 def distill(teacher: str, student: str, *, temperature: float = 4.0, hard: float = 0.5, soft: float = 0.5) -> Graph:
     """The student learns from the labels and from the softened outputs of a frozen teacher."""
+    if teacher == student:
+        raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
     return Graph(
         {teacher: Frozen(), student: Trained()},
         [

@@ -12,6 +12,7 @@ The gradient of each term reaches student s alone. The paper gives w and the thr
 temperatures and the form of the peer term are this project's choice.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -34,6 +35,8 @@ def dual_student(teacher: str, students: Sequence[str], *, temperature: float = 
     teacher's "w" or by "1-w"; `peer_warmup` is the share of the run over which they grow from 0.
     """
     pairs = _pairs(students, peers)
+    if teacher in students:
+        raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
     sure = partial(entropy, temperature=entropy_temperature) if entropy_temperature != 1 else entropy
     weights = {True: sure, False: None, "mean_one": partial(mean_one, of=sure)}
     if uncertainty not in weights:
@@ -41,6 +44,7 @@ def dual_student(teacher: str, students: Sequence[str], *, temperature: float = 
                          expected="true, false or 'mean_one'")
     trust, trust_nodes = _trust(teacher, sure, peer_weighting)
     peer_temperature = temperature if peer_temperature is None else peer_temperature
+    _check(entropy_temperature, peer, peer_warmup)
 
     edges = [Edge("labels", student, cross_entropy, weight=hard) for student in students]
     for student in students:
@@ -50,6 +54,17 @@ def dual_student(teacher: str, students: Sequence[str], *, temperature: float = 
         weight = partial(ramp_up, to=share, until=peer_warmup) if peer_warmup else share
         edges.append(Edge(other, student, kl, weight, peer_temperature, sample_weight=trust))
     return Graph({teacher: Frozen(), **{student: Trained() for student in students}, **trust_nodes}, edges)
+
+
+def _check(entropy_temperature: float, peer: float, peer_warmup: float) -> None:
+    """The numbers that end up in no edge by themselves, so that no edge refuses them."""
+    if not 0 < entropy_temperature < math.inf:
+        raise UsageError("a temperature that cannot be", where="entropy_temperature", found=entropy_temperature,
+                         expected="a number above 0")
+    if peer_warmup and not 0 <= peer < math.inf:
+        raise UsageError("a weight that cannot be", where="peer", found=peer, expected="0 or more")
+    if not 0 <= peer_warmup <= 1:
+        raise UsageError("not a share of the run", where="peer_warmup", found=peer_warmup, expected="0 .. 1")
 
 
 def _pairs(students: Sequence[str], peers: str | Sequence[Sequence[str]]) -> list[tuple[str, str]]:

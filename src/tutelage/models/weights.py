@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, SecurityError
+from tutelage.files import fingerprint
 from tutelage.models.class_names import SHOWN
 from tutelage.models.network import Network, weights_of
 
@@ -46,9 +47,13 @@ def read_weights(path: str | Path, node: str = "model") -> WeightsFile:
     _check_header(file)
     try:
         with safe_open(file, framework="pt") as opened:
-            return WeightsFile(file, {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {})  # noqa: SIM118
+            told = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as problem:
         raise _damaged(file, str(problem)) from None
+    if "sha256" in told and fingerprint(tensors) != told["sha256"]:  # the format itself notices no flipped bit
+        raise _damaged(file, "other numbers than were written, by their SHA-256")
+    return WeightsFile(file, tensors, told)
 
 
 def read_metadata(path: str | Path, node: str = "model") -> Mapping[str, str]:

@@ -1,0 +1,260 @@
+"""A cached teacher: the same images, the same bits, whatever the disk has of it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from toys import SGD, Switch, models
+from tutelage import Edge, Frozen, Graph, Trained, caching, train
+from tutelage.data import Data, from_tensors
+from tutelage.divergences import cross_entropy, kl, mse
+from tutelage.errors import ResourceError, UsageError
+from tutelage.files import fingerprint
+from tutelage.graph import Controller
+from tutelage.methods.dual_student import dual_student
+from tutelage.methods.scratch import scratch
+from tutelage.parts import Projected
+from tutelage.teacher_cache import TeacherCache, decode, encode
+from tutelage.tuning import memory_folder
+
+
+@pytest.fixture(autouse=True)
+def own_memory(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "memory"))
+    return tmp_path / "memory" / "teachers"
+
+
+def data(**options) -> Data:
+    images = torch.randint(0, 255, (56, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return from_tensors((images, torch.arange(56) % 4), validation=0.25, augment="crop-flip", **options)
+
+
+def graph() -> Graph:
+    return dual_student("t", ["a", "b"], uncertainty="mean_one")
+
+
+class Counted:
+    """Networks whose teacher counts the rows it sees in training batches."""
+
+    def __init__(self) -> None:
+        self.models, self.rows = models(), 0
+        self.models["t"].register_forward_hook(self.count)
+
+    def count(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        self.rows += len(inputs[0])
+
+
+def trained(*, epochs: int = 4, draws: int | None = 2, cache: bool | str = True, precision: str = "auto",
+            of: Graph | None = None, **options) -> tuple[list[str], int]:
+    """Hashes of the students, and how many rows of training images the teacher saw.
+
+    42 rows are 3 batches of 12, and a rest that is computed, in a whole batch, when a draw ends.
+    """
+    networks = Counted()
+    for _ in train(of or graph(), networks.models, data(**options), epochs=epochs, optimizer=SGD, batch_size=12,
+                   draws=draws, cache=cache, precision=precision):
+        pass
+    beside = 2 + 14 + (24 if precision == "exact" and cache is not False else 0)  # dry pass, validation, the check
+    return [fingerprint(networks.models[node].state_dict()) for node in "ab"], networks.rows - beside
+
+
+@pytest.mark.parametrize("options", [{}, {"mixup": 0.4}, {"mixup": 0.4, "cutmix": 1.0}], ids=["crop", "mixup", "both"])
+def test_exact_training_has_the_same_bits_online_while_filling_and_from_the_cache(options):
+    online, rows = trained(cache=False, precision="exact", **options)
+    assert rows == 4 * 36
+    assert trained(precision="exact", **options) == (online, 2 * (36 + 12))
+    assert trained(precision="exact", **options) == (online, 0)
+
+
+def test_with_half_the_bits_a_run_that_fills_equals_one_that_looks_up():
+    filling, rows = trained()
+    assert rows == 2 * (36 + 12)
+    assert trained() == (filling, 0)
+    assert trained(cache="auto") == (filling, 0)
+
+
+def test_half_the_bits_move_the_students_by_little(tmp_path):
+    online, cached = Counted().models, Counted().models
+    for networks, cache in ((online, False), (cached, True)):
+        for _ in train(graph(), networks, data(), epochs=1, optimizer=SGD, batch_size=12, cache=cache):
+            pass
+    for one, other in zip(online["a"].parameters(), cached["a"].parameters(), strict=True):
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+
+
+def test_draws_that_come_again_show_the_same_images():
+    seen: dict[int, Tensor] = {}
+    for draw in (0, 1, 0, 1):
+        (batch,) = data().train.batches([torch.arange(42)], draw=draw)
+        assert torch.equal(seen.setdefault(draw, batch.inputs), batch.inputs)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def shards(memory: Path) -> list[Path]:
+    return sorted(path for path in memory.glob("*/draw-*/*") if path.is_dir())
+
+
+def damage(shard: Path, how: str) -> None:
+    values = shard / "values.npy"
+    content = bytearray(values.read_bytes())
+    if how == "flipped":
+        content[-3] ^= 4
+        values.write_bytes(content)
+    elif how == "cut":
+        values.write_bytes(content[:-10])
+    elif how == "empty":
+        values.write_bytes(b"")
+    elif how == "gone":
+        values.unlink()
+    elif how == "manifest":
+        (shard / "manifest.json").write_text("{}")
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "gone", "manifest"])
+def test_a_damaged_block_is_computed_again_and_mended(how, own_memory):
+    right, _ = trained()
+    damage(shards(own_memory)[0], how)
+    assert trained() == (right, 36 + 12)
+    assert trained() == (right, 0)
+
+
+def test_a_block_of_another_key_is_not_used(own_memory):
+    right, _ = trained()
+    other, _ = trained(of=dual_student("t", ["a", "b"], uncertainty=False))
+    (own,) = {shard.parent.parent for shard in shards(own_memory)}  # the students' graph is not part of the key
+    moved = own.with_name("0" * 64)
+    own.rename(moved)
+    assert trained()[0] == right != other
+    shutil.rmtree(next(path for path in own_memory.iterdir() if path != moved))
+    moved.rename(own_memory / own.name)  # back under its name it is read ...
+    assert trained() == (right, 0)
+
+
+def change_teacher(settings: dict) -> None:
+    settings["networks"]["t"][0].weight.data[0] += 1e-3
+
+
+def other_images(settings: dict) -> None:
+    settings["data"] = data(seed=1)
+
+
+def other_mixture(settings: dict) -> None:
+    settings["data"] = data(mixup=0.2)
+
+
+@pytest.mark.parametrize("change", [change_teacher, other_images, other_mixture])
+def test_another_teacher_seed_or_augmentation_has_another_cache(change, own_memory):
+    trained()
+    settings = {"networks": models(), "data": data()}
+    change(settings)
+    for _ in train(graph(), settings["networks"], settings["data"], epochs=2, optimizer=SGD, batch_size=12, cache=True):
+        pass
+    assert len(list(own_memory.iterdir())) == 2
+
+
+def test_a_full_disk_costs_the_cache_and_nothing_else(monkeypatch, own_memory):
+    right, _ = trained(precision="exact", cache=False)
+
+    def full(*args: object) -> None:
+        raise ResourceError("cannot write: No space left on device")
+    monkeypatch.setattr("tutelage.teacher_cache.write_folder", full)
+    assert trained(precision="exact")[0] == right
+    assert not shards(own_memory)
+
+
+def test_a_killed_first_epoch_is_filled_up_after_the_resume(tmp_path, own_memory):
+    def run(out: Path, stop: int | None) -> list[str]:
+        networks = models()
+        for epoch in train(graph(), networks, data(), epochs=3, optimizer=SGD, batch_size=12, draws=1, cache=True,
+                           out=out, checkpoint_steps=2):
+            if epoch.number == stop:
+                break
+        return [fingerprint(networks[node].state_dict()) for node in "ab"]
+
+    right = run(tmp_path / "whole", None)
+    shutil.rmtree(own_memory)
+    run(tmp_path / "broken", 1)
+    shutil.rmtree(own_memory)  # and the disk has forgotten
+    assert run(tmp_path / "broken", None) == right
+
+
+def test_limits_hold_and_the_cache_that_was_used_longest_ago_goes(own_memory):
+    trained()
+    (first,) = own_memory.iterdir()
+    size = sum(path.stat().st_size for path in first.rglob("*") if path.is_file())
+    networks = models()
+    change_teacher({"networks": networks})
+    for _ in train(graph(), networks, data(), epochs=2, optimizer=SGD, batch_size=12, cache=True,
+                   cache_gib=1.2 * size / 2**30):
+        pass
+    (left,) = own_memory.iterdir()
+    assert left != first
+    assert trained(cache=True)[1] == 2 * 48
+
+
+def test_too_small_a_limit_keeps_nothing_and_says_so(own_memory):
+    cache = TeacherCache(own_memory / "key", torch.arange(5), ["t"], frozenset(["t"]), False, limit=10)
+    cache.open(0)
+    cache.look_up(torch.arange(5))
+    rows = cache.record("t", torch.randn(5, 3))
+    cache.finish(write=True)
+    assert "no room within the limit" in cache.notes[0]
+    assert not shards(own_memory)
+    assert torch.equal(cache.look_up(torch.tensor([4]))["t"], rows[4:])  # in memory they serve until the next draw
+
+
+def test_rows_are_found_by_id_in_any_order():
+    ids = torch.tensor([40, 7, 19, 3])
+    cache = TeacherCache(memory_folder() / "k", ids, ["t"], frozenset(["t"]), True, limit=2**30)
+    cache.open(0)
+    rows = torch.arange(12.0).view(4, 3)
+    cache.look_up(ids[:2])
+    cache.record("t", rows[:2])
+    assert cache.look_up(ids) == {}
+    assert sorted(ids[cache.missing(["t"])].tolist()) == [3, 19]
+    cache.look_up(ids[2:])
+    cache.record("t", rows[2:])
+    cache.finish(write=False)
+    assert torch.equal(cache.look_up(ids.flip(0))["t"], rows.flip(0))
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0, 1e4])
+@pytest.mark.parametrize("classes", [2, 100, 1000])
+def test_the_stored_signal_is_within_a_millionth_of_a_nat(scale, classes):
+    logits = scale * torch.randn(256, classes, generator=torch.Generator().manual_seed(0)) + 7 * scale
+    again = decode(*encode(logits, logits=True, exact=False), logits=True)
+    log_p, log_q = logits.double().log_softmax(-1), again.double().log_softmax(-1)
+    assert (log_p.exp() * (log_p - log_q)).sum(-1).mean() <= 1e-6
+    assert torch.equal(logits.argmax(-1), again.argmax(-1))
+    exact = decode(*encode(logits, logits=True, exact=True), logits=True)
+    assert torch.equal(exact, logits)
+
+
+def test_features_are_kept_too_and_views_apart(own_memory):
+    edges = [Edge("labels", "a", cross_entropy), Edge("t.0", "a.0", Projected(mse)), Edge("t@strong", "b@strong", kl)]
+    of = Graph({"t": Frozen(), "a": Trained(), "b": Trained()}, edges)
+    right, _ = trained(of=of, precision="exact", cache=False)
+    assert trained(of=of, precision="exact")[0] == right
+    assert len({path.name for path in shards(own_memory)}) == 2
+    assert trained(of=of, precision="exact")[0] == right
+
+
+def test_where_a_controller_may_change_the_images_nothing_is_kept():
+    assert caching.cached_ends(Graph(graph().nodes, graph().edges, {"c": Controller()})) == ["t"]
+    assert caching.cached_ends(Graph(graph().nodes, graph().edges, {"c": Switch("b")})) == []
+
+
+def test_asking_for_a_cache_without_a_teacher_is_an_error():
+    with pytest.raises(UsageError, match="nothing to cache"):
+        trained(of=scratch("a"))
+
+
+def test_by_itself_a_run_caches_only_draws_that_come_again(own_memory):
+    trained(cache="auto", draws=None)
+    assert not own_memory.exists()
+    trained(cache="auto", draws=3)
+    assert own_memory.exists()

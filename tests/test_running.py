@@ -27,7 +27,7 @@ CPU = World(torch.device("cpu"))
 
 
 class Residual(nn.Module):
-    """Convolutions with norms, a depthwise one, a branch, in-place ReLU and dropout: what a tracer meets in practice."""
+    """Convolutions with norms, a depthwise one, a branch, ReLU in place and dropout: what a tracer often meets."""
 
     def __init__(self, seed: int, classes: int = 4, channels: int = 3) -> None:
         super().__init__()
@@ -143,10 +143,11 @@ def test_a_network_that_cannot_be_traced_is_only_copied():
 def test_a_tapped_network_keeps_its_layers():
     original = Residual(0).eval()
     copy = runner(original, FAST, frozen=True, tapped=True)
-    expected = read(original, images(), ["stem_norm", ""])
+    expected = read(original, images(), ["point", ""])
     with torch.no_grad():
-        found = compute(copy, FAST, images(), ["stem_norm", ""])
-    assert {tap: tensor.dtype for tap, tensor in found.items()} == {"stem_norm": torch.float32, "": torch.float32}
+        found = compute(copy, FAST, images(), ["point", ""])
+    assert isinstance(copy.stem_norm, nn.BatchNorm2d)
+    assert {tap: tensor.dtype for tap, tensor in found.items()} == {"point": torch.float32, "": torch.float32}
     for tap, tensor in found.items():
         torch.testing.assert_close(tensor, expected[tap], rtol=0.03, atol=0.03)
 
@@ -221,8 +222,8 @@ def test_compiling_is_asked_for_only_where_it_is_chosen_and_nothing_is_tapped(mo
 @pytest.mark.parametrize(("graph", "tapped"), [
     (Graph({"t": Frozen(), "a": Trained()}, [Edge("t", "a", kl)]), {"t": False, "a": False}),
     (Graph({"t": Frozen(), "a": Trained()}, [Edge("t.0", "a.0", mse), Edge("t", "a", kl)]), {"t": True, "a": True}),
-    (Graph({"t": Frozen(), "a": Trained(), "c": Computed(("t.0@v", "a"), lambda t, a: a)}, [Edge("labels", "c", cross_entropy)]),
-     {"t": True, "a": False}),
+    (Graph({"t": Frozen(), "a": Trained(), "c": Computed(("t.0@v", "a"), lambda t, a: a)},
+           [Edge("labels", "c", cross_entropy)]), {"t": True, "a": False}),
 ])
 def test_a_network_is_tapped_if_an_edge_or_a_computed_node_reads_inside_it(graph, tapped):
     assert {node: is_tapped(graph, node) for node in tapped} == tapped
@@ -280,8 +281,8 @@ def interrupted(make: object, after: int, folder: object) -> dict[str, str]:
     return finish(second)
 
 
-FUSED = {"SGD": SGD, "AdamW": partial(torch.optim.AdamW, lr=0.01), "Adam": partial(torch.optim.Adam, lr=0.01, amsgrad=True),
-         "Adagrad": partial(torch.optim.Adagrad, lr=0.01)}
+FUSED = {"SGD": SGD, "AdamW": partial(torch.optim.AdamW, lr=0.01),
+         "Adam": partial(torch.optim.Adam, lr=0.01, amsgrad=True), "Adagrad": partial(torch.optim.Adagrad, lr=0.01)}
 
 
 @pytest.mark.parametrize("optimizer", FUSED)
@@ -328,12 +329,14 @@ def test_fused_sgd_equals_sgd_by_hand_in_any_layout(choice):
             torch.testing.assert_close(parameter.double(), weights[name], rtol=1e-4, atol=1e-5)
 
 
-def test_both_layouts_train_to_nearly_the_same_weights():
-    one, other = begin(Choice(), epochs=1), begin(LAST, epochs=1)
+@pytest.mark.parametrize("optimizer", FUSED)
+def test_both_layouts_train_to_nearly_the_same_weights(optimizer):
+    one, other = begin(Choice(), FUSED[optimizer], epochs=1), begin(LAST, FUSED[optimizer], epochs=1)
     finish(one)
     finish(other)
-    for mine, theirs in zip(one.models["a"].parameters(), other.models["a"].parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    for name, mine in one.models["a"].named_parameters():
+        if name != "depth.bias":  # a norm takes it away again: its gradient is rounding alone
+            torch.testing.assert_close(mine, other.models["a"].get_parameter(name), rtol=1e-3, atol=1e-3)
 
 
 def test_an_ema_node_follows_in_the_layout_of_what_it_follows():
@@ -344,7 +347,8 @@ def test_an_ema_node_follows_in_the_layout_of_what_it_follows():
         decay = min(1 - 1 / (update + 1), 0.9)
         for name, followed in run.models["a"].named_parameters():
             average[name] = decay * average[name] + (1 - decay) * followed.detach().double()
-            torch.testing.assert_close(run.models["slow"].get_parameter(name).double(), average[name], rtol=1e-5, atol=1e-6)
+            mine = run.models["slow"].get_parameter(name).double()
+            torch.testing.assert_close(mine, average[name], rtol=1e-5, atol=1e-6)
     assert run.models["slow"].stem.weight.stride() == run.models["a"].stem.weight.stride()
 
 

@@ -154,6 +154,30 @@ def cache(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: 
 
 
 @app.command()
+def bench(recipe: RecipePath, set_: Set = None, plugin: Plugin = None,
+          rounds: Annotated[int, typer.Option(help="How often everything is measured in turn.", min=1)] = 5,
+          only: Annotated[list[str] | None, typer.Option(help="Only this group of rows.")] = None,
+          to: Annotated[Path | None, typer.Option(help="Write the table as JSON here.")] = None,
+          as_json: Json = False, debug: Debug = False) -> None:
+    """Measure how fast this is on your machine, as ratios to the best floor and to a naive loop.
+
+    tutelage bench recipes/cifar100/dual_student.toml --to bench.json
+    """
+    from tutelage.benching import bench_recipe
+    from tutelage.config import read_recipe
+    from tutelage.files import write_json
+    from tutelage.world import World, choose_device
+
+    words = read_recipe(recipe, set_ or [], plugins=plugin or [])
+    result = bench_recipe(words, World(choose_device(words.train.device)), rounds, only, where=recipe,
+                          tell=(lambda line: None) if as_json else _say)
+    if to is not None:
+        write_json(to, result)
+    if as_json:
+        _say(json.dumps(result))
+
+
+@app.command()
 def methods(names: Annotated[bool, typer.Option("--names", help="Only the names.")] = False,
             as_json: Json = False, debug: Debug = False) -> None:
     """List the methods: name, one line, paper.

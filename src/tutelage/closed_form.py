@@ -12,7 +12,7 @@ the reference that this page is tested against.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -75,45 +75,48 @@ def _has_closed_form(edge: Edge, outputs: Outputs, labels: Tensor) -> bool:
 
 
 def _are_labels_of(student: Tensor, labels: Tensor) -> bool:
-    if labels.is_floating_point():
-        return labels.shape == student.shape
-    if labels.device.type != "cpu":  # away from the CPU nothing is waited for
-        return True
-    least, most = labels.aminmax()
-    return -1 <= int(least) and int(most) < student.shape[1]
+    return not labels.is_floating_point() or labels.shape == student.shape
 
 
 def _closed(edges: Sequence[Edge], outputs: Outputs, labels: Tensor, weights: Mapping[str, float],
             compiled: bool) -> Sequence[Tensor]:
     if not edges:
         return ()
-    ends = list(dict.fromkeys([*(e.student for e in edges), *(e.teacher for e in edges if e.teacher != "labels")]))
-    places = {end: place for place, end in enumerate(ends)}
-    rows: list[Tensor] = []
-    terms = tuple(Term(places[edge.student], places.get(edge.teacher), edge.temperature,
-                       _options(edge.divergence).get("smoothing", 0.0), _weight(edge, outputs, labels, rows))
-                  for edge in edges)
+    ends, terms, weighted = _plan(tuple(edges))
+    rows = [_rows(edge, outputs, labels) for edge in weighted]
     scale = [weights[edge.name] for edge in edges]
     return _ClosedForm.apply(terms, compiled, labels, rows, scale, *(outputs[end] for end in ends)).unbind()
+
+
+@lru_cache(maxsize=64)
+def _plan(edges: tuple[Edge, ...]) -> tuple[tuple[str, ...], tuple[Term, ...], tuple[Edge, ...]]:
+    """The ends that the edges read, the edges as terms of these, and those whose sample weights are worked out here."""
+    ends = tuple(dict.fromkeys([*(e.student for e in edges), *(e.teacher for e in edges if e.teacher != "labels")]))
+    places = {end: place for place, end in enumerate(ends)}
+    terms, weighted = [], []
+    for edge in edges:
+        weight: int | Certainty | None = None
+        if unbound(edge.sample_weight) is entropy:
+            options = _options(edge.sample_weight)
+            weight = Certainty(options.get("temperature", 1.0), options.get("power", 1.0))
+        elif edge.sample_weight is not None:
+            weight = len(weighted)
+            weighted.append(edge)
+        smoothing = _options(edge.divergence).get("smoothing", 0.0)
+        terms.append(Term(places[edge.student], places.get(edge.teacher), edge.temperature, smoothing, weight))
+    return ends, tuple(terms), tuple(weighted)
 
 
 def _options(function: object) -> dict:
     return function.keywords if isinstance(function, partial) else {}
 
 
-def _weight(edge: Edge, outputs: Outputs, labels: Tensor, rows: list[Tensor]) -> int | Certainty | None:
-    weight = edge.sample_weight
-    if weight is None:
-        return None
-    if unbound(weight) is entropy:
-        options = _options(weight)
-        return Certainty(options.get("temperature", 1.0), options.get("power", 1.0))
-    if isinstance(weight, str):
-        rows.append(outputs[weight].detach())
-    else:
-        teacher = labels if edge.teacher == "labels" else outputs[edge.teacher].detach()
-        rows.append(weight(outputs[edge.student].detach(), teacher, labels).detach())
-    return len(rows) - 1
+def _rows(edge: Edge, outputs: Outputs, labels: Tensor) -> Tensor:
+    if isinstance(edge.sample_weight, str):
+        return outputs[edge.sample_weight].detach()
+    assert edge.sample_weight is not None, "only edges with a sample weight come here"
+    teacher = labels if edge.teacher == "labels" else outputs[edge.teacher].detach()
+    return edge.sample_weight(outputs[edge.student].detach(), teacher, labels).detach()
 
 
 class _ClosedForm(torch.autograd.Function):

@@ -165,6 +165,7 @@ def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
         keep_memory()
     rows = len(data.train.ids)
     _check_batches(rows, settings, world)
+    _check_labels(data)
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
     few = on_device(few, world.device)
@@ -172,9 +173,9 @@ def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     for module in [*prepared.controllers.values(), *prepared.parts().values()]:
         module.to(world.device)
     run = Run(prepared, networks, data, settings, world, {}, rows // settings.batch_size)
-    run.optimizers = make_optimizers(settings.optimizer, run.learners)
     run.choices = dict(choices or default_choices(networks, settings.precision, world.device))
     run.runners = running.runners(prepared, networks, run.choices, few, world)
+    run.optimizers = make_optimizers(settings.optimizer, run.learners)  # now that weights lie as they will
     run.readers, run.healthy = readers(run), run.healthy.to(world.device)
     if settings.precision != "exact":
         run.losses = partial(closed_form.losses, compiled=compiled_losses)
@@ -351,6 +352,13 @@ def _check_batches(rows: int, settings: Settings, world: World) -> None:
     if settings.batch_size % (world.size * settings.accumulate):
         raise UsageError("a batch that cannot be shared out evenly", where="batch_size", found=settings.batch_size,
                          expected=f"a multiple of ranks x accumulate = {world.size} x {settings.accumulate}")
+
+
+def _check_labels(data: Data) -> None:
+    least, most = (int(end) for end in data.train.labels.aminmax())
+    if least < -1 or most >= len(data.classes):
+        raise DataError("labels out of range", where="training data", found=f"{least} .. {most}",
+                        expected=f"-1 (no label) .. {len(data.classes) - 1}")
 
 
 def _check_batchnorm(run: Run) -> None:

@@ -11,11 +11,10 @@ from scipy.stats import beta, chisquare, kstest
 from tutelage.data.augment import (
     Augmentation,
     crop_and_flip,
-    crop_corners,
-    flips,
     mix_images,
     mix_labels,
     mixture,
+    movements,
     unit_range,
 )
 from tutelage.data.memory import MemorySource, in_memory
@@ -40,8 +39,7 @@ def test_crop_and_flip_are_those_of_pillow():
     padded = torch.nn.functional.pad(images, [3] * 4)
     rows = torch.randperm(40)
     result = crop_and_flip(padded, rows, ids[rows], how, draw=2, view="a")
-    tops, lefts = crop_corners(ids[rows], how, 2, "a")
-    mirrored = flips(ids[rows], how, 2, "a")
+    tops, lefts, mirrored = movements(ids[rows], how, 2, "a")
     for place, row in enumerate(rows.tolist()):
         image = ImageOps.expand(Image.fromarray(images[row].permute(1, 2, 0).numpy()), 3)
         left, top = int(lefts[place]), int(tops[place])
@@ -54,7 +52,7 @@ def test_crop_and_flip_are_those_of_pillow():
 
 def test_every_corner_is_as_likely_as_any_other():
     ids = torch.arange(81 * 200)
-    top, left = crop_corners(ids, Augmentation(padding=4), 0, "")
+    top, left, _ = movements(ids, Augmentation(padding=4), 0, "")
     counts = torch.bincount(top * 9 + left, minlength=81)
     assert len(counts) == 81
     assert chisquare(counts.numpy()).pvalue > 0.001
@@ -62,10 +60,10 @@ def test_every_corner_is_as_likely_as_any_other():
 
 def test_half_of_the_images_are_flipped_and_independently_of_the_crop():
     ids, how = torch.arange(40_000), Augmentation(padding=4, flip=True)
-    mirrored = flips(ids, how, 0, "").double()
-    assert abs(mirrored.mean() - 0.5) < 0.01
-    for other in (*crop_corners(ids, how, 0, ""), flips(ids, how, 1, ""), flips(ids, how, 0, "b")):
-        assert abs(torch.corrcoef(torch.stack([mirrored, other.double()]))[0, 1]) < 0.02
+    top, left, mirrored = movements(ids, how, 0, "")
+    assert abs(mirrored.double().mean() - 0.5) < 0.01
+    for other in (top, left, movements(ids, how, 1, "")[2], movements(ids, how, 0, "b")[2]):
+        assert abs(torch.corrcoef(torch.stack([mirrored.double(), other.double()]))[0, 1]) < 0.02
 
 
 @pytest.mark.parametrize("how", [Augmentation(padding=2, flip=True), Augmentation(padding=2, flip=True, mixup=0.4),

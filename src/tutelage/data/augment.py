@@ -63,28 +63,38 @@ def crop_and_flip(padded: Images, rows: Int[Tensor, " out"], ids: Int[Tensor, " 
 
     With `draw=None` the centre of each, as it is.
     """
-    height, width = (side - 2 * how.padding for side in padded.shape[2:])
-    if draw is None or how.padding == 0:
-        images = padded[rows, :, how.padding:how.padding + height, how.padding:how.padding + width]
-    else:
-        top, left = crop_corners(ids, how, draw, view)
-        # All crops as a view without a copy, [N, C, 2 padding + 1, 2 padding + 1, H, W]; then one gather.
-        images = padded.unfold(2, height, 1).unfold(3, width, 1)[rows, :, top, left]
-    if draw is not None and how.flip:
-        images = torch.where(flips(ids, how, draw, view)[:, None, None, None], images.flip(-1), images)
+    border = how.padding
+    height, width = (side - 2 * border for side in padded.shape[2:])
+    if draw is None or not (border or how.flip):
+        return padded.index_select(0, rows)[:, :, border:border + height, border:border + width]
+    top, left, mirrored = movements(ids, how, draw, view)
+    images = _windows(padded, rows, top, left, height, width) if border else padded.index_select(0, rows)
+    if how.flip:
+        # Both, and of the two the right one: copies of whole images, much cheaper than a choice for each number.
+        places = torch.arange(len(ids), device=ids.device) + len(ids) * mirrored
+        images = torch.cat((images, images.flip(-1))).index_select(0, places)
     return images
 
 
-def crop_corners(ids: Int[Tensor, " batch"], how: Augmentation, draw: int,
-                 view: str) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
-    """The top and left edge of each row's crop in its padded image: whole numbers in 0 .. 2 padding."""
-    corners = (uniform(derive(how.seed, "crop", draw, view), ids, 2) * (2 * how.padding + 1)).long()
-    return corners[:, 0], corners[:, 1]
+def _windows(padded: Tensor, rows: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
+    """padded[rows[i], :, top[i] : top[i] + height, left[i] : left[i] + width], for all i: [out, C, height, width].
+
+    A crop is copied in one piece from its first number to its last, then seen with the row length of its source.
+    """
+    channels, rows_below, line = padded.shape[1:]
+    flat, length = padded.reshape(-1), (height - 1) * line + width
+    planes = rows[:, None] * channels + torch.arange(channels, device=rows.device)
+    starts = planes * (rows_below * line) + (top * line + left)[:, None]
+    pieces = flat.as_strided((flat.numel() - length + 1, length), (1, 1)).index_select(0, starts.reshape(-1))
+    return pieces.as_strided((len(rows), channels, height, width), (channels * length, length, line, 1))
 
 
-def flips(ids: Int[Tensor, " batch"], how: Augmentation, draw: int, view: str) -> Bool[Tensor, " batch"]:
-    """Which rows are mirrored."""
-    return uniform(derive(how.seed, "flip", draw, view), ids, 1)[:, 0] < 0.5
+def movements(ids: Int[Tensor, " batch"], how: Augmentation, draw: int,
+              view: str) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Of each row's crop the top and left edge in its padded image, 0 .. 2 padding; and whether it is mirrored."""
+    odds = uniform(derive(how.seed, "crop", draw, view), ids, 3)
+    top, left = (odds[:, :2] * (2 * how.padding + 1)).long().unbind(1)
+    return top, left, odds[:, 2] < 0.5
 
 
 def mixture(ids: Int[Tensor, " batch"], how: Augmentation, *, draw: int, rows: int, size: tuple[int, int]) -> Mixture:

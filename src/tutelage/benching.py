@@ -1,0 +1,123 @@
+"""A recipe on the bench: its networks and images, what the machine is, and the table of all rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from tutelage import benchmarking
+from tutelage.benchmarking import Row
+from tutelage.caching import cached_ends
+from tutelage.config import Recipe, graph_of, settings_of
+from tutelage.data import Data, from_tensors
+from tutelage.data.load import load as load_data
+from tutelage.errors import DataError, ModelError, UsageError, unknown
+from tutelage.graph import Frozen, Trained
+from tutelage.jobs import Job
+from tutelage.loop import Settings
+from tutelage.machine import describe_machine, keep_memory, peak_memory
+from tutelage.models.architecture import Architecture
+from tutelage.models.build import build
+from tutelage.records import versions
+from tutelage.running import default_choices
+from tutelage.tuning import Tuned, memory_folder, tune
+from tutelage.world import World
+
+GROUPS = ("losses", "augmentation", "overhead", "dual", "students")
+
+
+def bench_recipe(recipe: Recipe, world: World, rounds: int, only: Sequence[str] | None = None, *,
+                 where: object = "recipe", tell: Callable[[str], None] = print) -> dict[str, object]:
+    """Every row, told as it is found; with the machine, versions and choices as JSON-able words."""
+    for group in only or ():
+        if group not in GROUPS:
+            raise unknown("group of rows", group, GROUPS, where="--only")
+    groups = [group for group in GROUPS if not only or group in only]
+    if world.device.type == "cpu":
+        keep_memory()
+    job, notes, tuned = None, list[str](), None
+    if {"dual", "students"} & set(groups):
+        job, notes = _job(recipe, world, where)
+        tuned = _tuned(job, world)
+    for line in [describe_machine(str(world.device)), *notes, *(tuned.notes if tuned else [])]:
+        tell(line)
+    for node, choice in (tuned.choices if tuned else {}).items():
+        tell(f"{node}: {choice}")
+    rows = []
+    for row in _rows(groups, job, tuned, world, rounds):
+        tell(f"{row.name:<58} {row.value:7.2f}  [{row.least:.2f}, {row.most:.2f}]  reach {row.reach:<8}"
+             f"{'reached' if row.reached else 'NOT reached'}{f'  ({row.note})' if row.note else ''}")
+        rows.append(row.as_json())
+    return {"machine": describe_machine(str(world.device)), "versions": versions(), "rounds": rounds, "notes": notes,
+            "tuned": tuned.as_json() if tuned else None, "peak_bytes": peak_memory(world.device), "rows": rows}
+
+
+def _rows(groups: Sequence[str], job: Job | None, tuned: Tuned | None, world: World, rounds: int) -> Iterator[Row]:
+    if "losses" in groups:
+        yield from benchmarking.loss_rows(world.device, rounds)
+    if "augmentation" in groups:
+        yield from benchmarking.augmentation_rows(world.device, rounds)
+    if "overhead" in groups:
+        yield from benchmarking.overhead_rows(world, rounds)
+    if job is None or tuned is None:
+        return
+    settings = _settings(job)
+    if "dual" in groups:
+        yield from benchmarking.dual_rows(job.graph, job.models, job.data, settings, tuned, world, rounds)
+    if "students" in groups:
+        student, teacher = job.graph.named(Trained)[0], job.graph.named(Frozen)[0]
+        yield from benchmarking.student_rows(job.models[student], job.models[teacher], job.data, settings,
+                                             tuned.choices[student], world, rounds)
+
+
+def _job(recipe: Recipe, world: World, where: object) -> tuple[Job, list[str]]:
+    """The recipe made real; images and weights that are not here are replaced, and that is said."""
+    graph, notes = graph_of(recipe, where), []
+    if len(graph.named(Frozen)) != 1 or not cached_ends(graph):
+        raise UsageError("the bench compares recipes with one frozen teacher", where=where,
+                         found=f"{len(graph.named(Frozen))} frozen networks")
+    settings = settings_of(recipe, graph)
+    try:
+        data = load_data(recipe.data, seed=recipe.train.seed, device=world.device)
+    except DataError as error:
+        notes.append(f"the images are noise: {error.what}")
+        data = _noise(recipe, settings, world)
+    models = {}
+    for node, arch in recipe.models.items():
+        try:
+            models[node] = _built(recipe, node, arch, data)
+        except ModelError as error:
+            notes.append(f"{node} has random weights: {error.what}")
+            plain = replace(arch, weights=None, pretrained=False, head="strict", classes=None)
+            models[node] = _built(recipe, node, plain, data)
+    return Job(recipe, graph, models, data, settings), notes
+
+
+def _built(recipe: Recipe, node: str, arch: Architecture, data: Data) -> nn.Module:
+    return build(arch, class_names=data.classes, channels=data.shape[0], name=node, seed=recipe.train.seed,
+                 plugins=recipe.plugins)
+
+
+def _noise(recipe: Recipe, settings: Settings, world: World) -> Data:
+    """Images of the recipe's shape and number of classes, for a recipe whose images are not here."""
+    quick = load_data(recipe.data, device=world.device, quick=True)
+    count, generator = 5 * settings.batch_size, torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, *quick.shape), dtype=torch.uint8, generator=generator)
+    return from_tensors((images, torch.arange(count) % len(quick.classes)), validation=0.2, classes=quick.classes,
+                        augment="crop-flip", device=world.device)
+
+
+def _settings(job: Job) -> Settings:
+    return replace(job.settings, accumulate=1, cache=True, checkpoint_steps=None)
+
+
+def _tuned(job: Job, world: World) -> Tuned:
+    networks = {node: network.to(world.device) for node, network in job.models.items()}
+    settings, rows = job.settings, torch.arange(job.settings.batch_size)
+    (batch,) = job.data.train.batches([rows], draw=0)
+    assert isinstance(batch.inputs, torch.Tensor), "one view was asked for"
+    steps = len(job.data.train.ids) // settings.batch_size * settings.epochs
+    choices = default_choices(networks, settings.precision, world.device)
+    return tune(job.graph, networks, batch.inputs.to(world.device), len(job.data.classes), steps, choices,
+                memory_folder())

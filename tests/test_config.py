@@ -181,8 +181,8 @@ def test_a_complaint_about_the_graph_tells_file_and_edge(refused, tmp_path, old,
     "run.plugins=os", "run.quick=perhaps",
 ])
 def test_a_value_of_the_wrong_type_is_refused(refused, override):
-    assert refused(METHOD, override).what.startswith(("a value of the wrong type", "unknown", "an optimizer", "not ", "[")
-                                                     )
+    says = ("a value of the wrong type", "unknown method '7'", "unknown key 'a'", "an optimizer", "[models.a] must be")
+    assert refused(METHOD, override).what.startswith(says)
 
 
 @pytest.mark.parametrize(("old", "new"), [
@@ -232,7 +232,7 @@ def test_a_number_out_of_range_is_refused(refused, key, value):
     ("method.students=['a', 'c']", "unknown network 'c'"),
     ("method.teacher=c", "unknown network 'c'"),
     ("method.teacher=a", "cannot be its own teacher"),
-    ("method.teacher=labels", "not a name for a node"),
+    ("method.teacher=labels", "labels have no temperature"),
     ("models.c.arch=resnet8", "does not use the network 'c'"),
     ("method.peers=[['a']]", "not a set of peers"),
     ("method.peers=[['a', 'b'], ['a', 'b']]", "two edges of one name"),
@@ -283,7 +283,7 @@ def test_a_graph_that_cannot_be_is_refused(refused, old, new, says):
     ("train = 3\n" + METHOD[: METHOD.index("[train]")], "[train] must be a table"),
     ("models = []\n" + METHOD[METHOD.index("[method]"):] + METHOD[: METHOD.index("[models.t]")],
      "[models] must be a table"),
-    ("edges = [1]\n" + GRAPH[: GRAPH.index("[[edges]]")], "not a table"),
+    ("edges = [1]\n" + GRAPH[: GRAPH.index("[[edges]]")], "[edges] must be tables"),
     ("a = = 1", "not TOML"),
     (METHOD + "epochs = 5\n", "not TOML"),
     (METHOD + "[data]\n", "not TOML"),
@@ -343,11 +343,11 @@ def test_paths_are_seen_from_the_recipe_whatever_the_working_directory_is(tmp_pa
     monkeypatch.setenv("LAB", str(tmp_path / "lab"))
     monkeypatch.chdir(tmp_path / "elsewhere")
     path = Path(os.path.relpath(tmp_path / "recipes" / "recipe.toml"))
-    for written, meant in (("../runs/t", tmp_path / "runs" / "t"), ("t.safetensors", tmp_path / "recipes/t.safetensors"),
-                         ("~/t", tmp_path / "home" / "t"), ("$LAB/t", tmp_path / "lab" / "t"), ("/runs/t", "/runs/t")):
+    for written, meant in (("../runs/t", "runs/t"), ("t.safetensors", "recipes/t.safetensors"), ("~/t", "home/t"),
+                           ("$LAB/t", "lab/t"), ("/runs/t", "/runs/t")):
         path.write_text(METHOD.replace("runs/t", written), encoding="utf-8")
         found = read_recipe(path, ["models.a.classes=by-name", "models.b.classes=names.txt"])
-        assert found.models["t"].weights == str(meant)
+        assert found.models["t"].weights == str(tmp_path / meant)
         assert found.models["a"].classes == "by-name"
         assert found.models["b"].classes == str(tmp_path / "recipes" / "names.txt")
     assert read_recipe(path, ["data.name=folder", "data.root=images"]).data.root == str(tmp_path / "recipes/images")

@@ -53,7 +53,8 @@ def test_the_first_bad_step_is_named_with_its_ends_and_its_samples(by):
 
 def test_several_bad_ends_are_all_named_and_ten_samples_at_most():
     guard, rows = Guard(), torch.full((30, 2), float("nan"))
-    guard.watch(0, ("x",), rows.sum()[None], {"a": rows, "b.0": rows[:, 0], "fine": torch.zeros(30, 2)}, torch.arange(30))
+    outputs = {"a": rows, "b.0": rows[:, 0], "fine": torch.zeros(30, 2)}
+    guard.watch(0, ("x",), rows.sum()[None], outputs, torch.arange(30))
     assert told(guard) == ("step 0", f"outputs of a, b.0 for samples {list(range(10))}")
 
 
@@ -128,28 +129,25 @@ def test_a_run_stops_at_its_first_bad_step_with_the_weights_of_the_step_before(a
 
 
 OPTIMIZERS = {
-    "fused SGD": SGD, "fused AdamW": partial(torch.optim.AdamW, lr=0.01), "fused Adam": partial(torch.optim.Adam, lr=0.01),
-    "fused Adagrad": partial(torch.optim.Adagrad, lr=0.01), "RMSprop": partial(torch.optim.RMSprop, lr=0.01),
-    "NAdam": partial(torch.optim.NAdam, lr=0.01), "damped SGD": partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5),
+    "fused SGD": SGD, "fused AdamW": partial(torch.optim.AdamW, lr=0.01),
+    "fused Adam": partial(torch.optim.Adam, lr=0.01), "fused Adagrad": partial(torch.optim.Adagrad, lr=0.01),
+    "RMSprop": partial(torch.optim.RMSprop, lr=0.01), "NAdam": partial(torch.optim.NAdam, lr=0.01),
+    "damped SGD": partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5),
 }
 
 
-@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("at", [0, 1])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_after_a_bad_number_nothing_moves_any_more_however_late_it_is_read(monkeypatch, optimizer, at):
+def test_after_a_bad_number_no_weight_moves_any_more_however_late_it_is_read(monkeypatch, optimizer, at):
     job = broken(at, OPTIMIZERS[optimizer])
     assert optimizer.startswith("fused") == bool(job.optimizers["a"].defaults.get("fused"))
     monkeypatch.setattr(job.guard, "read", lambda: None)  # a GPU's loop reads once a second
-    before, weights = None, []
+    weights = [{node: fingerprint(net.state_dict()) for node, net in job.models.items()}]
     for _ in steps_of(job):
-        weights.append({node: state for node, state in moving(job).items() if node != "slots"})
-        if job.step == job.steps_per_epoch:
-            break
-    before = {node: fingerprint(net.state_dict()) for node, net in broken(at).models.items()} if at == 0 else weights[at - 1]
-    assert len(weights) == job.steps_per_epoch
-    assert job.steps_per_epoch > at + 1
-    assert all(held == before for held in weights[at:])
-    assert at == 0 or weights[0] != weights[1]
+        weights.append({node: fingerprint(net.state_dict()) for node, net in job.models.items()})
+    assert len(weights) == job.steps + 1
+    assert weights[0] != weights[1] or at == 0
+    assert all(held == weights[at] for held in weights[at + 1:])
     assert not bool(job.healthy)
 
 
@@ -269,7 +267,7 @@ def test_the_losses_told_of_an_epoch_are_means_over_the_steps_in_which_an_edge_w
     def spied(*args):
         terms = inside(*args)
         for name, term in terms.items():
-            sums.setdefault(name, []).append(float(term))
+            sums.setdefault(name, []).append(float(term.detach()))
         return terms
 
     monkeypatch.setattr(job, "losses", spied)

@@ -85,10 +85,10 @@ def test_an_allocator_that_refuses_is_told_apart(monkeypatch):
 def test_the_peak_grows_with_what_is_held_stays_when_it_is_freed_and_begins_with_this_process():
     ballast = torch.ones(600 * MIB // 4)  # of the parent: a child's peak has nothing to do with it
     first, held, second, more, after = map(int, python(GROW))
-    assert first >= held > 50 * MIB
+    assert first + 8 * MIB >= held > 50 * MIB  # the kernel counts pages a little late
     assert second - first > 150 * MIB
-    assert second >= more
-    assert after >= second
+    assert second + 8 * MIB >= more > held + 150 * MIB
+    assert after + 8 * MIB >= second
     assert first < held + 100 * MIB
     assert len(ballast)
 

@@ -115,6 +115,7 @@ def test_norms_are_folded_into_the_convolutions_before_them():
     by_hand = fuse_conv_bn_eval(original.stem, original.stem_norm)
     torch.testing.assert_close(copy.stem.weight, by_hand.weight)
     torch.testing.assert_close(copy.stem.bias, by_hand.bias)
+    assert not copy.stem.weight.is_contiguous(), "it lies in the layout of the choice"
 
 
 @pytest.mark.parametrize("make", [Residual, OneLayerTwice, Branching])

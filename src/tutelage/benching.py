@@ -24,6 +24,10 @@ from tutelage.running import default_choices
 from tutelage.tuning import Tuned, memory_folder, tune
 from tutelage.world import World
 
+BATCHES = 4
+"""How many batches of images the steps go round; a recipe's epoch has more, and each of them costs the same."""
+STEPS = 10_000
+"""The length of the run that the networks are tuned for."""
 GROUPS = ("losses", "augmentation", "overhead", "dual", "students")
 
 
@@ -72,14 +76,15 @@ def _rows(groups: Sequence[str], job: Job | None, tuned: Tuned | None, world: Wo
 
 
 def _job(recipe: Recipe, world: World, where: object) -> tuple[Job, list[str]]:
-    """The recipe made real; images and weights that are not here are replaced, and that is said."""
+    """The recipe made real, with few images; images and weights that are not here are replaced, and that is said."""
     graph, notes = graph_of(recipe, where), []
     if len(graph.named(Frozen)) != 1 or not cached_ends(graph):
         raise UsageError("the bench compares recipes with one frozen teacher", where=where,
                          found=f"{len(graph.named(Frozen))} frozen networks")
     settings = settings_of(recipe, graph)
     try:
-        data = load_data(recipe.data, seed=recipe.train.seed, device=world.device)
+        few = replace(recipe.data, limit=BATCHES * settings.batch_size)
+        data = load_data(few, seed=recipe.train.seed, device=world.device)
     except DataError as error:
         notes.append(f"the images are noise: {error.what}")
         data = _noise(recipe, settings, world)
@@ -102,9 +107,9 @@ def _built(recipe: Recipe, node: str, arch: Architecture, data: Data) -> nn.Modu
 def _noise(recipe: Recipe, settings: Settings, world: World) -> Data:
     """Images of the recipe's shape and number of classes, for a recipe whose images are not here."""
     quick = load_data(recipe.data, device=world.device, quick=True)
-    count, generator = 5 * settings.batch_size, torch.Generator().manual_seed(0)
+    count, generator = 2 * BATCHES * settings.batch_size, torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, *quick.shape), dtype=torch.uint8, generator=generator)
-    return from_tensors((images, torch.arange(count) % len(quick.classes)), validation=0.2, classes=quick.classes,
+    return from_tensors((images, torch.arange(count) % len(quick.classes)), validation=0.5, classes=quick.classes,
                         augment="crop-flip", device=world.device)
 
 
@@ -117,7 +122,6 @@ def _tuned(job: Job, world: World) -> Tuned:
     settings, rows = job.settings, torch.arange(job.settings.batch_size)
     (batch,) = job.data.train.batches([rows], draw=0)
     assert isinstance(batch.inputs, torch.Tensor), "one view was asked for"
-    steps = len(job.data.train.ids) // settings.batch_size * settings.epochs
     choices = default_choices(networks, settings.precision, world.device)
-    return tune(job.graph, networks, batch.inputs.to(world.device), len(job.data.classes), steps, choices,
+    return tune(job.graph, networks, batch.inputs.to(world.device), len(job.data.classes), STEPS, choices,
                 memory_folder())

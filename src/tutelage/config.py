@@ -162,7 +162,7 @@ def method_names() -> list[str]:
 def method(name: str, where: object = None) -> Callable[..., Graph]:
     """The function of a method, by its name."""
     if name not in method_names():
-        raise unknown("method", str(name), method_names(), where=where)
+        raise unknown("method", name, method_names(), where=where)
     return vars(import_module(f"tutelage.methods.{name}"))[name]
 
 
@@ -215,7 +215,8 @@ def _recipe(tables: dict[str, Any], source: _Source, *, quick: bool, plugins: li
     for name, table in tables.items():
         if name not in TABLES:
             raise unknown("table", name, TABLES, where=source.where("", name))
-        if not isinstance(table, list if name == "edges" else Mapping):
+        each = table if name == "edges" else [table]
+        if not isinstance(each, list) or not all(isinstance(one, dict) for one in each):
             raise UsageError(f"[{name}] must be {'tables, [[edges]]' if name == 'edges' else 'a table'}",
                              where=source.where("", name), found=repr(table))
     for name in ("data", "models"):
@@ -285,7 +286,7 @@ def _from_method(table: Mapping[str, Any], where: str) -> Graph:
     options = {key: value for key, value in table.items() if key != "name"}
     if "name" not in table:
         raise UsageError("the key 'name' is missing", where=where, expected=f"one of: {', '.join(method_names())}")
-    function = method(table["name"], where)
+    function = method(str(table["name"]), where)
     arguments = _typed(options, inspect.signature(function).parameters, f"option of {table['name']}", where)
     return _told(lambda: function(**arguments), where)
 
@@ -340,8 +341,6 @@ def _kind(value: Any, where: str) -> Kind:
 
 
 def _edge(table: Mapping[str, Any], where: str) -> Edge:
-    if not isinstance(table, Mapping):
-        raise UsageError("not a table", where=where, found=repr(table))
     made = dict(table)
     if "divergence" in made:
         made["divergence"] = _function(divergences, made["divergence"], "divergence", where, parts)

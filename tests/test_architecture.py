@@ -151,7 +151,7 @@ def unsafe(source: str) -> set[str]:
 
 
 @each_page
-def test_nothing_here_can_run_what_a_file_says(page):
+def test_trap_33_nothing_here_can_run_what_a_file_says(page):
     assert not unsafe(PAGES[page].read_text())
 
 

@@ -96,6 +96,8 @@ def changed(old: str, new: str, text: str = GRAPH) -> str:
 @pytest.mark.parametrize(("override", "what", "meant"), [
     ("dta.name=digits", "unknown table 'dta'", "data"),
     ("data.batchsize=8", "unknown key 'batchsize'", "batch_size"),
+    ("data.name=digit", "unknown name 'digit'", "digits"),
+    ("data.augment=randaugmnt", "unknown augment 'randaugmnt'", "randaugment"),
     ("models.a.weigths=x", "unknown key 'weigths'", "weights"),
     ("models.a.stem=cifra", "unknown stem 'cifra'", "cifar"),
     ("models.a.head=nwe", "unknown head 'nwe'", "new"),
@@ -171,7 +173,7 @@ def test_a_complaint_about_the_graph_tells_file_and_edge(refused, tmp_path, old,
 
 @pytest.mark.parametrize("override", [
     "data.name=3", "data.batch_size=many", "data.download=perhaps", "data.root=3", "data.workers=lots",
-    "data.augment=blur", "data.name=digit",
+    "data.augment=7",
     "models.a.arch=8", "models.a.weights=1", "models.a.mean=0.5", "models.a.options=8", "models.a=resnet8",
     "method.name=7", "method.teacher=1", "method.students=a", "method.students=[1, 2]", "method.students=2",
     "method.temperature=warm", "method.uncertainty=[]", "method.peers=1",
@@ -450,7 +452,7 @@ def test_whatever_numbers_are_written_the_resolved_recipe_reads_back_as_itself(t
     assert read_recipe(path) == first
 
 
-def test_every_setting_reaches_the_loop(read):
+def test_trap_29_every_setting_reaches_the_loop(read):
     loop = read(METHOD.replace("epochs = 4", """epochs = 9
 seed = 3
 schedule = { name = "step", at = [0.5], factor = 0.5 }

@@ -267,7 +267,8 @@ def test_peers_may_be_weighted_by_the_teachers_certainty_or_doubt(weighting, wei
     ({"soft": -0.1}, "edge teacher -> a"),
     ({"hard": -0.1}, "edge labels -> a"),
     ({"peer": -0.1}, "edge b -> a"),
-    ({"peers": [["a", "a"], ["a", "a"]]}, "edge a->a:kl/4"),
+    ({"peers": [["a", "a"]]}, "peers"),
+    ({"peers": [["a", "b"], ["a", "b"]]}, "edge a->b:kl/4"),
 ])
 def test_an_option_that_cannot_be_is_refused_where_it_is(options, where):
     with pytest.raises(UsageError) as caught:

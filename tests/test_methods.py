@@ -82,7 +82,7 @@ def test_the_order_of_the_students_changes_nothing():
     assert all(terms == orders[0] for terms in orders)
 
 
-@pytest.mark.parametrize("students", [[], ["a"], ["a", "a"]])
+@pytest.mark.parametrize("students", [[], ["a"], ["a", "a"], "ab"])
 def test_mutual_needs_two_students(students):
     with pytest.raises(UsageError) as caught:
         mutual(students)

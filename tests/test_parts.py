@@ -205,8 +205,14 @@ def test_a_missing_tap_is_told_with_the_nearest():
     models = {"t": nn.Sequential(), "s": network()}
     models["t"].add_module("feature", nn.Linear(D, C))
     error = mistake(Graph(NODES, [Edge("t.featrue", "s", mse)]), models)
-    assert error.what == "unknown tap 'featrue'"
+    assert (error.what, error.where) == ("unknown tap 'featrue'", "node 't'")
     assert error.fix == "did you mean 'feature'?"
+
+
+def test_images_that_a_network_does_not_take_are_told_with_its_name():
+    error = mistake(Graph(NODES, [Edge("t", "s", kl)]), {"t": nn.Sequential(nn.Linear(D + 1, C)), "s": network()})
+    assert (error.what, error.where) == ("a network does not run on these images", "node 't'")
+    assert f"images [4, {D}]" in error.found
 
 
 @pytest.mark.parametrize("classes", [None, CLASSES])

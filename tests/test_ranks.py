@@ -87,7 +87,7 @@ def test_ranks_agree_with_each_other_to_the_bit(runs):
     assert two[0]["losses"] == two[1]["losses"]
 
 
-def test_evaluation_counts_every_image_once(runs):
+def test_traps_26_and_31_evaluation_counts_every_image_once_and_all_ranks_know_it(runs):
     case, one, two = runs
     assert two[0]["scores"] == two[1]["scores"]
     if case != "norm":

@@ -13,7 +13,7 @@ import torch
 from toys import data, everything, models, settings
 from tutelage import checkpoint, records, training
 from tutelage.errors import ModelError, ResourceError, UsageError
-from tutelage.records import Records, finished, open_run, read_json, read_records, versions
+from tutelage.records import Records, finished, open_run, read_json, read_records, refuse_others, versions
 from tutelage.training import train_in_folder
 from tutelage.world import World
 
@@ -179,7 +179,23 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path):
     with pytest.raises(UsageError, match="something else") as error:
         open_run(tmp_path, "", "data")
     assert error.value.found == "thesis.tex"
+    with pytest.raises(UsageError, match="something else"):
+        refuse_others(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="this is a file"):
+        refuse_others(tmp_path / "thesis.tex")
+
+
+@pytest.mark.parametrize("held", [[], ["crash.txt"], ["lock", "run.json"], ["lock", ".run.json.1.part"]])
+def test_a_new_a_crashed_and_a_running_run_are_not_refused_as_something_else(tmp_path, held):
+    refuse_others(tmp_path / "new")
+    for name in held:
+        (tmp_path / name).touch()
+    refuse_others(tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b"null", b"\xff"])

@@ -1,6 +1,8 @@
 """One test for every known trap of distillation code that concerns this package.
 
-The numbers are those of our survey of other frameworks; each trap has silently cost someone accuracy.
+The numbers are those of our survey of other frameworks; each trap has silently cost someone accuracy. Those that need
+several processes, recipes or the source text are named in `test_ranks` (26, 31), `test_config` (29),
+`models/test_cifar` (32) and `test_architecture` (33).
 """
 
 import math
@@ -11,9 +13,12 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from tutelage import running
 from tutelage.data import Data, from_tensors
 from tutelage.divergences import cross_entropy, js, kl, mse, reverse_kl
 from tutelage.errors import ModelError, UsageError
@@ -23,10 +28,14 @@ from tutelage.loop import Epoch, Run, Settings, start, steps_of
 from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.mutual import mutual
+from tutelage.models.architecture import Architecture
+from tutelage.models.build import build
 from tutelage.objective import forward, losses
 from tutelage.parts import mean_probability
 from tutelage.preparation import prepare
+from tutelage.running import Choice
 from tutelage.sample_weights import confidence, correct, entropy, margin, mean_one
+from tutelage.teacher_cache import TeacherCache
 from tutelage.types import Batch
 from tutelage.world import World
 
@@ -197,6 +206,37 @@ def test_trap_09_a_small_probability_is_not_lost_in_an_epsilon():
     assert kl(student, teacher).item() == pytest.approx(50.0, rel=1e-6)
 
 
+def kept(folder, ids: Tensor, logits: Tensor, *, exact: bool = True) -> TeacherCache:
+    """A cache that has been told what the teacher says of these samples in draw 0."""
+    cache = TeacherCache(folder / "key", ids, ["t"], frozenset(["t"]), exact, limit=2**30)
+    cache.open(0)
+    cache.look_up(ids)
+    cache.record("t", logits)
+    cache.finish(write=False)
+    return cache
+
+
+def test_trap_10_what_is_kept_of_a_teacher_is_found_by_the_sample_and_not_by_its_place(tmp_path):
+    ids, logits = torch.tensor([40, 7, 19, 3]), random_logits(0, rows=4).float()
+    shuffled = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(kept(tmp_path, ids, logits).look_up(ids[shuffled])["t"], logits[shuffled])
+
+
+def test_trap_11_what_a_teacher_said_of_one_augmentation_is_not_taken_for_another(tmp_path):
+    cache = kept(tmp_path, torch.arange(4), random_logits(0, rows=4).float())
+    cache.open(1)
+    assert cache.look_up(torch.arange(4)) == {}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_trap_12_what_is_kept_serves_any_temperature_and_loses_no_mass(tmp_path, temperature):
+    logits, student = random_logits(0, rows=4, classes=100).float(), random_logits(1, rows=4, classes=100).float()
+    again = kept(tmp_path, torch.arange(4), logits, exact=False).look_up(torch.arange(4))["t"]
+    assert again.shape == logits.shape
+    torch.testing.assert_close(kl(student / temperature, again / temperature),
+                               kl(student / temperature, logits / temperature), rtol=1e-3, atol=1e-6)
+
+
 def test_trap_13_networks_of_unlike_classes_are_refused_before_the_first_step():
     with pytest.raises(ModelError, match="another number of classes") as caught:
         begin(distill("t", "s"), {"t": Net(0, CLASSES + 1), "s": Net(1)})
@@ -209,6 +249,18 @@ def test_trap_13_nothing_is_broadcast(divergence):
     with pytest.raises(ModelError) as caught:
         prepare(Graph(PAIR.nodes, [Edge("t", "s", divergence)]), {"t": Net(0, 3), "s": Net(1, 1)}, batch)
     assert caught.value.where == f"edge t->s:{divergence.__name__}"
+
+
+def test_trap_14_each_network_sees_the_same_images_with_its_own_normalisation():
+    constants, seen = {"t": (0.1, 0.5), "s": (0.7, 0.2)}, {}
+    models = {node: build(Architecture("resnet8", mean=(mean,), std=(std,)), class_names="abc", channels=1, name=node)
+              for node, (mean, std) in constants.items()}
+    for node, model in models.items():
+        model.body.register_forward_pre_hook(lambda module, inputs, node=node: seen.update({node: inputs[0]}))
+    images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    forward(PAIR, models, images)
+    for node, (mean, std) in constants.items():
+        torch.testing.assert_close(seen[node], (images - mean) / std)
 
 
 def test_trap_15_an_average_follows_the_student_with_its_decay_and_gets_no_gradient():
@@ -268,6 +320,42 @@ def test_trap_17_a_teacher_has_no_optimizer():
     run = begin(distill("t", "s"))
     assert list(run.optimizers) == ["s"]
     assert list(run.learners) == ["s"]
+
+
+@contextmanager
+def a_group_of_ranks() -> Iterator[World]:
+    """What two ranks would make of their networks, in a group that this process has for itself."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield World(torch.device("cpu"), 0, 2)
+    finally:
+        dist.destroy_process_group()
+
+
+def ranked(graph: Graph, models: dict[str, nn.Module], world: World, images: Tensor) -> dict[str, nn.Module]:
+    batch = Batch(images, torch.zeros(len(images), dtype=torch.int64), torch.arange(len(images)))
+    return running.runners(graph, models, {node: Choice() for node in models}, batch, world)
+
+
+def test_trap_18_only_what_learns_is_wrapped_for_ranks_and_nothing_is_searched_for_unused_weights():
+    graph = Graph({"t": Frozen(), "slow": Ema("s"), "s": Trained()}, [TEACH, Edge("slow", "s", kl)])
+    with a_group_of_ranks() as world:
+        runners = ranked(graph, {node: Net(k) for k, node in enumerate(graph.nodes)}, world, torch.rand(4, 1, 2, 2))
+        wrapped = [node for node, runner in runners.items() if isinstance(runner, DistributedDataParallel)]
+        assert wrapped == ["s"]
+        assert not runners["s"].find_unused_parameters
+
+
+def test_trap_19_two_views_of_a_network_with_batch_statistics_go_backward_over_ranks():
+    graph = Graph({"s": Trained()}, [Edge("labels", "s", cross_entropy), Edge("labels", "s@strong", cross_entropy)])
+    views = torch.rand(2, 4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    alone, shared = Net(0, dropout=0.0), Net(0, dropout=0.0)
+    sum(alone(view).square().sum() for view in views).backward()
+    with a_group_of_ranks() as world:
+        runner = ranked(graph, {"s": shared}, world, views[0])["s"]
+        sum(running.compute(runner, Choice(), view, [""])[""].square().sum() for view in views).backward()
+    for one, other in zip(alone.parameters(), shared.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_trap_20_every_epoch_has_its_own_number_and_step():

@@ -169,8 +169,9 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 ])
 def test_a_device_that_is_not_there_is_told(monkeypatch, name, error, says):
     monkeypatch.setattr(room.torch.cuda, "is_available", lambda: False)
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=says) as caught:
         choose_device(name)
+    assert caught.value.where == "device"
     assert choose_device("auto") == choose_device("cpu") == CPU
 
 

@@ -8,9 +8,10 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -57,6 +58,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
           resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
           set_: Set = None, plugin: Plugin = None,
           quick: Annotated[bool, typer.Option(help="Three steps on synthetic images: a smoke run.")] = False,
+          download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not here.")] = False,
           as_json: Json = False, debug: Debug = False) -> None:
     """Train the networks of a recipe in a run folder. A run that was stopped, or killed, goes on to the same bits.
 
@@ -68,15 +70,16 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
 
     if (recipe is None) == (resume is None) or (recipe is not None and out is None):
         raise UsageError("say what to train", expected="RECIPE --out DIR, or --resume DIR")
+    set_ = [*(set_ or []), *(["data.download=true"] if download else [])]
     if resume is not None and (out is not None or set_ or quick):
-        raise UsageError("a resumed run keeps its own recipe", found="--resume with --out, --set or --quick",
-                         fix="tutelage train --resume DIR")
+        raise UsageError("a resumed run keeps its own recipe", where="--resume",
+                         found="--resume with --out, --set, --quick or --download", fix="tutelage train --resume DIR")
     if resume is not None:
         where, folder, words = resume / "config.toml", resume, recipe_of_run(resume, plugin or [])
     else:
         assert recipe is not None
         assert out is not None
-        where, folder, words = recipe, out, read_recipe(recipe, set_ or [], quick=quick, plugins=plugin or [])
+        where, folder, words = recipe, out, read_recipe(recipe, set_, quick=quick, plugins=plugin or [])
     asked = _listen_to_signals()
     world = connect(words.train.device)
     try:
@@ -268,7 +271,8 @@ def _fail_unforeseen(error: Exception, arguments: list[str]) -> None:
     from tutelage.training import Interrupted
 
     if isinstance(error, Interrupted):
-        print("stopped; a checkpoint is saved. Go on with: tutelage train --resume DIR", file=sys.stderr)
+        print(_clear(sys.stderr) + "stopped; a checkpoint is saved. Go on with: tutelage train --resume DIR",
+              file=sys.stderr)
         sys.exit(128 + error.number)
     text = str(error)
     if "out of memory" in text.lower():
@@ -295,7 +299,7 @@ def _fail(error: UserError, arguments: list[str]) -> None:
     if "--json" in arguments:
         print(json.dumps(error.fields() | {"exit_code": error.exit_code}), file=sys.stderr)
     else:
-        print(f"error[{error.kind}]: {error.block()}", file=sys.stderr)
+        print(f"{_clear(sys.stderr)}error[{error.kind}]: {error.block()}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 
@@ -317,7 +321,7 @@ def _listen_to_signals() -> list[int]:
         if asked:
             raise KeyboardInterrupt
         asked.append(signal.SIGTERM if number == signal.SIGHUP else number)
-        print("stopping after this step; again to stop at once", file=sys.stderr)
+        print(_clear(sys.stderr) + "stopping after this step; again to stop at once", file=sys.stderr)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ask)
@@ -330,10 +334,17 @@ def _show(event: Any, epochs: int, as_json: bool) -> None:
     if as_json:
         _say(json.dumps({"event": type(event).__name__.lower(), **vars(event)}))
     elif not isinstance(event, Progress):
-        _say(("\r\033[K" if sys.stdout.isatty() else "") + str(event))
+        _say(_clear(sys.stdout) + str(event))
     elif sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns - 1
-        print("\r\033[K" + _line(event, epochs)[:width], end="", flush=True)
+        size = shutil.get_terminal_size()
+        lines = textwrap.wrap(_line(event, epochs), size.columns - 1, break_on_hyphens=False)[: size.lines - 1]
+        up = f"\033[{len(lines) - 1}A" if len(lines) > 1 else ""  # back to its first line, where the next one begins
+        print(_clear(sys.stdout) + "\n".join(lines) + up + "\r", end="", flush=True)
+
+
+def _clear(stream: TextIO) -> str:
+    """What wipes a terminal from the current line to its end: the progress that stands there."""
+    return "\r\033[J" if stream.isatty() else ""
 
 
 def _line(progress: "Progress", epochs: int) -> str:

@@ -23,7 +23,7 @@ from torch import nn
 
 from tutelage import divergences, methods, parts, sample_weights, schedules
 from tutelage.data.load import DataSettings
-from tutelage.errors import SecurityError, UsageError, UserError, unknown
+from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown
 from tutelage.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Kind, Trained
 from tutelage.loop import Settings
 from tutelage.models.architecture import Architecture
@@ -204,7 +204,7 @@ class _Source:
             refused = first.get("ctx", {}).get("error")  # pydantic has caught what the dataclass itself refuses
             if isinstance(refused, UserError):
                 key = (refused.where or "").removeprefix(f"[{name}] ")
-                raise _placed(refused, self.where(name, key), key) from None
+                raise placed(refused, self.where(name, key), key) from None
             raise _wrong_type(first, self.where(name, str(first["loc"][0]))) from None
 
 
@@ -298,18 +298,14 @@ def _told(make: Callable[[], Any], where: str) -> Any:
     except ValidationError as error:
         raise _wrong_type(error.errors()[0], where) from None
     except UserError as error:
-        raise _placed(error, where, error.where) from None
+        raise placed(error, where) from None
 
 
-def _placed(error: UserError, where: str, inside: str | None) -> UserError:
-    """The same complaint with its place in the recipe."""
-    return type(error)(error.what, where=f"{where}: {inside}" if inside else where, found=error.found,
-                       expected=error.expected, fix=error.fix)
-
-
-def _wrong_type(complaint: Mapping[str, Any], where: str) -> UsageError:
+def _wrong_type(complaint: Mapping[str, Any], where: str) -> UserError:
     """What pydantic complains of, as an error of ours."""
     loc = ".".join(map(str, complaint["loc"]))
+    if complaint["type"] == "literal_error" and isinstance(complaint["input"], str):
+        return unknown(loc, complaint["input"], re.findall(r"'([^']*)'", complaint["ctx"]["expected"]), where=where)
     return UsageError("a value of the wrong type" + (f": {loc}" if loc else ""), where=where,
                       found=repr(complaint["input"]), expected=complaint["msg"])
 

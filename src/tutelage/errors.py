@@ -110,6 +110,18 @@ class SecurityError(UserError):
     kind = "security"
 
 
+def placed(error: UserError, where: str, inside: str | None = None) -> UserError:
+    """The same complaint with its place: `inside` (by default what it says itself) is within `where`.
+
+    >>> print(placed(UsageError("no such network", where="arch"), "recipe.toml, [models.a]"))
+    no such network
+      where     recipe.toml, [models.a]: arch
+    """
+    inside = error.where if inside is None else inside
+    return type(error)(error.what, where=f"{where}: {inside}" if inside else where, found=error.found,
+                       expected=error.expected, fix=error.fix)
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, where: object = None,
             error: type[UserError] = UsageError) -> UserError:
     """The error for a name that is not among the known ones, with the nearest of them.

@@ -11,7 +11,7 @@ from tutelage import data as data_page
 from tutelage.caching import build as build_cache
 from tutelage.config import Recipe, graph_of, read_recipe, settings_of
 from tutelage.data.load import load as load_data
-from tutelage.errors import ModelError, UsageError
+from tutelage.errors import ModelError, UsageError, UserError, placed
 from tutelage.evaluation import evaluate
 from tutelage.graph import Ema, Ensemble, Frozen, Graph, Trained
 from tutelage.loop import Epoch, Run, Settings
@@ -49,7 +49,7 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
                              expected="weights = a .safetensors file or a run folder, or pretrained = true",
                              fix="train it first (method scratch) and give its run folder as weights")
     data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
-    models = {node: _network(recipe, node, arch, data) for node, arch in recipe.models.items()}
+    models = {node: _network(recipe, node, arch, data, where) for node, arch in recipe.models.items()}
     return Job(recipe, graph, models, data, settings, _notes(recipe, graph, data))
 
 
@@ -114,6 +114,9 @@ def _notes(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, ...
     return tuple(notes)
 
 
-def _network(recipe: Recipe, node: str, arch: Architecture, data: data_page.Data) -> nn.Module:
-    return build(arch, class_names=data.classes, channels=data.shape[0], name=node, seed=recipe.train.seed,
-                 plugins=recipe.plugins)
+def _network(recipe: Recipe, node: str, arch: Architecture, data: data_page.Data, where: object) -> nn.Module:
+    try:
+        return build(arch, class_names=data.classes, channels=data.shape[0], name=node, seed=recipe.train.seed,
+                     plugins=recipe.plugins)
+    except UserError as error:
+        raise placed(error, f"{where}, [models.{node}]") from None

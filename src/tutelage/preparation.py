@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.divergences import cross_entropy
-from tutelage.errors import ModelError, UserError, unknown
+from tutelage.errors import ModelError, UserError, placed, unknown
 from tutelage.graph import BATCH_ENDS, Computed, Edge, Ema, Graph, parse_end, unbound
+from tutelage.models.taps import read
 from tutelage.objective import edge_loss, forward
 from tutelage.randomness import derive, seeded
 from tutelage.types import Batch, Outputs
@@ -35,7 +37,8 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
     """A copy of the graph whose parts have made their weights, after one dry pass in eval mode without gradient.
 
     Weights of parts depend on (seed, name of the part) alone. Every edge is tried, whatever its weight is now: taps
-    that do not exist, shapes that cannot meet and heads of another size are told here, as ModelErrors.
+    that do not exist, images that a network cannot take, shapes that cannot meet and heads of another size are told
+    here, as ModelErrors.
     """
     graph = deepcopy(graph)
     parts = graph.parts()
@@ -48,7 +51,8 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
             for module in modules.values():
                 module.eval()
             known = {"labels": batch.labels, "ids": batch.ids}
-            outputs = forward(graph, models, batch.inputs, known=known)
+            readers = {node: partial(_read, node, network) for node, network in models.items()}
+            outputs = forward(graph, readers, batch.inputs, known=known)
             for edge in graph.edges:
                 _try_edge(edge, outputs, batch.labels, classes)
     finally:
@@ -58,6 +62,18 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
             if module.training != mode:
                 module.train(mode)
     return graph
+
+
+def _read(node: str, network: nn.Module, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
+    """`taps.read`, whose complaints name the node."""
+    try:
+        return read(network, inputs, taps)
+    except UserError as error:
+        raise placed(error, f"node {node!r}") from None
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise ModelError("a network does not run on these images", where=f"node {node!r}",
+                         found=f"images {list(inputs.shape)}: {error}",
+                         fix="set the image_size that the network takes, or take another network") from error
 
 
 def _seed(seed: int):

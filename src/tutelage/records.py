@@ -77,6 +77,14 @@ def read_records(folder: Path) -> list[dict]:
     return records
 
 
+def refuse_others(folder: Path) -> None:
+    """Refuse a place that is no run's before anything is written there; where a lock is, `open_run` judges."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("a run needs a folder, and this is a file", where=folder, fix="choose another --out")
+    if folder.is_dir() and not any((folder / name).exists() for name in ("lock", "run.json")):
+        _refuse_strangers(folder)
+
+
 def open_run(folder: Path, config: str, data_digest: str) -> str:
     """The id of the run in `folder`: a new one in an empty folder, the old one where config and data are the same."""
     digest = hashlib.sha256(json.dumps([config, data_digest]).encode()).hexdigest()
@@ -87,11 +95,8 @@ def open_run(folder: Path, config: str, data_digest: str) -> str:
                              found=_difference(folder, config) or "other data than now",
                              expected="an empty folder, or the same recipe and data",
                              fix="choose another --out; `tutelage train --resume DIR` goes on with what is there")
-    elif any(path.name not in ("lock", "crash.txt") for path in folder.iterdir()):
-        raise UsageError("this folder holds something else", where=folder,
-                         found=", ".join(sorted(path.name for path in folder.iterdir())[:5]),
-                         expected="an empty or a new folder", fix="choose another --out")
     else:  # first of all: whatever is killed after this finds its folder again
+        _refuse_strangers(folder)
         identity = {"id": uuid.uuid4().hex, "digest": digest, "format": 1}
         write_json(folder / "run.json", identity)
     if not (folder / "config.toml").exists():
@@ -127,6 +132,13 @@ def versions() -> dict[str, object]:
         except PackageNotFoundError:
             found[library] = None
     return found | {"threads": torch.get_num_threads()}
+
+
+def _refuse_strangers(folder: Path) -> None:
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in ("lock", "crash.txt"))
+    if strange:
+        raise UsageError("this folder holds something else", where=folder, found=", ".join(strange[:5]),
+                         expected="an empty or a new folder", fix="choose another --out")
 
 
 def _difference(folder: Path, config: str) -> str:

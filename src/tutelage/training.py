@@ -26,7 +26,7 @@ from tutelage.models.network import Network, weights_of
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.optim import MakeOptimizer
 from tutelage.preparation import prepare as prepare
-from tutelage.records import Records, finished, open_run, read_json, read_records, versions
+from tutelage.records import Records, finished, open_run, read_json, read_records, refuse_others, versions
 from tutelage.schedules import cosine
 from tutelage.tuning import Tuned, begin, choose, from_json
 from tutelage.types import Schedule
@@ -128,6 +128,7 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
 def _open(out: Path, config: str, data: Data, world: World, stack: ExitStack, tensorboard: bool) -> Folder:
     if world.main:
         def open_() -> None:
+            refuse_others(out)
             stack.enter_context(locked(out))
             sweep(out)
             sweep(out / "checkpoints")

@@ -58,12 +58,15 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError("unknown device", found=repr(name), expected="auto, cpu, cuda or cuda:N") from None
+        raise UsageError("unknown device", where="device", found=repr(name),
+                         expected="auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UsageError("a device this version does not train on", found=repr(name), expected="auto, cpu or cuda")
+        raise UsageError("a device this version does not train on", where="device", found=repr(name),
+                         expected="auto, cpu or cuda")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ResourceError("there is no CUDA device here", found=name, fix='write device = "cpu" or "auto"')
+            raise ResourceError("there is no CUDA device here", where="device", found=name,
+                                fix='write device = "cpu" or "auto"')
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device

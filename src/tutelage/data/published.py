@@ -66,8 +66,8 @@ def _read(make: Callable, files: list[Path], download: bool) -> tuple:
     if missing and not download:
         raise DataError("the files of the data set are not there", where=folder, found=f"missing: {', '.join(missing)}",
                         expected=", ".join(file.name for file in files),
-                        fix="set download = true in [data], or root = the folder that holds "
-                            f"{_under_root(folder)}, or TUTELAGE_DATA to it")
+                        fix="pass --download, or set download = true in [data], or root = the folder that "
+                            f"holds {_under_root(folder)}, or TUTELAGE_DATA to it")
     try:
         return make(True), make(False)
     except Exception as error:  # torchvision raises what the network, the archive or the parser raised

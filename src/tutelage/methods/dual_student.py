@@ -77,6 +77,10 @@ def _pairs(students: Sequence[str], peers: str | Sequence[Sequence[str]]) -> lis
                          expected="'all', 'none' or a list of [teacher, student] pairs")
     for name in (name for pair in peers for name in pair if name not in students):
         raise unknown("student", name, students, where="peers")
+    for pair in peers:
+        if pair[0] == pair[1]:
+            raise UsageError("a student cannot be its own peer", where="peers", found=list(pair),
+                             expected="two different students")
     return [(other, me) for other, me in peers]
 
 

@@ -13,8 +13,8 @@ from tutelage.graph import Edge, Graph, Trained
 
 def mutual(students: Sequence[str], *, peer: float = 1.0) -> Graph:
     """Two or more students learn from the labels and from each other; there is no teacher."""
-    if len(set(students)) < 2:
-        raise UsageError("mutual learning needs two students or more", where="students", found=list(students))
+    if isinstance(students, str) or len(set(students)) < 2:
+        raise UsageError("mutual learning needs two students or more", where="students", found=students)
     share = peer / (len(students) - 1)
     edges = [Edge("labels", student, cross_entropy) for student in students]
     edges += [Edge(other, student, kl, weight=share) for student in students for other in students if other != student]

@@ -249,6 +249,15 @@ def test_a_divergence_must_give_one_number_a_row(divergence, shape):
     assert (error.found, error.expected) == (f"shape {shape}", "[4]")
 
 
+@pytest.mark.parametrize("weight", ["gate", lambda student, teacher, labels: teacher.amax(-1, keepdim=True)])
+def test_a_sample_weight_must_give_one_number_a_row(weight):
+    gate = Computed(("t",), lambda logits: logits.amax(-1, keepdim=True))
+    graph = Graph({**NODES, "gate": gate}, [Edge("t", "s", kl, sample_weight=weight)])
+    error = mistake(graph, {"t": network(), "s": network()})
+    assert (error.what, error.where) == ("a sample weight must give one number a row", "edge t->s:kl")
+    assert error.found == "shape [4, 1]"
+
+
 def test_features_that_no_projection_brings_together_name_their_edge():
     models = {"t": nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Flatten(), nn.Linear(D, C)), "s": network()}
     error = mistake(Graph(NODES, [Edge("t.0", "s.0", Projected(mse))]), models)

@@ -76,6 +76,11 @@ def test_entropy_of_two_equal_classes_among_100_is_the_papers_number():
     assert entropy(None, torch.tensor([TWO_EQUAL])).item() == pytest.approx(0.8495, abs=5e-5)
 
 
+def test_entropy_of_a_single_output_is_refused_and_not_nan():
+    with pytest.raises(ValueError, match="single output"):
+        entropy(None, torch.zeros(3, 1), None)
+
+
 def test_entropy_at_the_temperature_of_the_divergence_would_be_nearly_nothing():
     assert (entropy(None, logits(), temperature=4.0) < 0.5 * entropy(None, logits())).all()
 

@@ -1,15 +1,19 @@
 """`tutelage init`: recipes that fit a folder of images, and that train as they are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 
 from tutelage.config import read_recipe
 from tutelage.errors import UserError
 from tutelage.jobs import make_job, train_job
+from tutelage.models import build as build_page
+from tutelage.models.sources import find
 from tutelage.starting import Found, choose, write_recipes
 from tutelage.world import World
 
@@ -70,6 +74,16 @@ def test_small_images_give_imagenet_networks_a_small_stem(tmp_path: Path) -> Non
     models = read_recipe(tmp_path / "to" / "students.toml").models
     assert {name: arch.stem for name, arch in models.items()} == {"teacher": "cifar", "resnet18": "cifar",
                                                                   "resnet8": "as-is"}
+
+
+def test_a_pretrained_teacher_of_small_images_keeps_the_stem_that_its_weights_fit(tmp_path: Path, monkeypatch) -> None:
+    write_recipes(images(tmp_path / "photos", each=4), "timm:resnet18", ["resnet8", "resnet14"], tmp_path / "to",
+                  reachable=lambda: True)
+    teacher = read_recipe(tmp_path / "to" / "teacher.toml").models["teacher"]
+    assert read_recipe(tmp_path / "to" / "students.toml").models["teacher"].stem == teacher.stem
+    downloaded = replace(find(teacher, 3), download=lambda: timm.create_model("resnet18"))
+    monkeypatch.setattr(build_page, "find", lambda *arguments: downloaded)
+    build_page.build(teacher, class_names=["a", "b", "c"])  # strict: a changed stem would be refused
 
 
 @pytest.mark.parametrize(("teacher", "students", "told"), [

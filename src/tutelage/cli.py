@@ -11,7 +11,7 @@ import sys
 import textwrap
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -271,7 +271,7 @@ def _fail_unforeseen(error: Exception, arguments: list[str]) -> None:
     from tutelage.training import Interrupted
 
     if isinstance(error, Interrupted):
-        print(_clear(sys.stderr) + "stopped; a checkpoint is saved. Go on with: tutelage train --resume DIR",
+        print(_clear(sys.stderr.isatty()) + "stopped; a checkpoint is saved. Go on with: tutelage train --resume DIR",
               file=sys.stderr)
         sys.exit(128 + error.number)
     text = str(error)
@@ -299,7 +299,7 @@ def _fail(error: UserError, arguments: list[str]) -> None:
     if "--json" in arguments:
         print(json.dumps(error.fields() | {"exit_code": error.exit_code}), file=sys.stderr)
     else:
-        print(f"{_clear(sys.stderr)}error[{error.kind}]: {error.block()}", file=sys.stderr)
+        print(f"{_clear(sys.stderr.isatty())}error[{error.kind}]: {error.block()}", file=sys.stderr)
     sys.exit(error.exit_code)
 
 
@@ -321,7 +321,7 @@ def _listen_to_signals() -> list[int]:
         if asked:
             raise KeyboardInterrupt
         asked.append(signal.SIGTERM if number == signal.SIGHUP else number)
-        print(_clear(sys.stderr) + "stopping after this step; again to stop at once", file=sys.stderr)
+        print(_clear(sys.stderr.isatty()) + "stopping after this step; again to stop at once", file=sys.stderr)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ask)
@@ -334,17 +334,17 @@ def _show(event: Any, epochs: int, as_json: bool) -> None:
     if as_json:
         _say(json.dumps({"event": type(event).__name__.lower(), **vars(event)}))
     elif not isinstance(event, Progress):
-        _say(_clear(sys.stdout) + str(event))
+        _say(_clear(sys.stdout.isatty()) + str(event))
     elif sys.stdout.isatty():
         size = shutil.get_terminal_size()
         lines = textwrap.wrap(_line(event, epochs), size.columns - 1, break_on_hyphens=False)[: size.lines - 1]
         up = f"\033[{len(lines) - 1}A" if len(lines) > 1 else ""  # back to its first line, where the next one begins
-        print(_clear(sys.stdout) + "\n".join(lines) + up + "\r", end="", flush=True)
+        print(_clear(sys.stdout.isatty()) + "\n".join(lines) + up + "\r", end="", flush=True)
 
 
-def _clear(stream: TextIO) -> str:
+def _clear(terminal: bool) -> str:
     """What wipes a terminal from the current line to its end: the progress that stands there."""
-    return "\r\033[J" if stream.isatty() else ""
+    return "\r\033[J" if terminal else ""
 
 
 def _line(progress: "Progress", epochs: int) -> str:

@@ -163,16 +163,10 @@ def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     """
     if world.device.type == "cpu":
         keep_memory()
-    rows = len(data.train.ids)
-    _check_batches(rows, settings, world)
-    _check_labels(data)
-    networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
-    few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
-    few = on_device(few, world.device)
-    prepared = prepare(graph, networks, few, settings.seed, data.classes)
+    prepared, networks, few = check(graph, models, data, settings, world)
     for module in [*prepared.controllers.values(), *prepared.parts().values()]:
         module.to(world.device)
-    run = Run(prepared, networks, data, settings, world, {}, rows // settings.batch_size)
+    run = Run(prepared, networks, data, settings, world, {}, len(data.train.ids) // settings.batch_size)
     run.choices = dict(choices or default_choices(networks, settings.precision, world.device))
     run.runners = running.runners(prepared, networks, run.choices, few, world)
     run.optimizers = make_optimizers(settings.optimizer, run.learners)  # now that weights lie as they will
@@ -180,8 +174,19 @@ def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     if settings.precision != "exact":
         run.losses = partial(closed_form.losses, compiled=compiled_losses)
     run.frozen = hash_frozen(run)
-    _check_batchnorm(run)
     return run
+
+
+def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
+          world: World) -> tuple[Graph, dict[str, nn.Module], Batch]:
+    """Refuse what cannot train; else the graph with its parts, the networks on their device, and two rows."""
+    _check_batches(len(data.train.ids), settings, world)
+    _check_labels(data)
+    networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
+    _check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
+    few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
+    few = on_device(few, world.device)
+    return prepare(graph, networks, few, settings.seed, data.classes), networks, few
 
 
 def hash_frozen(run: Run) -> dict[str, str]:
@@ -361,10 +366,9 @@ def _check_labels(data: Data) -> None:
                         expected=f"-1 (no label) .. {len(data.classes) - 1}")
 
 
-def _check_batchnorm(run: Run) -> None:
-    rows = run.settings.batch_size // (run.world.size * run.settings.accumulate)
-    for node in run.graph.named(Trained):
-        if rows < 2 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in run.models[node].modules()):
+def _check_batchnorm(graph: Graph, networks: Mapping[str, nn.Module], rows: int) -> None:
+    for node in graph.named(Trained):
+        if rows < 2 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in networks[node].modules()):
             raise UsageError("BatchNorm needs two images or more at a time", where=f"node {node!r}",
                              found=f"{rows} image for each rank and micro-batch",
                              fix="raise batch_size, or lower accumulate")

@@ -94,6 +94,7 @@ def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[st
         if rows.shape != (len(labels),):
             raise ModelError("a divergence must give one number a row", where=where, found=f"shape {list(rows.shape)}",
                              expected=f"[{len(labels)}]", fix="sum or average over everything but the batch")
+        _check_weight(edge, outputs, labels, where)
         edge_loss(edge, outputs, labels, 1.0)
     except UserError as error:
         error.where = error.where or where
@@ -102,6 +103,18 @@ def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[st
     except (RuntimeError, IndexError, TypeError) as error:
         shapes = f"student {list(student.shape)}" + ("" if teacher is None else f", teacher {list(teacher.shape)}")
         raise ModelError("an edge that cannot be computed", where=where, found=f"{shapes}: {error}") from error
+
+
+def _check_weight(edge: Edge, outputs: Outputs, labels: Tensor, where: str) -> None:
+    """[B, 1] would multiply every row with every other, and nobody would see it."""
+    weight = edge.sample_weight
+    if weight is None:
+        return
+    teacher = labels if edge.teacher == "labels" else outputs[edge.teacher]
+    given = outputs[weight] if isinstance(weight, str) else weight(outputs[edge.student], teacher, labels)
+    if given.shape not in ((len(labels),), ()):
+        raise ModelError("a sample weight must give one number a row", where=where, found=f"shape {list(given.shape)}",
+                         expected=f"[{len(labels)}]", fix="squeeze it, or average over everything but the batch")
 
 
 def _unlike_heads(edge: Edge, student: Tensor, teacher: Tensor, classes: int) -> bool:

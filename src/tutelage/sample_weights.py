@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from tutelage.errors import ModelError
 from tutelage.types import Labels, Logits, PerSample, PerSampleFn, Rows
 
 
@@ -21,6 +22,9 @@ def entropy(student: object, teacher: Logits, labels: object = None, *, temperat
     >>> entropy(None, torch.tensor([[0.0, 0.0], [0.0, 200.0]])).tolist()
     [0.0, 1.0]
     """
+    if teacher.shape[-1] < 2:
+        raise ModelError("the certainty of a single output is not defined: log C is 0", found=f"{list(teacher.shape)}",
+                         expected="logits of two classes or more", fix="for one logit z write the two logits (0, z)")
     log_p = (teacher / temperature).log_softmax(-1)
     uncertainty = -(log_p.exp() * log_p).sum(-1) / math.log(teacher.shape[-1])
     return (1 - uncertainty).clamp(0, 1) ** power  # rounding can lift H of a uniform row just above log C

@@ -77,7 +77,7 @@ def write_recipes(folder: Path, teacher: str, students: Sequence[str], to: Path,
     pretrained = ":" in teacher and (reachable or _reachable)()
     to.mkdir(parents=True, exist_ok=True)
     write(paths["teacher"], _teacher(found, plan, teacher, pretrained, paths["teacher"]).encode())
-    write(paths["students"], _students(found, plan, teacher, students, paths["students"]).encode())
+    write(paths["students"], _students(found, plan, teacher, pretrained, students, paths["students"]).encode())
     return (f"{found}\n\nwrote {paths['teacher']} and {paths['students']}; the teacher starts "
             f"{'from pretrained weights' if pretrained else 'from random weights'}\n\nnext:\n"
             f"  tutelage train {paths['teacher']} --out {to / 'runs' / 'teacher'}\n"
@@ -138,17 +138,17 @@ def _teacher(found: Found, plan: Plan, arch: str, pretrained: bool, path: Path) 
                    '#                               head = "new".\n')
     return (f"# {found.classes} classes: the teacher, trained from labels alone.\n"
             f"#   tutelage train {path} --out {path.parent / 'runs' / 'teacher'}\n\n{_data(found, plan)}\n"
-            f"[models.teacher]\narch = {json.dumps(arch)}\n{_stem(arch, plan)}{weights}\n"
+            f"[models.teacher]\narch = {json.dumps(arch)}\n{'' if pretrained else _stem(arch, plan)}{weights}\n"
             f'[method]\nname = "scratch"\nstudent = "teacher"\n\n{_train(plan, 0.1 if pretrained else 1.0)}')
 
 
-def _students(found: Found, plan: Plan, teacher: str, students: Sequence[str], path: Path) -> str:
+def _students(found: Found, plan: Plan, teacher: str, pretrained: bool, students: Sequence[str], path: Path) -> str:
     names = node_names(students)
     networks = "\n".join(f"[models.{name}]\narch = {json.dumps(arch)}\n{_stem(arch, plan)}"
                          for name, arch in zip(names, students, strict=True))
     return (f"# {found.classes} classes: students that learn from a teacher, as far as it is sure, and each other.\n"
             f"#   tutelage train {path} --out {path.parent / 'runs' / 'students'}\n\n{_data(found, plan)}\n"
-            f"[models.teacher]\narch = {json.dumps(teacher)}\n{_stem(teacher, plan)}"
+            f"[models.teacher]\narch = {json.dumps(teacher)}\n{'' if pretrained else _stem(teacher, plan)}"
             f'weights = "runs/teacher"      # seen from this file: where teacher.toml is trained to\n\n{networks}\n'
             f'[method]\nname = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(names)}\n\n'
             f"{_train(plan, 1.0)}")
@@ -160,6 +160,7 @@ def _data(found: Found, plan: Plan) -> str:
 
 
 def _stem(arch: str, plan: Plan) -> str:
+    """For networks that start from nothing: pretrained weights fit the stem that they were trained with."""
     small = plan.image_size <= 64 and arch.startswith(("timm:", "torchvision:"))
     return 'stem = "cifar"                # small images: the first layers keep their size\n' if small else ""
 

@@ -20,7 +20,7 @@ from tutelage.errors import ModelError, NumericError
 from tutelage.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.graph import Ema, Graph, Trained, describe
 from tutelage.loop import Epoch as Epoch
-from tutelage.loop import Run, Settings, hash_frozen, mean_losses, steps_of
+from tutelage.loop import Run, Settings, check, hash_frozen, mean_losses, steps_of
 from tutelage.machine import peak_memory
 from tutelage.models.network import Network, weights_of
 from tutelage.models.saved import load_network, metadata_of
@@ -112,6 +112,7 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
     `interrupted` gives the number of a signal that asks to stop, or 0.
     """
     config = _described(graph, models, settings) if config is None else config
+    check(graph, models, data, settings, world)  # what is refused leaves no folder behind
     with ExitStack() as stack:
         folder = _open(out, config, data, world, stack, tensorboard)
         done = finished(out)

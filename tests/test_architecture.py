@@ -22,7 +22,8 @@ FLOORS = [
      "models", "results", "calibration"},
     {"graph"},
     {"methods", "objective", "closed_form", "teacher_cache"},
-    {"optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
+    {"uncertainty", "assessment", "cost",
+     "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking"},
     {"config", "jobs", "benching", "starting", "cli", "__main__"},
 ]

@@ -16,7 +16,8 @@ from tutelage.types import Logits
 from tutelage.uncertainty import analyse, teacher_of
 
 MOST_CLASSES_OF_A_CONFUSION = 200
-Fit = tuple[Source, Mapping[str, Logits]]
+Fit = tuple[Source, Mapping[str, Tensor]]
+"""Data, and logits of its rows by node."""
 LARGEST_SIDE = 128
 """Pixels of an example image; a report shows 48 of them."""
 PAIRS_SHOWN = 15

@@ -14,7 +14,7 @@ from tutelage.metrics import ClassNumbers, bin_of, by_parts, confidence, ece, nl
 from tutelage.types import Logits
 
 COLDEST, WARMEST = 0.01, 100.0
-"""The temperatures that are tried; a network that is always right on validation data wants the coldest."""
+"""The temperatures that are tried; a network that is always right on validation data wants one near the coldest."""
 
 
 def adaptive_ece(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> float:

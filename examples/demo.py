@@ -42,9 +42,9 @@ def train(method: str, threads: int) -> subprocess.Popen:
 
 
 def rows() -> list[list[str]]:
-    texts = wait(*(command("evaluate", str(RUNS / f"demo-{method}"), "--on", "test", "--json", threads=1)
+    texts = wait(*(command("evaluate", str(RUNS / f"demo-{method}"), "--on", "test", "--no-cost", "--json", threads=1)
                    for method in METHODS))
-    metrics = {method: json.loads(text)["metrics"] for method, text in zip(METHODS, texts, strict=True)}
+    metrics = {method: json.loads(text)["nodes"] for method, text in zip(METHODS, texts, strict=True)}
     versions = {method: records(method) for method in METHODS}
     count = parameters(RUNS / "demo-teacher" / "models" / "teacher.safetensors")
     table = [["method", "network", "top-1", "ECE", "parameters", "compression", "seconds"],

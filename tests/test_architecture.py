@@ -19,10 +19,11 @@ each_page = pytest.mark.parametrize("page", PAGES)
 FLOORS = [
     {"types", "errors", "randomness"},
     {"divergences", "sample_weights", "schedules", "parts", "metrics", "world", "files", "records", "machine", "data",
-     "models"},
+     "models", "results", "calibration"},
     {"graph"},
     {"methods", "objective", "closed_form", "teacher_cache"},
-    {"optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
+    {"uncertainty", "assessment", "cost",
+     "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking"},
     {"config", "jobs", "benching", "starting", "cli", "__main__"},
 ]
@@ -32,6 +33,7 @@ ONLY = {  # rooms that know less than their floor allows
     "types": set(), "errors": set(), "randomness": set(),
     "divergences": WORDS, "sample_weights": WORDS, "schedules": WORDS, "parts": WORDS, "metrics": WORDS,
     "world": WORDS, "machine": WORDS, "files": WORDS, "records": {*WORDS, "files"},
+    "results": {*WORDS, "files"}, "calibration": {*WORDS, "metrics"},
     "data": {*WORDS, "randomness", "files"}, "models": {*WORDS, "randomness", "files"},
 }
 

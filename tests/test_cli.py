@@ -190,7 +190,7 @@ def test_the_same_call_again_is_finished_and_another_run_in_its_folder_is_refuse
     assert str(os.getpid()) in errors
     code, out, _ = tutelage("evaluate", "run", "--on", "test", "--json")
     assert code == 0
-    assert set(json.loads(out)["metrics"]) == {"t", "a", "b", "ensemble", "agreement"}
+    assert set(json.loads(out)["nodes"]) == {"t", "a", "b", "ensemble"}
 
 
 def test_methods_and_graph_are_there_for_people_and_programs(tutelage):

@@ -89,7 +89,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
         if world.main and not as_json:
             _say(f"{job.graph}\n")
         for note in job.notes if world.main else ():
-            typer.echo(f"note: {note}", err=True)
+            _note(note)
         for event in train_job(job, folder, world, lambda: asked[0] if asked else 0):
             if world.main and event is not None:
                 _show(event, job.settings.epochs, as_json)
@@ -102,32 +102,27 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
 @app.command()
 def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
              on: Annotated[str, typer.Option(help="validation, test or train.")] = "validation",
+             cost: Annotated[bool, typer.Option(help="Also measure parameters, FLOPs, bytes and latency.")] = True,
              plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
     """Measure the networks of a finished run, and the ensemble of its students, on one of its splits.
+
+    All numbers, logits and example images are written into RUN/evaluation/.
 
     tutelage evaluate runs/dual-0 --on test --json
     """
     if on not in ("validation", "test", "train"):
         raise UsageError("unknown split", where="--on", found=on, expected="validation, test or train")
+    from tutelage.assessment import tables
     from tutelage.jobs import evaluate_run, recipe_of_run
     from tutelage.world import connect, disconnect
 
     world = connect(recipe_of_run(run, plugin or []).train.device)
     try:
-        scores = evaluate_run(run, on, world, plugin or [])
+        metrics, price = evaluate_run(run, on, world, plugin or [], cost=cost, note=_note)
     finally:
         disconnect()
-    if not world.main:
-        return
-    if as_json:
-        _say(json.dumps({"run": str(run), "on": on, "metrics": scores}))
-        return
-    pairs = scores.pop("agreement", {})
-    _say(_table([["network", "top-1", "top-5", "NLL", "ECE"]] + [
-        [node, f"{s['top1']:.2%}", f"{s['top5']:.2%}", f"{s['nll']:.4f}", f"{s['ece']:.4f}"]
-        for node, s in scores.items()]))
-    for pair, share in pairs.items():
-        _say(f"{pair.replace('|', ' and ')} agree on {share:.2%}")
+    if world.main:
+        _say(json.dumps({"run": str(run), **metrics, "cost": price}) if as_json else tables(metrics, price))
 
 
 @app.command()
@@ -353,6 +348,10 @@ def _line(progress: "Progress", epochs: int) -> str:
     accuracy = "  ".join(f"{node} {share:.1%}" for node, share in progress.accuracy.items())
     return (f"epoch {progress.epoch}/{epochs}  step {progress.step}/{progress.steps}  {progress.images_per_second:.0f} "
             f"images/s  {int(left // 60)}:{int(left % 60):02d} left  {accuracy}  {losses}")
+
+
+def _note(text: str) -> None:
+    typer.echo(f"note: {text}", err=True)
 
 
 def _say(text: str) -> None:

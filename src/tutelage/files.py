@@ -48,8 +48,11 @@ def write_json(path: Path, value: object) -> None:
     write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, object]) -> None:
-    """A new folder with `files` and a manifest of `about`, sizes and SHA-256, whole or not at all."""
+def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, object], *, replace: bool = False) -> None:
+    """A new folder with `files` and a manifest of `about`, sizes and SHA-256, whole or not at all.
+
+    With `replace` a folder that is there stays until the new one is on the disk, and then gives way to it.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     manifest = _sealed({**about, "files": sums})
@@ -59,6 +62,8 @@ def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, obj
             for name, data in {**files, MANIFEST: manifest}.items():
                 _write_through(part / name, data)
             _sync_folder(part)
+            if replace and path.exists():
+                remove_folder(path)
             part.rename(path)
             _sync_folder(path.parent)
             _sync_folder(path.absolute().parent.parent)  # that folder may be new itself
@@ -66,8 +71,11 @@ def write_folder(path: Path, files: Mapping[str, bytes], about: Mapping[str, obj
             shutil.rmtree(part, ignore_errors=True)
 
 
-def read_folder(path: Path) -> tuple[dict, dict[str, bytes]]:
-    """The manifest and the files of a folder, each checked; a folder that differs in any byte is a ModelError."""
+def read_folder(path: Path, what: str = "checkpoint") -> tuple[dict, dict[str, bytes]]:
+    """The manifest and the files of a folder, each checked; a folder that differs in any byte is a ModelError.
+
+    `what` is how an error calls it.
+    """
     try:
         sealed = (path / MANIFEST).read_bytes()
         manifest = json.loads(sealed)
@@ -78,10 +86,10 @@ def read_folder(path: Path) -> tuple[dict, dict[str, bytes]]:
             raise ValueError(f"{sorted(odd)} only in the folder or only in {MANIFEST}")
         files = {name: (path / name).read_bytes() for name in manifest["files"]}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError("a damaged checkpoint", where=path, found=f"{type(error).__name__}: {error}") from None
+        raise ModelError(f"a damaged {what}", where=path, found=f"{type(error).__name__}: {error}") from None
     for name, data in files.items():
         if hashlib.sha256(data).hexdigest() != manifest["files"][name]["sha256"]:
-            raise ModelError("a damaged checkpoint", where=path / name, found=f"{len(data)} bytes of another content",
+            raise ModelError(f"a damaged {what}", where=path / name, found=f"{len(data)} bytes of another content",
                              expected=f"{manifest['files'][name]['bytes']} bytes with the SHA-256 of {MANIFEST}")
     return manifest, files
 

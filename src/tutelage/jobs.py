@@ -1,27 +1,33 @@
 """A recipe made real: its data, networks, graph and settings; and a finished run opened again."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from tutelage import data as data_page
+from tutelage.assessment import assess
 from tutelage.caching import build as build_cache
 from tutelage.config import Recipe, graph_of, read_recipe, settings_of
+from tutelage.cost import costs
 from tutelage.data.load import load as load_data
+from tutelage.data.source import Source
 from tutelage.errors import ModelError, UsageError, UserError, placed
-from tutelage.evaluation import evaluate
-from tutelage.graph import Ema, Ensemble, Frozen, Graph, Trained
+from tutelage.evaluation import predict
+from tutelage.files import MANIFEST, fingerprint
+from tutelage.graph import Computed, Ema, Ensemble, Frozen, Graph, Trained, parse_end, unbound
 from tutelage.loop import Epoch, Run, Settings
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.weights import read_metadata
-from tutelage.preparation import with_followers
+from tutelage.records import finished, read_json
+from tutelage.results import finite, write_cost, write_evaluation
 from tutelage.training import Progress, load, train_in_folder
 from tutelage.tuning import begin, choose
-from tutelage.world import World
+from tutelage.world import World, lead
 
 ENSEMBLE = "ensemble"
 
@@ -81,24 +87,120 @@ def recipe_of_run(run: Path, plugins: Sequence[str] = ()) -> Recipe:
     return read_recipe(run / "config.toml", plugins=plugins)
 
 
-def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = ()) -> dict[str, dict]:
-    """The metrics of every network of a finished run on one of its splits, with the ensemble of its students."""
-    recipe = recipe_of_run(run, plugins)
-    job = make_job(recipe, world, run / "config.toml")
-    source = {"train": job.data.train, "validation": job.data.validation, "test": job.data.test}[split]
-    if source is None:
-        raise UsageError(f"these data have no {split} split", where=run / "config.toml", fix="--on validation")
-    models = with_followers(job.graph, job.models)
-    for node in [*job.graph.named(Trained), *job.graph.named(Ema)]:
-        models[node] = load(run, node, plugins=recipe.plugins)[0]
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run opened again: its recipe, graph, networks by node with what they have learned, and data."""
+
+    folder: Path
+    recipe: Recipe
+    graph: Graph
+    models: dict[str, nn.Module]
+    data: data_page.Data
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: str) -> Source:
+        """One of its splits, by name; UsageError if the data have none of that name."""
+        source = {"train": self.data.train, "validation": self.data.validation, "test": self.data.test}[name]
+        if source is None:
+            raise UsageError(f"these data have no {name} split", where=self.folder / "config.toml",
+                             fix="--on validation")
+        return source
+
+
+def finished_run(run: Path, world: World, plugins: Sequence[str] = ()) -> FinishedRun:
+    """The networks and data of a finished run: what has learned comes from its folder, a teacher from its own file.
+
+    ModelError if a teacher's file is gone or holds other weights than those that the run learned from.
+    """
+    recipe, where = recipe_of_run(run, plugins), run / "config.toml"
+    if finished(run) is None:
+        raise UsageError("this run is not finished", where=run, fix=f"tutelage train --resume {run}")
+    graph = graph_of(recipe, where)
+    data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
+    models = {}
+    for node, kind in graph.nodes.items():
+        if isinstance(kind, Frozen):
+            models[node] = _teacher(recipe, node, data, where)
+        elif isinstance(kind, Trained | Ema):
+            models[node] = load(run, node, plugins=recipe.plugins)[0]
+    changes = _changes(run, models, data)
     for model in models.values():
-        model.to(world.device)
-    graph, students = job.graph, job.graph.named(Trained)
+        model.to(world.device).eval()
+    return FinishedRun(run, recipe, graph, models, data, (*_notes(recipe, graph, data), *changes))
+
+
+def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (), *, cost: bool = True,
+                 note: Callable[[str], None] = lambda text: None) -> tuple[dict, dict | None]:
+    """Measure a finished run on one of its splits, write that into its folder, and give the metrics and the cost.
+
+    Every network counts, and the ensemble of the students where there are several. Ranks share the images; the first
+    of them measures and writes, and on the others the metrics are empty.
+    """
+    opened = finished_run(run, world, plugins)
+    for text in opened.notes if world.main else ():
+        note(text)
+    source = opened.split(split)
+    ask = partial(predict, _judged(opened), opened.models, classes=len(opened.data.classes), world=world,
+                  batch_size=opened.recipe.data.batch_size)
+    predictions = ask(source)
+    held_out = predictions if split == "validation" else ask(opened.data.validation)
+    found: list[dict] = []
+
+    def measure() -> None:
+        evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
+                            (opened.data.validation, held_out))
+        write_evaluation(run, evaluation)
+        found.append(finite(evaluation.metrics))
+        if cost:
+            found.append(_cost(opened, world))
+            write_cost(run, found[1])
+
+    lead(world, measure if world.main else None)
+    return (found[0] if found else {}), (found[1] if len(found) > 1 else None)
+
+
+def _judged(opened: FinishedRun) -> Graph:
+    """The nodes that need nothing but the networks, and the ensemble of the students; no edges."""
+    graph, students = opened.graph, opened.graph.named(Trained)
+    nodes = {name: kind for name, kind in graph.nodes.items() if not _needs_part(graph, name)}
     if len(students) > 1 and ENSEMBLE not in graph.nodes:
-        graph = Graph({**graph.nodes, ENSEMBLE: Ensemble(students)}, graph.edges, graph.controllers)
-    plain = Graph({name: kind for name, kind in graph.nodes.items() if name in models or name == ENSEMBLE}, [])
-    return evaluate(plain, models, source, classes=len(job.data.classes), batch_size=recipe.data.batch_size,
-                    world=world)
+        nodes[ENSEMBLE] = Ensemble(students)
+    return Graph(nodes, [])
+
+
+def _needs_part(graph: Graph, node: str) -> bool:
+    """Whether a node is computed by a module, which is not among a run's networks."""
+    kinds = [graph.nodes.get(parse_end(end).node) for end in graph.order([node])]
+    return any(isinstance(kind, Computed) and isinstance(unbound(kind.by), nn.Module) for kind in kinds)
+
+
+def _cost(opened: FinishedRun, world: World) -> dict:
+    frozen = opened.graph.named(Frozen)
+    files = {node: opened.folder / "models" / f"{node}.safetensors" for node in opened.models if node not in frozen}
+    return costs(opened.models, opened.data.shape, opened.data.classes, world.device,
+                 teacher=frozen[0] if frozen else None, files=files)
+
+
+def _teacher(recipe: Recipe, node: str, data: data_page.Data, where: Path) -> nn.Module:
+    try:
+        return _network(recipe, node, recipe.models[node], data, where)
+    except ModelError as error:
+        raise ModelError(f"the frozen network {node!r} of this run cannot be opened", where=error.where,
+                         found=error.what, fix="put its file of weights back") from None
+
+
+def _changes(run: Path, models: Mapping[str, nn.Module], data: data_page.Data) -> tuple[str, ...]:
+    """Whether data and teachers are those that the run learned from, by the hashes in its last checkpoint."""
+    manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"), key=lambda path: (len(str(path)), path))
+    if not manifests:
+        return ()
+    then = read_json(manifests[-1])
+    for node, digest in then["frozen"].items():
+        if node in models and fingerprint(models[node].state_dict()) != digest:
+            raise ModelError("this run learned from another teacher", where=f"node {node!r}",
+                             found="weights with another SHA-256", fix="give back the weights the run was started with")
+    same = then["data"] == data.digest
+    return () if same else ("the data are not those the run learned from: an image may be in another split now",)
 
 
 def _notes(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, ...]:

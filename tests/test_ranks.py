@@ -14,6 +14,8 @@ SCRIPT = """
 import json, sys, torch
 from pathlib import Path
 from toys import data, everything, models, settings
+from tutelage import Edge
+from tutelage.divergences import cross_entropy
 from tutelage.files import fingerprint
 from tutelage.loop import start, steps_of
 from tutelage.methods.dual_student import dual_student
@@ -23,6 +25,8 @@ from tutelage.world import connect, disconnect
 world, out, case = connect("cpu"), Path(sys.argv[1]), sys.argv[2]
 uncertainty = True if case == "norm" else "mean_one"  # a mean over a micro-batch is not one over the batch
 graph = everything() if case == "everything" else dual_student("t", ["a", "b"], uncertainty=uncertainty)
+if case == "norm":
+    graph += Edge("labels", "a@strong", cross_entropy, weight=0.5)
 accumulate = 2 if case == "norm" and world.size == 1 else 1
 options = settings(1, accumulate=accumulate, batch_size=12)
 job = start(graph, models(norm=case == "norm"), data(52), options, world)
@@ -79,6 +83,11 @@ def test_two_ranks_give_the_gradients_and_losses_of_one(runs):
     close(one["gradients"], two[0]["gradients"], 1e-6)
     if case != "norm":  # with statistics of half the batch, a micro-batch's own losses are what agrees
         close(one["losses"], two[0]["losses"], 1e-6)
+
+
+def test_trap_19_two_views_of_a_network_with_batch_statistics_go_backward_together_over_ranks(runs):
+    case, _, two = runs
+    assert any("a@strong" in edge for edge in two[1]["losses"]) == (case == "norm")
 
 
 def test_ranks_agree_with_each_other_to_the_bit(runs):

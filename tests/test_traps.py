@@ -1,7 +1,7 @@
 """One test for every known trap of distillation code that concerns this package.
 
 The numbers are those of our survey of other frameworks; each trap has silently cost someone accuracy. Those that need
-several processes, recipes or the source text are named in `test_ranks` (26, 31), `test_config` (29),
+several processes, recipes or the source text are named in `test_ranks` (19, 26, 31), `test_config` (29),
 `models/test_cifar` (32) and `test_architecture` (33).
 """
 
@@ -344,18 +344,6 @@ def test_trap_18_only_what_learns_is_wrapped_for_ranks_and_nothing_is_searched_f
         wrapped = [node for node, runner in runners.items() if isinstance(runner, DistributedDataParallel)]
         assert wrapped == ["s"]
         assert not runners["s"].find_unused_parameters
-
-
-def test_trap_19_two_views_of_a_network_with_batch_statistics_go_backward_over_ranks():
-    graph = Graph({"s": Trained()}, [Edge("labels", "s", cross_entropy), Edge("labels", "s@strong", cross_entropy)])
-    views = torch.rand(2, 4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    alone, shared = Net(0, dropout=0.0), Net(0, dropout=0.0)
-    sum(alone(view).square().sum() for view in views).backward()
-    with a_group_of_ranks() as world:
-        runner = ranked(graph, {"s": shared}, world, views[0])["s"]
-        sum(running.compute(runner, Choice(), view, [""])[""].square().sum() for view in views).backward()
-    for one, other in zip(alone.parameters(), shared.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_trap_20_every_epoch_has_its_own_number_and_step():

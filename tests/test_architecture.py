@@ -21,7 +21,7 @@ FLOORS = [
     {"divergences", "sample_weights", "schedules", "parts", "metrics", "world", "files", "records", "machine", "data",
      "models"},
     {"graph"},
-    {"methods", "objective", "closed_form", "teacher_cache"},
+    {"methods", "objective", "closed_form", "kept_rows", "teacher_cache"},
     {"optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking"},
     {"config", "jobs", "benching", "starting", "cli", "__main__"},

@@ -1,6 +1,8 @@
 """A cached teacher: the same images, the same bits, whatever the disk has of it."""
 
+import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,16 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from toys import SGD, Switch, models
-from tutelage import Edge, Frozen, Graph, Trained, caching, train
+from tutelage import Edge, Ensemble, Frozen, Graph, Trained, caching, train
 from tutelage.data import Data, from_tensors
 from tutelage.divergences import cross_entropy, kl, mse
 from tutelage.errors import ResourceError, UsageError
 from tutelage.files import fingerprint
 from tutelage.graph import Controller
+from tutelage.kept_rows import Top, Whole
+from tutelage.loop import Run
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.scratch import scratch
 from tutelage.parts import Projected
-from tutelage.teacher_cache import TeacherCache, decode, encode
+from tutelage.records import read_records
+from tutelage.sample_weights import entropy, margin
+from tutelage.teacher_cache import TeacherCache
 from tutelage.tuning import memory_folder
 
 
@@ -48,14 +54,14 @@ class Counted:
 
 
 def trained(*, epochs: int = 4, draws: int | None = 2, cache: bool | str = True, precision: str = "auto",
-            of: Graph | None = None, **options) -> tuple[list[str], int]:
+            of: Graph | None = None, cache_top: int | None = None, **options) -> tuple[list[str], int]:
     """Hashes of the students, and how many rows of training images the teacher saw.
 
     42 rows are 3 batches of 12, and a rest that is computed, in a whole batch, when a draw ends.
     """
     networks = Counted()
     for _ in train(of or graph(), networks.models, data(**options), epochs=epochs, optimizer=SGD, batch_size=12,
-                   draws=draws, cache=cache, precision=precision):
+                   draws=draws, cache=cache, precision=precision, cache_top=cache_top):
         pass
     beside = 2 + 14 + (24 if precision == "exact" and cache is not False else 0)  # dry pass, validation, the check
     return [fingerprint(networks.models[node].state_dict()) for node in "ab"], networks.rows - beside
@@ -197,7 +203,7 @@ def test_limits_hold_and_the_cache_that_was_used_longest_ago_goes(own_memory):
 
 
 def test_too_small_a_limit_keeps_nothing_and_says_so(own_memory):
-    cache = TeacherCache(own_memory / "key", torch.arange(5), ["t"], frozenset(["t"]), False, limit=10)
+    cache = TeacherCache(own_memory / "key", torch.arange(5), {"t": Whole(True, False)}, limit=10)
     cache.open(0)
     cache.look_up(torch.arange(5))
     rows = cache.record("t", torch.randn(5, 3))
@@ -209,7 +215,7 @@ def test_too_small_a_limit_keeps_nothing_and_says_so(own_memory):
 
 def test_rows_are_found_by_id_in_any_order():
     ids = torch.tensor([40, 7, 19, 3])
-    cache = TeacherCache(memory_folder() / "k", ids, ["t"], frozenset(["t"]), True, limit=2**30)
+    cache = TeacherCache(memory_folder() / "k", ids, {"t": Whole(True, True)}, limit=2**30)
     cache.open(0)
     rows = torch.arange(12.0).view(4, 3)
     cache.look_up(ids[:2])
@@ -226,12 +232,13 @@ def test_rows_are_found_by_id_in_any_order():
 @pytest.mark.parametrize("classes", [2, 100, 1000])
 def test_the_stored_signal_is_within_a_millionth_of_a_nat(scale, classes):
     logits = scale * torch.randn(256, classes, generator=torch.Generator().manual_seed(0)) + 7 * scale
-    again = decode(*encode(logits, logits=True, exact=False), logits=True)
+    form = Whole(logits=True, exact=False)
+    again = form.decode(form.encode(logits))
     log_p, log_q = logits.double().log_softmax(-1), again.double().log_softmax(-1)
     assert (log_p.exp() * (log_p - log_q)).sum(-1).mean() <= 1e-6
     assert torch.equal(logits.argmax(-1), again.argmax(-1))
-    exact = decode(*encode(logits, logits=True, exact=True), logits=True)
-    assert torch.equal(exact, logits)
+    form = Whole(logits=True, exact=True)
+    assert torch.equal(form.decode(form.encode(logits)), logits)
 
 
 def test_features_are_kept_too_and_views_apart(own_memory):
@@ -258,3 +265,156 @@ def test_by_itself_a_run_caches_only_draws_that_come_again(own_memory):
     assert not own_memory.exists()
     trained(cache="auto", draws=3)
     assert own_memory.exists()
+
+
+# --- the largest logits alone --------------------------------------------------------------------------------------
+
+
+def logits_of(scale: float = 3.0, classes: int = 50) -> Tensor:
+    return scale * torch.randn(64, classes, generator=torch.Generator().manual_seed(0)) + 5
+
+
+def naive_top(row: list[float], count: int, temperature: float) -> list[float]:
+    """A row in plain Python: the largest stay; the rest share evenly, at this temperature, what they hold together."""
+    order = sorted(range(len(row)), key=lambda number: -row[number])
+    held = sum(math.exp(row[number] / temperature) for number in order[count:])
+    level = temperature * math.log(held / (len(row) - count))
+    return [value if number in order[:count] else level for number, value in enumerate(row)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("count", [1, 5, 49])
+def test_top_rows_are_those_of_a_naive_computation(count, temperature):
+    rows, top = logits_of(), Top(count, 50, temperature)
+    again = top.decode(top.encode(rows))
+    naive = torch.tensor([naive_top(row, count, temperature) for row in rows.tolist()])
+    torch.testing.assert_close(again, naive, rtol=0, atol=8e-3)  # float16, 16 below the largest
+    mine, theirs = ((logits.double() / temperature).softmax(-1) for logits in (again, rows))
+    kept = rows.topk(count).indices
+    torch.testing.assert_close(mine.gather(1, kept), theirs.gather(1, kept), rtol=8e-3, atol=0)
+    kl_of_kept = (mine.gather(1, kept) * (mine.gather(1, kept) / theirs.gather(1, kept)).log()).sum(-1).abs()
+    assert kl_of_kept.max() < 1e-3, "what is kept has the teacher's probability"
+    torch.testing.assert_close(mine.sum(-1) - mine.gather(1, kept).sum(-1),
+                               theirs.sum(-1) - theirs.gather(1, kept).sum(-1), rtol=0, atol=2e-4)
+
+
+def test_sample_weights_of_top_rows_are_those_of_whole_rows():
+    rows, sure = logits_of(), partial(entropy, temperature=2.0)
+    top = Top(3, 50, 4.0, (entropy, sure, margin))
+    kept = top.weights(top.encode(rows))
+    for weight, function in zip(kept, top.of, strict=True):
+        assert torch.equal(weight, function(rows, rows, None))
+    assert not torch.allclose(kept[0], entropy(None, top.decode(top.encode(rows))), atol=0.01), "the row does not tell"
+
+
+def test_what_top_rows_lose_is_measured_against_whole_rows():
+    rows, top = logits_of(), Top(5, 50, 4.0, (entropy,))
+    lost, spread, moved = top.losses(rows)
+    p, q = ((x / 4).double().softmax(-1) for x in (rows, top.decode(top.encode(rows))))
+    assert lost == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-4)
+    assert spread == pytest.approx(float(1 - p.topk(5).values.sum(-1).mean()), rel=1e-4)
+    assert 0.05 < spread < 0.9
+    assert moved == 0
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(2, 6), torch.tensor([[0.0] + [-math.inf] * 5]), 1e6 * torch.eye(6)],
+                         ids=["even", "impossible classes", "far apart"])
+def test_extreme_rows_stay_numbers(rows):
+    top = Top(2, 6, 4.0, (entropy,))
+    assert top.decode(top.encode(rows)).isfinite().all()
+    again = (top.decode(top.encode(rows)) / 4).softmax(-1)
+    torch.testing.assert_close(again, (rows / 4).softmax(-1), rtol=1e-3, atol=1e-3)
+
+
+def test_more_than_32767_classes_have_numbers_of_their_own():
+    rows = torch.zeros(1, 40_000)
+    rows[0, 39_999] = 9
+    top = Top(1, 40_000, 1.0)
+    assert top.decode(top.encode(rows)).argmax() == 39_999
+
+
+def weighted(uncertainty: bool | str) -> Graph:
+    return dual_student("t", ["a", "b"], uncertainty=uncertainty)
+
+
+@pytest.mark.parametrize("uncertainty", [True, False, "mean_one"])
+def test_a_run_on_top_rows_fills_and_looks_up_to_the_same_bits(uncertainty, own_memory):
+    filling, rows = trained(of=weighted(uncertainty), cache_top=2)
+    assert rows == 2 * (36 + 12) + 12, "twelve more show what is lost"
+    assert trained(of=weighted(uncertainty), cache_top=2) == (filling, 12)
+    assert filling != trained(of=weighted(uncertainty))[0]
+
+
+def test_the_weights_of_a_run_on_top_rows_are_the_teachers(monkeypatch):
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def look(self: Controller, run: Run, outputs: dict[str, Tensor], weights: dict) -> None:
+        edge = next(edge for edge in run.graph.edges if edge.name == "t->a:kl/4")
+        rows = torch.searchsorted(run.data.train.ids, outputs["ids"])
+        (batch,) = run.data.train.batches([rows], draw=run.draw)
+        whole = run.models["t"](batch.inputs)
+        seen.append((edge.sample_weight(outputs["a"], outputs["t"], outputs["labels"]), entropy(None, whole)))
+        assert (outputs["t"] - whole).abs().max() > 0.01
+
+    monkeypatch.setattr(Controller, "before_losses", look)
+    of = Graph(weighted(True).nodes, weighted(True).edges, {"c": Controller()})
+    trained(of=of, cache_top=2, epochs=2, draws=1)
+    assert len(seen) == 6
+    for kept, right in seen:
+        torch.testing.assert_close(kept, right, rtol=0, atol=1e-6)
+
+
+def test_top_rows_have_a_cache_of_their_own_and_take_less_room(own_memory):
+    trained()
+    (whole,) = own_memory.iterdir()
+    trained(cache_top=1)
+    assert len(list(own_memory.iterdir())) == 2
+    trained(cache_top=2)
+    assert len(list(own_memory.iterdir())) == 3
+    assert whole in own_memory.iterdir()
+    top, logits = Top(10, 1000, 4.0, (entropy,)), logits_of(classes=1000)
+    of_top, of_whole = (sum(column.nbytes for column in form.encode(logits).values())
+                        for form in (top, Whole(True, False)))
+    assert of_top * 30 < of_whole
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_damaged_top_rows_are_computed_again(how, own_memory):
+    right, _ = trained(cache_top=2)
+    damage(shards(own_memory)[0], how)
+    assert trained(cache_top=2)[0] == right
+
+
+def test_a_run_on_top_rows_says_what_it_loses(tmp_path, caplog):
+    for _ in train(graph(), models(), data(), epochs=2, optimizer=SGD, batch_size=12, draws=1, cache=True, cache_top=2,
+                   out=tmp_path / "run"):
+        pass
+    note = read_records(tmp_path / "run")[0]["notes"][0]
+    assert note.startswith("of t's 4 logits the 2 largest are kept: of a first batch KL at T = 4 to what it says is ")
+    assert [record.message for record in caplog.records] == [f"note: {note}"]
+
+
+@pytest.mark.parametrize("options", [{"precision": "exact"}, {"cache": "auto"}, {"cache": False}])
+def test_top_rows_need_a_cache_that_is_asked_for_and_are_never_exact(options):
+    with pytest.raises(UsageError, match="largest logits alone change what is learned"):
+        trained(cache_top=2, **options)
+
+
+def own_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return teacher[:, 0].sigmoid()
+
+
+@pytest.mark.parametrize(("edges", "reason"), [
+    ([Edge("t", "a", kl), Edge("t", "b", kl, temperature=4.0)], "read at the temperatures 1, 4"),
+    ([Edge("t", "a", mse)], "mse may need all logits"),
+    ([Edge("t", "a", kl, sample_weight=own_weight)], "own_weight may need all logits"),
+    ([Edge("both", "a", kl), Edge("t", "b", kl)], "a computed node reads it")])
+def test_ends_that_need_whole_rows_are_refused_with_the_reason(edges, reason):
+    nodes = {"t": Frozen(), "a": Trained(), "b": Trained(), "both": Ensemble(["t", "b"])}
+    with pytest.raises(UsageError, match=reason):
+        trained(of=Graph(nodes, edges), cache_top=2)
+
+
+def test_as_many_logits_as_classes_are_refused():
+    with pytest.raises(UsageError, match="more logits than there are"):
+        trained(cache_top=4)

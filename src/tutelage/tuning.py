@@ -7,6 +7,7 @@ uses it, so that the bits stay the same. It is also remembered for this machine.
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from tutelage.randomness import seeded
 from tutelage.running import Choice, compute, default_choices, is_tapped, lay_out, on_device, runner
 from tutelage.world import World
 
+logger = logging.getLogger("tutelage")
 FEWEST = 100
 """Steps: in a shorter run not even a first measurement is made."""
 SHORTEST = 120.0
@@ -93,7 +95,9 @@ def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder())
     if tuned.cached and folder is not None:
         set_modes(run)
-        tuned.notes += filter(None, [attach(run, folder)])
+        tuned.notes += attach(run, folder)
+    for note in tuned.notes if world.main else ():
+        logger.warning("note: %s", note)
     return run
 
 

@@ -1,7 +1,10 @@
 """A cached teacher: the same images, the same bits, whatever the disk has of it."""
 
+import errno
 import math
+import os
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toys import SGD, Switch, models
-from tutelage import Edge, Ensemble, Frozen, Graph, Trained, caching, train
+from toys import SGD, Switch, models, settings
+from tutelage import Edge, Ensemble, Frozen, Graph, Trained, caching, files, teacher_cache, train
 from tutelage.data import Data, from_tensors
+from tutelage.data.making import Policy
 from tutelage.divergences import cross_entropy, kl, mse
-from tutelage.errors import ResourceError, UsageError
-from tutelage.files import fingerprint
+from tutelage.errors import UsageError
+from tutelage.files import fingerprint, locked
 from tutelage.graph import Controller
 from tutelage.kept_rows import Top, Whole
 from tutelage.loop import Run
@@ -22,9 +26,14 @@ from tutelage.methods.dual_student import dual_student
 from tutelage.methods.scratch import scratch
 from tutelage.parts import Projected
 from tutelage.records import read_records
+from tutelage.running import default_choices
 from tutelage.sample_weights import entropy, margin
 from tutelage.teacher_cache import TeacherCache
-from tutelage.tuning import memory_folder
+from tutelage.tuning import Tuned, begin, memory_folder
+from tutelage.world import World
+
+CPU = torch.device("cpu")
+write_through = files._write_through
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +42,10 @@ def own_memory(tmp_path, monkeypatch) -> Path:
     return tmp_path / "memory" / "teachers"
 
 
-def data(**options) -> Data:
+def data(first: int = 0, augment: Policy = "crop-flip", **options) -> Data:
     images = torch.randint(0, 255, (56, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return from_tensors((images, torch.arange(56) % 4), validation=0.25, augment="crop-flip", **options)
+    images[0, 0, 0, 0] = first
+    return from_tensors((images, torch.arange(56) % 4), validation=0.25, augment=augment, **options)
 
 
 def graph() -> Graph:
@@ -152,24 +162,102 @@ def other_mixture(settings: dict) -> None:
     settings["data"] = data(mixup=0.2)
 
 
-@pytest.mark.parametrize("change", [change_teacher, other_images, other_mixture])
-def test_another_teacher_seed_or_augmentation_has_another_cache(change, own_memory):
+def other_policy(settings: dict) -> None:
+    settings["data"] = data(augment="crop")
+
+
+def other_pixels(settings: dict) -> None:
+    settings["data"] = data(first=1)
+
+
+def other_classes(settings: dict) -> None:
+    settings["data"] = data(classes=["cat", "dog", "cow", "owl"])
+
+
+def other_precision(settings: dict) -> None:
+    settings["precision"] = "bf16"
+
+
+@pytest.mark.parametrize("change", [change_teacher, other_images, other_mixture, other_policy, other_pixels,
+                                    other_classes, other_precision])
+def test_another_teacher_seed_augmentation_set_class_list_or_format_has_another_cache(change, own_memory):
     trained()
-    settings = {"networks": models(), "data": data()}
+    before = {path: path.read_bytes() for path in own_memory.rglob("*.npy")}
+    settings = {"networks": models(), "data": data(), "precision": "auto"}
     change(settings)
-    for _ in train(graph(), settings["networks"], settings["data"], epochs=2, optimizer=SGD, batch_size=12, cache=True):
+    for _ in train(graph(), settings["networks"], settings["data"], epochs=2, optimizer=SGD, batch_size=12, cache=True,
+                   precision=settings["precision"]):
         pass
     assert len(list(own_memory.iterdir())) == 2
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_full_disk_costs_the_cache_and_nothing_else(monkeypatch, own_memory):
+def test_a_full_disk_costs_the_cache_and_nothing_else_and_is_said_once(monkeypatch, own_memory, caplog):
     right, _ = trained(precision="exact", cache=False)
+    synced = []
 
-    def full(*args: object) -> None:
-        raise ResourceError("cannot write: No space left on device")
-    monkeypatch.setattr("tutelage.teacher_cache.write_folder", full)
+    def full(file: int) -> None:  # the second file of a shard no longer fits
+        synced.append(file)
+        if len(synced) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
     assert trained(precision="exact")[0] == right
     assert not shards(own_memory)
+    assert not list(own_memory.rglob("*.part"))
+    assert [record.message for record in caplog.records] == [
+        "note: the teacher's outputs are not kept: cannot write: No space left on device"]
+
+
+def test_a_folder_for_caches_that_cannot_be_one_costs_the_cache_and_nothing_else(own_memory, caplog):
+    right, _ = trained(precision="exact", cache=False)
+    own_memory.parent.mkdir()
+    own_memory.write_text("a file where the folder should be")
+    assert trained(precision="exact")[0] == right
+    assert len(caplog.records) == 1
+
+
+def test_two_runs_at_once_share_a_cache_and_the_one_that_comes_second_writes_nothing(own_memory):
+    right, _ = trained()
+    (folder,) = own_memory.iterdir()
+    shutil.rmtree(folder)
+    with locked(folder):
+        assert trained()[0] == right
+    assert not shards(own_memory)
+    assert trained()[0] == right
+    assert trained() == (right, 0)
+
+
+def test_a_block_of_another_draw_is_not_used(own_memory):
+    right, _ = trained()
+    first, second = shards(own_memory)
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    assert trained() == (right, 36 + 12)
+
+
+def test_a_cache_that_is_killed_while_it_is_built_goes_on_where_it_was(own_memory):
+    def build() -> int:
+        networks = Counted()
+        run = begin(graph(), networks.models, data(), settings(4, limit_draws=3, cache=True), World(CPU),
+                    Tuned(default_choices("tab", "auto", CPU), cached=True))
+        before = networks.rows
+        assert list(caching.build(run, 3)) == [0, 1, 2]
+        return networks.rows - before
+
+    child = os.fork()
+    if not child:
+        written = []
+        teacher_cache.write_folder = lambda *args: (files.write_folder(*args), written.append(args))
+        files._write_through = lambda *args: (
+            os.kill(os.getpid(), signal.SIGKILL) if len(written) == 1 else None, write_through(*args))
+        build()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert len(shards(own_memory)) == 2, "one whole, and the half of another"
+    assert build() == 2 * 48
+    assert len(shards(own_memory)) == 3, "and what was left of the half is gone"
+    assert build() == 0
 
 
 def test_a_killed_first_epoch_is_filled_up_after_the_resume(tmp_path, own_memory):

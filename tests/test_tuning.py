@@ -19,7 +19,7 @@ from tutelage.graph import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.loop import start
 from tutelage.running import Choice
 from tutelage.training import train_in_folder
-from tutelage.tuning import FEWEST, SHARE, SHORTEST, Tuned, choose, from_json, tune
+from tutelage.tuning import FEWEST, SHARE, SHORTEST, Tuned, begin, choose, from_json, tune
 from tutelage.world import World
 
 CPU = World(torch.device("cpu"))
@@ -263,6 +263,16 @@ def test_an_ema_node_is_never_compiled(clock):
     clock({("a", Choice(compiled=True)): 0.01})
     found = tuned(LONG)
     assert (found.choices["a"], found.choices["slow"]) == (Choice(compiled=True), PLAIN)
+
+
+def test_a_run_whose_compiler_has_gone_since_goes_on_without_it_and_says_so(monkeypatch, caplog):
+    without_compiler(monkeypatch)
+    held = Tuned(dict.fromkeys(["t", "a", "slow"], Choice(channels_last=True, compiled=True)), compiled_losses=True)
+    run = begin(GRAPH, models(), data(), long_settings(), CPU, held)
+    assert run.choices == dict.fromkeys(["t", "a", "slow"], LAST) == held.choices
+    assert not held.compiled_losses
+    assert [record.message for record in caplog.records] == [
+        "note: nothing is compiled: RuntimeError: no compiler is here"]
 
 
 # --- the memory of this machine ----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A run's use of the teacher cache: which ends it holds, when a draw is opened, filled up and written."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -59,7 +60,7 @@ def cache_folder(graph: Graph, networks: Mapping[str, nn.Module], choices: Mappi
 def wanted(settings: "Settings", folder: Path | None) -> bool:
     """Whether a new run uses a cache: as it is told, or by itself where draws come again or one is there already."""
     if settings.cache == "auto":
-        return folder is not None and (settings.draws < settings.epochs or folder.exists())
+        return folder is not None and (settings.draws < settings.epochs or os.access(folder, os.R_OK))
     if settings.cache and folder is None:
         raise UsageError("there is nothing to cache", where="cache", found="cache = true",
                          expected="a frozen teacher, no controller that changes images, data that tell their draws",

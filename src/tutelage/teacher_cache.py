@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.errors import BusyError, ModelError, ResourceError
+from tutelage.errors import BusyError, ModelError, ResourceError, UserError
 from tutelage.files import disk_errors, locked, read_folder, remove_folder, sweep, write_folder
 from tutelage.kept_rows import Columns, Form
 
@@ -127,8 +127,8 @@ class TeacherCache:
                     self._write(end, held)
         except BusyError:
             pass  # another run is writing the same numbers
-        except ResourceError as error:
-            self._note(f"the teacher's outputs are not kept: {error.what}")
+        except (ResourceError, OSError) as error:
+            self._note(f"the teacher's outputs are not kept: {error.what if isinstance(error, UserError) else error}")
 
     def bytes(self) -> int:
         """How much one draw takes, of the ends that are held."""
@@ -163,9 +163,9 @@ class TeacherCache:
     def _read(self, end: str) -> None:
         for first in range(0, len(self.ids), SHARD_ROWS):
             path = self._shard(end, first)
-            if not path.exists():
-                continue
             try:
+                if not path.exists():
+                    continue
                 manifest, files = read_folder(path)
                 columns = {name: _from_npy(files[f"{name}.npy"]).to(self.ids.device) for name in self.forms[end].types}
                 self._take(end, first, manifest, columns)
@@ -178,8 +178,9 @@ class TeacherCache:
     def _take(self, end: str, first: int, manifest: Mapping, columns: Columns) -> None:
         rows = slice(first, min(first + SHARD_ROWS, len(self.ids)))
         types = {name: column.dtype for name, column in columns.items()}
-        if manifest["key"] != self.folder.name or manifest["end"] != end or types != self.forms[end].types:
-            raise ValueError("of another cache")
+        about = {"key": self.folder.name, "end": end, "draw": self.draw, "first": first}
+        if {word: manifest[word] for word in about} != about or types != self.forms[end].types:
+            raise ValueError("of another cache, or another part of this one")
         if any(len(column) != rows.stop - first for column in columns.values()):
             raise ValueError(f"{[len(column) for column in columns.values()]} rows")
         held = self.held.get(end) or self._empty(end, columns)

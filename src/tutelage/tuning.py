@@ -90,7 +90,11 @@ def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: 
 
 def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
           tuned: Tuned) -> Run:
-    """A run at step 0 that computes as it was tuned."""
+    """A run at step 0 that computes as it was tuned; not compiled where the compiler has gone since."""
+    compiled = tuned.compiled_losses or any(choice.compiled for choice in tuned.choices.values())
+    if compiled and not _compiles(tuned, "nothing is"):
+        tuned.choices = {node: replace(choice, compiled=False) for node, choice in tuned.choices.items()}
+        tuned.compiled_losses = False
     run = start(graph, models, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
     folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder())
     if tuned.cached and folder is not None:
@@ -207,12 +211,12 @@ def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module,
     return False
 
 
-def _compiles(tuned: Tuned) -> bool:
+def _compiles(tuned: Tuned, what: str = "losses are not") -> bool:
     try:
         doubled = torch.compile(lambda x: (x * 2).sum())
         return float(doubled(torch.ones(3))) == 6
     except Exception as error:
-        tuned.notes.append(f"losses are not compiled: {type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
+        tuned.notes.append(f"{what} compiled: {type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
         return False
 
 

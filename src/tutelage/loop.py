@@ -230,6 +230,8 @@ def train_step(run: Run, batches: Sequence[Batch]) -> None:
     reseed(run.world.device, run.settings.seed, "step", run.step)
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
+    if any(choice.graphs for choice in run.choices.values()):
+        torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the step before may be overwritten
     for run.micro, batch in enumerate(batches):
         with ExitStack() as stack:
             if run.micro + 1 < len(batches):

@@ -97,7 +97,8 @@ class TeacherCache:
         held = self.held.get(end) or self._empty(end, columns)
         for name, column in columns.items():
             held.columns[name][self.at] = column
-        held.there[self.at], held.used = True, True
+        held.there.index_fill_(0, self.at, True)
+        held.used = True
         return self._given(end, columns)
 
     def lacking(self, *, used: bool) -> list[str]:

@@ -1,24 +1,39 @@
 """A cached teacher: the same images, the same bits, whatever the disk has of it."""
 
+import errno
+import math
+import os
 import shutil
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from toys import SGD, Switch, models
-from tutelage import Edge, Frozen, Graph, Trained, caching, train
+from toys import SGD, Switch, models, settings
+from tutelage import Edge, Ensemble, Frozen, Graph, Trained, caching, files, teacher_cache, train
 from tutelage.data import Data, from_tensors
+from tutelage.data.making import Policy
 from tutelage.divergences import cross_entropy, kl, mse
-from tutelage.errors import ResourceError, UsageError
-from tutelage.files import fingerprint
+from tutelage.errors import UsageError
+from tutelage.files import fingerprint, locked
 from tutelage.graph import Controller
+from tutelage.kept_rows import Top, Whole
+from tutelage.loop import Run
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.scratch import scratch
 from tutelage.parts import Projected
-from tutelage.teacher_cache import TeacherCache, decode, encode
-from tutelage.tuning import memory_folder
+from tutelage.records import read_records
+from tutelage.running import default_choices
+from tutelage.sample_weights import entropy, margin
+from tutelage.teacher_cache import TeacherCache
+from tutelage.tuning import Tuned, begin, memory_folder
+from tutelage.world import World
+
+CPU = torch.device("cpu")
+write_through = files._write_through
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +42,10 @@ def own_memory(tmp_path, monkeypatch) -> Path:
     return tmp_path / "memory" / "teachers"
 
 
-def data(**options) -> Data:
+def data(first: int = 0, augment: Policy = "crop-flip", **options) -> Data:
     images = torch.randint(0, 255, (56, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return from_tensors((images, torch.arange(56) % 4), validation=0.25, augment="crop-flip", **options)
+    images[0, 0, 0, 0] = first
+    return from_tensors((images, torch.arange(56) % 4), validation=0.25, augment=augment, **options)
 
 
 def graph() -> Graph:
@@ -48,14 +64,14 @@ class Counted:
 
 
 def trained(*, epochs: int = 4, draws: int | None = 2, cache: bool | str = True, precision: str = "auto",
-            of: Graph | None = None, **options) -> tuple[list[str], int]:
+            of: Graph | None = None, cache_top: int | None = None, **options) -> tuple[list[str], int]:
     """Hashes of the students, and how many rows of training images the teacher saw.
 
     42 rows are 3 batches of 12, and a rest that is computed, in a whole batch, when a draw ends.
     """
     networks = Counted()
     for _ in train(of or graph(), networks.models, data(**options), epochs=epochs, optimizer=SGD, batch_size=12,
-                   draws=draws, cache=cache, precision=precision):
+                   draws=draws, cache=cache, precision=precision, cache_top=cache_top):
         pass
     beside = 2 + 14 + (24 if precision == "exact" and cache is not False else 0)  # dry pass, validation, the check
     return [fingerprint(networks.models[node].state_dict()) for node in "ab"], networks.rows - beside
@@ -146,24 +162,102 @@ def other_mixture(settings: dict) -> None:
     settings["data"] = data(mixup=0.2)
 
 
-@pytest.mark.parametrize("change", [change_teacher, other_images, other_mixture])
-def test_another_teacher_seed_or_augmentation_has_another_cache(change, own_memory):
+def other_policy(settings: dict) -> None:
+    settings["data"] = data(augment="crop")
+
+
+def other_pixels(settings: dict) -> None:
+    settings["data"] = data(first=1)
+
+
+def other_classes(settings: dict) -> None:
+    settings["data"] = data(classes=["cat", "dog", "cow", "owl"])
+
+
+def other_precision(settings: dict) -> None:
+    settings["precision"] = "bf16"
+
+
+@pytest.mark.parametrize("change", [change_teacher, other_images, other_mixture, other_policy, other_pixels,
+                                    other_classes, other_precision])
+def test_another_teacher_seed_augmentation_set_class_list_or_format_has_another_cache(change, own_memory):
     trained()
-    settings = {"networks": models(), "data": data()}
+    before = {path: path.read_bytes() for path in own_memory.rglob("*.npy")}
+    settings = {"networks": models(), "data": data(), "precision": "auto"}
     change(settings)
-    for _ in train(graph(), settings["networks"], settings["data"], epochs=2, optimizer=SGD, batch_size=12, cache=True):
+    for _ in train(graph(), settings["networks"], settings["data"], epochs=2, optimizer=SGD, batch_size=12, cache=True,
+                   precision=settings["precision"]):
         pass
     assert len(list(own_memory.iterdir())) == 2
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_full_disk_costs_the_cache_and_nothing_else(monkeypatch, own_memory):
+def test_a_full_disk_costs_the_cache_and_nothing_else_and_is_said_once(monkeypatch, own_memory, caplog):
     right, _ = trained(precision="exact", cache=False)
+    synced = []
 
-    def full(*args: object) -> None:
-        raise ResourceError("cannot write: No space left on device")
-    monkeypatch.setattr("tutelage.teacher_cache.write_folder", full)
+    def full(file: int) -> None:  # the second file of a shard no longer fits
+        synced.append(file)
+        if len(synced) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
     assert trained(precision="exact")[0] == right
     assert not shards(own_memory)
+    assert not list(own_memory.rglob("*.part"))
+    assert [record.message for record in caplog.records] == [
+        "note: the teacher's outputs are not kept: cannot write: No space left on device"]
+
+
+def test_a_folder_for_caches_that_cannot_be_one_costs_the_cache_and_nothing_else(own_memory, caplog):
+    right, _ = trained(precision="exact", cache=False)
+    own_memory.parent.mkdir()
+    own_memory.write_text("a file where the folder should be")
+    assert trained(precision="exact")[0] == right
+    assert len(caplog.records) == 1
+
+
+def test_two_runs_at_once_share_a_cache_and_the_one_that_comes_second_writes_nothing(own_memory):
+    right, _ = trained()
+    (folder,) = own_memory.iterdir()
+    shutil.rmtree(folder)
+    with locked(folder):
+        assert trained()[0] == right
+    assert not shards(own_memory)
+    assert trained()[0] == right
+    assert trained() == (right, 0)
+
+
+def test_a_block_of_another_draw_is_not_used(own_memory):
+    right, _ = trained()
+    first, second = shards(own_memory)
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    assert trained() == (right, 36 + 12)
+
+
+def test_a_cache_that_is_killed_while_it_is_built_goes_on_where_it_was(own_memory):
+    def build() -> int:
+        networks = Counted()
+        run = begin(graph(), networks.models, data(), settings(4, limit_draws=3, cache=True), World(CPU),
+                    Tuned(default_choices("tab", "auto", CPU), cached=True))
+        before = networks.rows
+        assert list(caching.build(run, 3)) == [0, 1, 2]
+        return networks.rows - before
+
+    child = os.fork()
+    if not child:
+        written = []
+        teacher_cache.write_folder = lambda *args: (files.write_folder(*args), written.append(args))
+        files._write_through = lambda *args: (
+            os.kill(os.getpid(), signal.SIGKILL) if len(written) == 1 else None, write_through(*args))
+        build()
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert len(shards(own_memory)) == 2, "one whole, and the half of another"
+    assert build() == 2 * 48
+    assert len(shards(own_memory)) == 3, "and what was left of the half is gone"
+    assert build() == 0
 
 
 def test_a_killed_first_epoch_is_filled_up_after_the_resume(tmp_path, own_memory):
@@ -197,7 +291,7 @@ def test_limits_hold_and_the_cache_that_was_used_longest_ago_goes(own_memory):
 
 
 def test_too_small_a_limit_keeps_nothing_and_says_so(own_memory):
-    cache = TeacherCache(own_memory / "key", torch.arange(5), ["t"], frozenset(["t"]), False, limit=10)
+    cache = TeacherCache(own_memory / "key", torch.arange(5), {"t": Whole(True, False)}, limit=10)
     cache.open(0)
     cache.look_up(torch.arange(5))
     rows = cache.record("t", torch.randn(5, 3))
@@ -209,7 +303,7 @@ def test_too_small_a_limit_keeps_nothing_and_says_so(own_memory):
 
 def test_rows_are_found_by_id_in_any_order():
     ids = torch.tensor([40, 7, 19, 3])
-    cache = TeacherCache(memory_folder() / "k", ids, ["t"], frozenset(["t"]), True, limit=2**30)
+    cache = TeacherCache(memory_folder() / "k", ids, {"t": Whole(True, True)}, limit=2**30)
     cache.open(0)
     rows = torch.arange(12.0).view(4, 3)
     cache.look_up(ids[:2])
@@ -226,12 +320,13 @@ def test_rows_are_found_by_id_in_any_order():
 @pytest.mark.parametrize("classes", [2, 100, 1000])
 def test_the_stored_signal_is_within_a_millionth_of_a_nat(scale, classes):
     logits = scale * torch.randn(256, classes, generator=torch.Generator().manual_seed(0)) + 7 * scale
-    again = decode(*encode(logits, logits=True, exact=False), logits=True)
+    form = Whole(logits=True, exact=False)
+    again = form.decode(form.encode(logits))
     log_p, log_q = logits.double().log_softmax(-1), again.double().log_softmax(-1)
     assert (log_p.exp() * (log_p - log_q)).sum(-1).mean() <= 1e-6
     assert torch.equal(logits.argmax(-1), again.argmax(-1))
-    exact = decode(*encode(logits, logits=True, exact=True), logits=True)
-    assert torch.equal(exact, logits)
+    form = Whole(logits=True, exact=True)
+    assert torch.equal(form.decode(form.encode(logits)), logits)
 
 
 def test_features_are_kept_too_and_views_apart(own_memory):
@@ -258,3 +353,156 @@ def test_by_itself_a_run_caches_only_draws_that_come_again(own_memory):
     assert not own_memory.exists()
     trained(cache="auto", draws=3)
     assert own_memory.exists()
+
+
+# --- the largest logits alone --------------------------------------------------------------------------------------
+
+
+def logits_of(scale: float = 3.0, classes: int = 50) -> Tensor:
+    return scale * torch.randn(64, classes, generator=torch.Generator().manual_seed(0)) + 5
+
+
+def naive_top(row: list[float], count: int, temperature: float) -> list[float]:
+    """A row in plain Python: the largest stay; the rest share evenly, at this temperature, what they hold together."""
+    order = sorted(range(len(row)), key=lambda number: -row[number])
+    held = sum(math.exp(row[number] / temperature) for number in order[count:])
+    level = temperature * math.log(held / (len(row) - count))
+    return [value if number in order[:count] else level for number, value in enumerate(row)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("count", [1, 5, 49])
+def test_top_rows_are_those_of_a_naive_computation(count, temperature):
+    rows, top = logits_of(), Top(count, 50, temperature)
+    again = top.decode(top.encode(rows))
+    naive = torch.tensor([naive_top(row, count, temperature) for row in rows.tolist()])
+    torch.testing.assert_close(again, naive, rtol=0, atol=8e-3)  # float16, 16 below the largest
+    mine, theirs = ((logits.double() / temperature).softmax(-1) for logits in (again, rows))
+    kept = rows.topk(count).indices
+    torch.testing.assert_close(mine.gather(1, kept), theirs.gather(1, kept), rtol=8e-3, atol=0)
+    kl_of_kept = (mine.gather(1, kept) * (mine.gather(1, kept) / theirs.gather(1, kept)).log()).sum(-1).abs()
+    assert kl_of_kept.max() < 1e-3, "what is kept has the teacher's probability"
+    torch.testing.assert_close(mine.sum(-1) - mine.gather(1, kept).sum(-1),
+                               theirs.sum(-1) - theirs.gather(1, kept).sum(-1), rtol=0, atol=2e-4)
+
+
+def test_sample_weights_of_top_rows_are_those_of_whole_rows():
+    rows, sure = logits_of(), partial(entropy, temperature=2.0)
+    top = Top(3, 50, 4.0, (entropy, sure, margin))
+    kept = top.weights(top.encode(rows))
+    for weight, function in zip(kept, top.of, strict=True):
+        assert torch.equal(weight, function(rows, rows, None))
+    assert not torch.allclose(kept[0], entropy(None, top.decode(top.encode(rows))), atol=0.01), "the row does not tell"
+
+
+def test_what_top_rows_lose_is_measured_against_whole_rows():
+    rows, top = logits_of(), Top(5, 50, 4.0, (entropy,))
+    lost, spread, moved = top.losses(rows)
+    p, q = ((x / 4).double().softmax(-1) for x in (rows, top.decode(top.encode(rows))))
+    assert lost == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-4)
+    assert spread == pytest.approx(float(1 - p.topk(5).values.sum(-1).mean()), rel=1e-4)
+    assert 0.05 < spread < 0.9
+    assert moved == 0
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(2, 6), torch.tensor([[0.0] + [-math.inf] * 5]), 1e6 * torch.eye(6)],
+                         ids=["even", "impossible classes", "far apart"])
+def test_extreme_rows_stay_numbers(rows):
+    top = Top(2, 6, 4.0, (entropy,))
+    assert top.decode(top.encode(rows)).isfinite().all()
+    again = (top.decode(top.encode(rows)) / 4).softmax(-1)
+    torch.testing.assert_close(again, (rows / 4).softmax(-1), rtol=1e-3, atol=1e-3)
+
+
+def test_more_than_32767_classes_have_numbers_of_their_own():
+    rows = torch.zeros(1, 40_000)
+    rows[0, 39_999] = 9
+    top = Top(1, 40_000, 1.0)
+    assert top.decode(top.encode(rows)).argmax() == 39_999
+
+
+def weighted(uncertainty: bool | str) -> Graph:
+    return dual_student("t", ["a", "b"], uncertainty=uncertainty)
+
+
+@pytest.mark.parametrize("uncertainty", [True, False, "mean_one"])
+def test_a_run_on_top_rows_fills_and_looks_up_to_the_same_bits(uncertainty, own_memory):
+    filling, rows = trained(of=weighted(uncertainty), cache_top=2)
+    assert rows == 2 * (36 + 12) + 12, "twelve more show what is lost"
+    assert trained(of=weighted(uncertainty), cache_top=2) == (filling, 12)
+    assert filling != trained(of=weighted(uncertainty))[0]
+
+
+def test_the_weights_of_a_run_on_top_rows_are_the_teachers(monkeypatch):
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def look(self: Controller, run: Run, outputs: dict[str, Tensor], weights: dict) -> None:
+        edge = next(edge for edge in run.graph.edges if edge.name == "t->a:kl/4")
+        rows = torch.searchsorted(run.data.train.ids, outputs["ids"])
+        (batch,) = run.data.train.batches([rows], draw=run.draw)
+        whole = run.models["t"](batch.inputs)
+        seen.append((edge.sample_weight(outputs["a"], outputs["t"], outputs["labels"]), entropy(None, whole)))
+        assert (outputs["t"] - whole).abs().max() > 0.01
+
+    monkeypatch.setattr(Controller, "before_losses", look)
+    of = Graph(weighted(True).nodes, weighted(True).edges, {"c": Controller()})
+    trained(of=of, cache_top=2, epochs=2, draws=1)
+    assert len(seen) == 6
+    for kept, right in seen:
+        torch.testing.assert_close(kept, right, rtol=0, atol=1e-6)
+
+
+def test_top_rows_have_a_cache_of_their_own_and_take_less_room(own_memory):
+    trained()
+    (whole,) = own_memory.iterdir()
+    trained(cache_top=1)
+    assert len(list(own_memory.iterdir())) == 2
+    trained(cache_top=2)
+    assert len(list(own_memory.iterdir())) == 3
+    assert whole in own_memory.iterdir()
+    top, logits = Top(10, 1000, 4.0, (entropy,)), logits_of(classes=1000)
+    of_top, of_whole = (sum(column.nbytes for column in form.encode(logits).values())
+                        for form in (top, Whole(True, False)))
+    assert of_top * 30 < of_whole
+
+
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_damaged_top_rows_are_computed_again(how, own_memory):
+    right, _ = trained(cache_top=2)
+    damage(shards(own_memory)[0], how)
+    assert trained(cache_top=2)[0] == right
+
+
+def test_a_run_on_top_rows_says_what_it_loses(tmp_path, caplog):
+    for _ in train(graph(), models(), data(), epochs=2, optimizer=SGD, batch_size=12, draws=1, cache=True, cache_top=2,
+                   out=tmp_path / "run"):
+        pass
+    note = read_records(tmp_path / "run")[0]["notes"][0]
+    assert note.startswith("of t's 4 logits the 2 largest are kept: of a first batch KL at T = 4 to what it says is ")
+    assert [record.message for record in caplog.records] == [f"note: {note}"]
+
+
+@pytest.mark.parametrize("options", [{"precision": "exact"}, {"cache": "auto"}, {"cache": False}])
+def test_top_rows_need_a_cache_that_is_asked_for_and_are_never_exact(options):
+    with pytest.raises(UsageError, match="largest logits alone change what is learned"):
+        trained(cache_top=2, **options)
+
+
+def own_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return teacher[:, 0].sigmoid()
+
+
+@pytest.mark.parametrize(("edges", "reason"), [
+    ([Edge("t", "a", kl), Edge("t", "b", kl, temperature=4.0)], "read at the temperatures 1, 4"),
+    ([Edge("t", "a", mse)], "mse may need all logits"),
+    ([Edge("t", "a", kl, sample_weight=own_weight)], "own_weight may need all logits"),
+    ([Edge("both", "a", kl), Edge("t", "b", kl)], "a computed node reads it")])
+def test_ends_that_need_whole_rows_are_refused_with_the_reason(edges, reason):
+    nodes = {"t": Frozen(), "a": Trained(), "b": Trained(), "both": Ensemble(["t", "b"])}
+    with pytest.raises(UsageError, match=reason):
+        trained(of=Graph(nodes, edges), cache_top=2)
+
+
+def test_as_many_logits_as_classes_are_refused():
+    with pytest.raises(UsageError, match="more logits than there are"):
+        trained(cache_top=4)

@@ -19,7 +19,7 @@ from tutelage.graph import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.loop import start
 from tutelage.running import Choice
 from tutelage.training import train_in_folder
-from tutelage.tuning import FEWEST, SHARE, SHORTEST, Tuned, choose, from_json, tune
+from tutelage.tuning import FEWEST, SHARE, SHORTEST, Tuned, begin, choose, from_json, tune
 from tutelage.world import World
 
 CPU = World(torch.device("cpu"))
@@ -250,6 +250,36 @@ def test_a_network_is_compiled_if_the_run_is_long_and_it_pays(clock, compiled, s
     assert found.compiled_losses
 
 
+GRAPHS = Choice(compiled=True, graphs=True)
+
+
+@pytest.mark.parametrize(("seconds", "best"), [
+    ({Choice(compiled=True): 0.10, GRAPHS: 0.05}, GRAPHS), ({Choice(compiled=True): 0.05, GRAPHS: 0.10},
+    Choice(compiled=True)), ({Choice(compiled=True): 0.25, GRAPHS: 0.1}, GRAPHS), ({GRAPHS: 0.1999}, PLAIN),
+    ({Choice(compiled=True): 0.1, GRAPHS: RuntimeError("a graph cannot be recorded")}, Choice(compiled=True))],
+    ids=["faster", "slower", "only in graphs", "not worth it", "failing"])
+def test_cuda_graphs_are_one_more_choice_where_a_gpu_computes(clock, seconds, best):
+    formats = {Choice(*bits): 0.2 for bits in ((False, False), (False, True), (True, False), (True, True))}
+    given = {("a", choice): number for choice, number in {**formats, Choice(compiled=True): 0.3, **seconds}.items()}
+    asked = clock(given, trial=0.1)
+    found = tune(ALONE, {"a": network(2)}, IMAGES, 4, LONG, {"a": PLAIN}, graphs=True)
+    assert found.choices == {"a": best}
+    assert ("a", GRAPHS) in asked
+    failed = [note for note in found.notes if "CUDA graphs" in note]
+    assert failed == (["a is not compiled in CUDA graphs: RuntimeError: a graph cannot be recorded"]
+                      if isinstance(seconds[GRAPHS], Exception) else [])
+    asked = clock(given, trial=0.1)
+    assert not tuned(LONG, graph=ALONE).choices["a"].graphs
+    assert ("a", GRAPHS) not in asked
+
+
+@pytest.mark.parametrize(("device", "ranks", "accumulate", "may"), [
+    ("cuda", 1, 1, True), ("cpu", 1, 1, False), ("cuda", 2, 1, False), ("cuda", 1, 2, False)])
+def test_cuda_graphs_are_tried_on_one_gpu_where_a_step_has_one_backward(device, ranks, accumulate, may):
+    given = settings(accumulate=accumulate)
+    assert tuning.may_use_graphs(World(torch.device(device), 0, ranks), given) is may
+
+
 def test_a_network_that_is_read_inside_is_not_compiled(clock):
     asked = clock(trial=0.1)
     nodes = {"a": Trained(), "inside": Computed(("a.0",), lambda x: x.flatten(1))}
@@ -263,6 +293,16 @@ def test_an_ema_node_is_never_compiled(clock):
     clock({("a", Choice(compiled=True)): 0.01})
     found = tuned(LONG)
     assert (found.choices["a"], found.choices["slow"]) == (Choice(compiled=True), PLAIN)
+
+
+def test_a_run_whose_compiler_has_gone_since_goes_on_without_it_and_says_so(monkeypatch, caplog):
+    without_compiler(monkeypatch)
+    held = Tuned(dict.fromkeys(["t", "a", "slow"], Choice(channels_last=True, compiled=True)), compiled_losses=True)
+    run = begin(GRAPH, models(), data(), long_settings(), CPU, held)
+    assert run.choices == dict.fromkeys(["t", "a", "slow"], LAST) == held.choices
+    assert not held.compiled_losses
+    assert [record.message for record in caplog.records] == [
+        "note: nothing is compiled: RuntimeError: no compiler is here"]
 
 
 # --- the memory of this machine ----------------------------------------------------------------------------------
@@ -286,7 +326,8 @@ def test_a_damaged_memory_is_found_again(clock, memory, damage):
     path.write_bytes(damage)
     clock({("a", BOTH): 0.05})
     assert tuned(4000, memory, ALONE).choices == {"a": BOTH}
-    assert json.loads(path.read_bytes()) == {"bf16": True, "channels_last": True, "compiled": False}
+    assert json.loads(path.read_bytes()) == {"bf16": True, "channels_last": True, "compiled": False,
+                                             "graphs": False}
 
 
 @pytest.mark.parametrize("other", ["machine", "inputs", "kind", "shape"])

@@ -1,24 +1,33 @@
 """A run's use of the teacher cache: which ends it holds, when a draw is opened, filled up and written."""
 
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.data.source import Data
+from tutelage.divergences import js, kl, reverse_kl
 from tutelage.errors import UsageError
 from tutelage.files import fingerprint
-from tutelage.graph import Controller, Frozen, Graph, parse_end
+from tutelage.graph import Computed, Controller, Edge, Frozen, Graph, describe, name_of, parse_end, unbound
+from tutelage.kept_rows import Top, Whole
 from tutelage.models.network import preprocessing_of
 from tutelage.objective import forward
 from tutelage.running import Choice, on_device
+from tutelage.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
 from tutelage.teacher_cache import TeacherCache, key_of
 from tutelage.world import World, largest
 
 if TYPE_CHECKING:
     from tutelage.loop import Run, Settings
+
+_OF_THE_TEACHER = (entropy, confidence, margin)
+"""Sample weights that the teacher's logits alone decide: one number a row, which can be kept."""
 
 
 def cached_ends(graph: Graph) -> list[str]:
@@ -41,15 +50,17 @@ def cache_folder(graph: Graph, networks: Mapping[str, nn.Module], choices: Mappi
                        type(networks[node]).__name__, str(choices[node])] for node in nodes}
     # How many rows go together may move the last bit on some machines.
     together = settings.batch_size // (world.size * settings.accumulate) if exact else 0
+    forms = top_forms(graph, settings.cache_top, len(data.classes)) if settings.cache_top else {}
+    tops = {end: [top.count, top.temperature, list(map(describe, top.of))] for end, top in forms.items()}
     return root / "teachers" / key_of(ends=ends, teachers=teachers, exact=exact, together=together, data=data.digest,
                                       classes=list(data.classes), preprocessing=dict(data.preprocessing),
-                                      augmentation=data.augmentation)
+                                      augmentation=data.augmentation, **({"tops": tops} if tops else {}))
 
 
 def wanted(settings: "Settings", folder: Path | None) -> bool:
     """Whether a new run uses a cache: as it is told, or by itself where draws come again or one is there already."""
     if settings.cache == "auto":
-        return folder is not None and (settings.draws < settings.epochs or folder.exists())
+        return folder is not None and (settings.draws < settings.epochs or os.access(folder, os.R_OK))
     if settings.cache and folder is None:
         raise UsageError("there is nothing to cache", where="cache", found="cache = true",
                          expected="a frozen teacher, no controller that changes images, data that tell their draws",
@@ -57,16 +68,94 @@ def wanted(settings: "Settings", folder: Path | None) -> bool:
     return bool(settings.cache)
 
 
-def attach(run: "Run", folder: Path) -> str | None:
-    """Give the run its cache; or say why it gets none."""
+def top_forms(graph: Graph, count: int, classes: int) -> dict[str, Top]:
+    """End -> how the `count` largest of its logits are kept; the other ends are kept whole.
+
+    One row is right at one temperature, so all edges that read the end must have the same; each must see it through a
+    softmax; and what weighs a sample must be known here. A UsageError if there is no such end.
+    """
+    reasons, forms = list[str](), dict[str, Top]()
+    if count >= classes:
+        raise UsageError("more logits than there are", where="cache_top", found=count, expected=f"below {classes}",
+                         fix="take cache_top out: whole rows are kept then")
+    kinds = [graph.nodes.get(parse_end(end).node) for end in graph.order(graph.ends())]
+    computed = {source for kind in kinds if isinstance(kind, Computed) for source in kind.of}
+    for end in (end for end in cached_ends(graph) if not parse_end(end).tap):
+        edges = [edge for edge in graph.edges if end in edge.ends]
+        warm = {edge.temperature for edge in edges}
+        odd = [name_of(edge.divergence) for edge in edges if unbound(edge.divergence) not in (kl, reverse_kl, js)]
+        odd += [name_of(edge.sample_weight) for edge in edges if _leaves(edge.sample_weight) is None]
+        if end in computed:
+            reasons.append(f"{end!r}: a computed node reads it")
+        elif odd:
+            reasons.append(f"{end!r}: {', '.join(odd)} may need all logits")
+        elif len(warm) > 1:
+            reasons.append(f"{end!r}: it is read at the temperatures {', '.join(f'{t:g}' for t in sorted(warm))}")
+        else:
+            leaves = {describe(leaf): leaf for edge in edges for leaf in _leaves(edge.sample_weight) or ()}
+            forms[end] = Top(count, classes, warm.pop(), tuple(leaves.values()))
+    if not forms:
+        raise UsageError("no end whose largest logits would do", where="cache_top", found="; ".join(reasons),
+                         expected="logits of a frozen network that kl, reverse_kl or js read at one temperature",
+                         fix="take cache_top out: whole rows are kept then")
+    return forms
+
+
+def attach(run: "Run", folder: Path) -> list[str]:
+    """Give the run its cache, or none; notes that say why, and what top-k rows lose."""
     ends = cached_ends(run.graph)
-    logits = frozenset(end for end in ends if not parse_end(end).tap)
-    exact = run.settings.precision == "exact"
+    exact, count = run.settings.precision == "exact", run.settings.cache_top
     if exact and not _row_by_row(run, ends):
-        return "the teacher's outputs are not kept: on this machine a row's last bits depend on its place in the batch"
-    run.cache = TeacherCache(folder, run.data.train.ids.to(run.world.device), ends, logits, exact,
+        return ["the teacher's outputs are not kept: here a row's last bits depend on its place in the batch"]
+    tops = top_forms(run.graph, count, len(run.data.classes)) if count else {}
+    forms = {end: tops.get(end) or Whole(logits=not parse_end(end).tap, exact=exact) for end in ends}
+    notes = _losses_of(run, tops)
+    run.cache = TeacherCache(folder, run.data.train.ids.to(run.world.device), forms,
                              round(run.settings.cache_gib * 2**30))
-    return None
+    run.graph = replace(run.graph, edges=[_with_kept_weight(edge, tops, run.cache) for edge in run.graph.edges])
+    return notes
+
+
+def kept_weight(student: Tensor, teacher: Tensor, labels: Tensor, *, of: Mapping[tuple[str, int], Tensor],
+                key: tuple[str, int]) -> Tensor:
+    """A sample weight that was kept with the rows that are looked up now."""
+    return of[key]
+
+
+def _leaves(weight: object) -> list | None:
+    """The functions within a sample weight that are kept; None if what it needs of the teacher is not known."""
+    if weight is None or isinstance(weight, str) or unbound(weight) in (correct, labelled):
+        return []
+    if unbound(weight) is mean_one and isinstance(weight, partial):
+        return _leaves(weight.keywords.get("of"))
+    return [weight] if unbound(weight) in _OF_THE_TEACHER else None
+
+
+def _with_kept_weight(edge: Edge, tops: Mapping[str, Top], cache: TeacherCache) -> Edge:
+    def kept(weight):
+        if unbound(weight) is mean_one:
+            return partial(mean_one, of=kept(weight.keywords["of"]))
+        if unbound(weight) not in _OF_THE_TEACHER:
+            return weight
+        place = [describe(leaf) for leaf in tops[edge.teacher].of].index(describe(weight))
+        return partial(kept_weight, of=cache.weights, key=(edge.teacher, place))
+
+    return replace(edge, sample_weight=kept(edge.sample_weight)) if edge.teacher in tops else edge
+
+
+def _losses_of(run: "Run", tops: Mapping[str, Top]) -> list[str]:
+    """What is lost, measured on a first batch."""
+    rows = run.world.own(torch.arange(run.settings.batch_size // run.settings.accumulate))
+    notes = []
+    for end, top in tops.items():
+        (batch,) = run.data.train.batches([rows], draw=0, views=("", *run.graph.views()))
+        with torch.no_grad():
+            logits = forward(run.graph, run.readers, on_device(batch, run.world.device).inputs, [end])[end]
+        lost, spread, moved = top.losses(logits)
+        notes.append(f"of {end}'s {top.classes} logits the {top.count} largest are kept: of a first batch KL at T = "
+                     f"{top.temperature:g} to what it says is {lost:.1e}, {spread:.1%} of its probability there is "
+                     f"spread evenly over the other classes, sample weights change by at most {moved:.0e}")
+    return notes
 
 
 def open_draw(run: "Run", cache: TeacherCache) -> None:

@@ -62,6 +62,7 @@ class TrainSettings(OptimizerSettings):
     draws: int | None = None
     cache: bool | Literal["auto"] = "auto"
     cache_gib: float = 20.0
+    cache_top: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,8 @@ def settings_of(recipe: Recipe, graph: Graph) -> Settings:
     rate = _function(schedules, train.schedule, "schedule", "[train] schedule")
     return _told(lambda: Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size,
                                   train.accumulate, train.clip_norm, train.precision, train.seed,
-                                  train.checkpoint_steps, train.best, train.draws, train.cache, train.cache_gib),
+                                  train.checkpoint_steps, train.best, train.draws, train.cache, train.cache_gib,
+                                  train.cache_top),
                  "[train]")
 
 

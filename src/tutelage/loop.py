@@ -76,6 +76,7 @@ class Settings:
     limit_draws: int | None = None
     cache: bool | str = "auto"
     cache_gib: float = 20.0
+    cache_top: int | None = None
 
     @property
     def draws(self) -> int:
@@ -92,6 +93,11 @@ class Settings:
         _at_least("cache_gib", self.cache_gib, 0)
         if self.cache not in (True, False, "auto"):
             raise UsageError("unknown cache", where="cache", found=repr(self.cache), expected="true, false or 'auto'")
+        _at_least("cache_top", self.cache_top, 1)
+        if self.cache_top is not None and (self.cache is not True or self.precision == "exact"):
+            raise UsageError("the largest logits alone change what is learned", where="cache_top",
+                             found=f"cache = {self.cache!r}, precision = {self.precision!r}",
+                             expected='cache = true, and a precision other than "exact"')
         if not 0 <= self.warmup_epochs < self.epochs:
             raise UsageError("a warm-up that cannot be", where="warmup_epochs", found=self.warmup_epochs,
                              expected=f"0 or more, and less than epochs = {self.epochs}")
@@ -229,6 +235,8 @@ def train_step(run: Run, batches: Sequence[Batch]) -> None:
     reseed(run.world.device, run.settings.seed, "step", run.step)
     for optimizer in run.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
+    if any(choice.graphs for choice in run.choices.values()):
+        torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the step before may be overwritten
     for run.micro, batch in enumerate(batches):
         with ExitStack() as stack:
             if run.micro + 1 < len(batches):

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torch.nn.parallel import DistributedDataParallel
 
+from tutelage.data.memory import moved
 from tutelage.graph import Ema, Frozen, Graph, parse_end
 from tutelage.models.network import Network
 from tutelage.models.taps import Tapped, read
@@ -21,15 +22,19 @@ from tutelage.world import World
 
 @dataclass(frozen=True)
 class Choice:
-    """How one network computes: bfloat16 autocast or float32, channels last or first, compiled or as it is."""
+    """How one network computes: bfloat16 autocast or float32, channels last or first, compiled or as it is.
+
+    `graphs`: what is compiled is recorded in CUDA graphs too, so that a GPU does not wait for each launch.
+    """
 
     bf16: bool = False
     channels_last: bool = False
     compiled: bool = False
+    graphs: bool = False
 
     def __str__(self) -> str:
         words = ["bf16" if self.bf16 else "fp32", "channels last" if self.channels_last else "channels first"]
-        return ", ".join(words + ["compiled"] * self.compiled)
+        return ", ".join(words + ["compiled"] * self.compiled + ["CUDA graphs"] * self.graphs)
 
 
 def lay_out(network: nn.Module, choice: Choice) -> None:
@@ -50,7 +55,10 @@ def runner(network: nn.Module, choice: Choice, *, frozen: bool, tapped: bool) ->
         lay_out(network, choice)
     if not choice.compiled or tapped:
         return network
-    return torch.compile(network, options={"freezing": True} if frozen else None)  # pyright: ignore[reportReturnType]
+    options: dict = {"freezing": True} if frozen else {}
+    # "triton.cudagraphs" is what the mode "reduce-overhead" sets; a mode cannot be given beside options.
+    options |= {"triton.cudagraphs": True} if choice.graphs else {}
+    return torch.compile(network, options=options or None)  # pyright: ignore[reportReturnType]
 
 
 def compute(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
@@ -60,6 +68,8 @@ def compute(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[s
     with torch.autocast(inputs.device.type, torch.bfloat16) if choice.bf16 else nullcontext():
         wrapped = isinstance(network, DistributedDataParallel)
         tensors = network(inputs, taps) if wrapped else read(network, inputs, taps)
+    if choice.graphs:  # the memory of a graph's outputs is the next replay's
+        tensors = {tap: tensor.clone() for tap, tensor in tensors.items()}
     return {tap: tensor.float() for tap, tensor in tensors.items()} if choice.bf16 else tensors
 
 
@@ -91,8 +101,9 @@ def default_choices(networks: Iterable[str], precision: str, device: torch.devic
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch, moved."""
     inputs = batch.inputs
-    moved = inputs.to(device) if isinstance(inputs, Tensor) else {view: x.to(device) for view, x in inputs.items()}
-    return Batch(moved, batch.labels.to(device), batch.ids.to(device))
+    there = (moved(inputs, device) if isinstance(inputs, Tensor)
+             else {view: moved(images, device) for view, images in inputs.items()})
+    return Batch(there, moved(batch.labels, device), moved(batch.ids, device))
 
 
 def _folded(network: nn.Module) -> nn.Module:

@@ -4,18 +4,19 @@ A draw is one augmentation of every image: a function of (seed, draw, view, id),
 whoever draws again sees the same images. A cache belongs to one key, `key_of`: other weights, images or draws have
 another folder. It holds, for each draw and end, shards of rows in the order of their ids:
 
-    ROOT/teachers/KEY/draw-00003/END-00000/{values.npy, tops.npy, manifest.json}
+    ROOT/teachers/KEY/draw-00003/END-00000/{values.npy, tops.npy or numbers.npy and beside.npy, manifest.json}
 
 A shard is a whole folder or none, and checked when it is read; what is damaged or missing is computed again.
 
-Logits are kept as float16 differences from the row's largest, which is kept as float32: the error is small where the
-probability is large. What a step uses is always what a cache would give back, also while it is being filled, so a run
-has the same bits whether the cache was there or not. Under `exact` everything is kept as float32, bit for bit.
+How a row is kept says `kept_rows`. What a step uses is always what a cache would give back, also while it is being
+filled, so a run has the same bits whether the cache was there or not. Under `exact` everything is kept as float32, bit
+for bit.
 """
 
 import hashlib
 import io
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.errors import BusyError, ModelError, ResourceError
+from tutelage.errors import BusyError, ModelError, ResourceError, UserError
 from tutelage.files import disk_errors, locked, read_folder, remove_folder, sweep, write_folder
+from tutelage.kept_rows import Columns, Form
 
+logger = logging.getLogger("tutelage")
 SHARD_ROWS = 65536
 FORMAT = 1
 
@@ -37,53 +40,37 @@ def key_of(**words: object) -> str:
     return hashlib.sha256(json.dumps({"format": FORMAT, **words}, sort_keys=True).encode()).hexdigest()
 
 
-def encode(rows: Tensor, *, logits: bool, exact: bool) -> tuple[Tensor, Tensor]:
-    """(values, tops) as they are stored: of float32 rows [B, ...]; tops [B] are zeros where nothing is subtracted."""
-    if exact or not logits:
-        return rows if exact else _half(rows), rows.new_zeros(len(rows), dtype=torch.float32)
-    tops = rows.amax(-1)
-    return _half(rows - tops[:, None]), tops.float()
-
-
-def _half(rows: Tensor) -> Tensor:
-    largest = torch.finfo(torch.float16).max  # beyond it would be infinite, and infinity times a share of 0 no number
-    return rows.clamp(-largest, largest).half()
-
-
-def decode(values: Tensor, tops: Tensor, *, logits: bool) -> Tensor:
-    """float32 rows from what `encode` gave."""
-    if values.dtype == torch.float32:
-        return values
-    return values.float() + tops[:, None] if logits else values.float()
-
-
 @dataclass
 class Held:
-    """One end in one draw: stored values and tops of all rows, and which rows are there."""
+    """One end in one draw: the stored columns of all rows, and which rows are there."""
 
-    values: Tensor
-    tops: Tensor
+    columns: Columns
     there: Tensor
     whole: bool = False
     used: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all columns."""
+        return sum(column.nbytes for column in self.columns.values())
 
 
 @dataclass
 class TeacherCache:
     """The outputs of some frozen ends for the rows with these `ids` ([N] int64, any order), one draw at a time.
 
-    `folder` is the key's; `logits` are the ends of `ends` that are logits, `limit` the bytes that all caches beside
-    this one may take on the disk. What goes wrong with the disk is a note, never an error: training goes on.
+    `folder` is the key's; `forms` say of each end how its rows are kept, `limit` the bytes that all caches beside
+    this one may take on the disk. `weights` are (end, place) -> [B], the sample weights that are kept with the rows
+    last looked up or recorded. What goes wrong with the disk is a note, never an error: training goes on.
     """
 
     folder: Path
     ids: Tensor
-    ends: Sequence[str]
-    logits: frozenset[str]
-    exact: bool
+    forms: Mapping[str, Form]
     limit: int
     draw: int | None = None
     held: dict[str, Held] = field(default_factory=dict)
+    weights: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,26 +82,28 @@ class TeacherCache:
         if draw == self.draw:
             return
         self.draw, self.held = draw, {}
-        for end in self.ends:
+        for end in self.forms:
             self._read(end)
 
     def look_up(self, ids: Tensor) -> dict[str, Tensor]:
         """End -> rows of these ids, for the ends that are whole; `record` will mean the same ids."""
         self.at = torch.searchsorted(self.sorted, ids)
-        return {end: decode(held.values[self.at], held.tops[self.at], logits=end in self.logits)
+        return {end: self._given(end, {name: column[self.at] for name, column in held.columns.items()})
                 for end, held in self.held.items() if held.whole}
 
     def record(self, end: str, rows: Tensor) -> Tensor:
         """Keep rows that were computed, for the ids last looked up; gives what the cache will give for them."""
-        values, tops = encode(rows.detach(), logits=end in self.logits, exact=self.exact)
-        held = self.held.get(end) or self._empty(end, values)
-        held.values[self.at], held.tops[self.at], held.there[self.at] = values, tops, True
+        columns = self.forms[end].encode(rows.detach())
+        held = self.held.get(end) or self._empty(end, columns)
+        for name, column in columns.items():
+            held.columns[name][self.at] = column
+        held.there.index_fill_(0, self.at, True)
         held.used = True
-        return decode(values, tops, logits=end in self.logits)
+        return self._given(end, columns)
 
     def lacking(self, *, used: bool) -> list[str]:
         """The ends that are not whole; with `used`, of those that were recorded in this draw."""
-        return [end for end in self.ends if (self.held[end].used and not self.held[end].whole if end in self.held
+        return [end for end in self.forms if (self.held[end].used and not self.held[end].whole if end in self.held
                                              else not used)]
 
     def missing(self, ends: Sequence[str]) -> Tensor:
@@ -133,27 +122,33 @@ class TeacherCache:
         if not fresh or not write:
             return
         try:
-            _make_room(self.folder, sum(held.values.nbytes + held.tops.nbytes for held in fresh.values()), self.limit)
+            _make_room(self.folder, sum(held.nbytes for held in fresh.values()), self.limit)
             with locked(self.folder):
                 for end, held in fresh.items():
                     self._write(end, held)
         except BusyError:
             pass  # another run is writing the same numbers
-        except ResourceError as error:
-            self._note(f"the teacher's outputs are not kept: {error.what}")
+        except (ResourceError, OSError) as error:
+            self._note(f"the teacher's outputs are not kept: {error.what if isinstance(error, UserError) else error}")
 
     def bytes(self) -> int:
         """How much one draw takes, of the ends that are held."""
-        return sum(held.values.nbytes + held.tops.nbytes for held in self.held.values())
+        return sum(held.nbytes for held in self.held.values())
 
-    def _empty(self, end: str, like: Tensor) -> Held:
-        rows, device = len(self.ids), like.device
-        self.held[end] = Held(torch.empty((rows, *like.shape[1:]), dtype=like.dtype, device=device),
-                              torch.empty(rows, device=device), torch.zeros(rows, dtype=torch.bool, device=device))
+    def _given(self, end: str, columns: Columns) -> Tensor:
+        form = self.forms[end]
+        self.weights |= {(end, place): weight for place, weight in enumerate(form.weights(columns))}
+        return form.decode(columns)
+
+    def _empty(self, end: str, like: Columns) -> Held:
+        rows, device = len(self.ids), next(iter(like.values())).device
+        columns = {name: torch.empty((rows, *column.shape[1:]), dtype=column.dtype, device=device)
+                   for name, column in like.items()}
+        self.held[end] = Held(columns, torch.zeros(rows, dtype=torch.bool, device=device))
         return self.held[end]
 
     def _shard(self, end: str, first: int) -> Path:
-        return self.folder / f"draw-{self.draw:05d}" / f"{list(self.ends).index(end)}-{first // SHARD_ROWS:05d}"
+        return self.folder / f"draw-{self.draw:05d}" / f"{list(self.forms).index(end)}-{first // SHARD_ROWS:05d}"
 
     def _write(self, end: str, held: Held) -> None:
         for first in range(0, len(self.ids), SHARD_ROWS):
@@ -163,37 +158,41 @@ class TeacherCache:
             sweep(path.parent)
             if path.exists():
                 remove_folder(path)
-            files = {"values.npy": _npy(held.values[rows]), "tops.npy": _npy(held.tops[rows])}
+            files = {f"{name}.npy": _npy(column[rows]) for name, column in held.columns.items()}
             write_folder(path, files, {"end": end, "draw": self.draw, "first": first, "key": self.folder.name})
 
     def _read(self, end: str) -> None:
         for first in range(0, len(self.ids), SHARD_ROWS):
             path = self._shard(end, first)
-            if not path.exists():
-                continue
             try:
+                if not path.exists():
+                    continue
                 manifest, files = read_folder(path)
-                values, tops = (_from_npy(files[name]).to(self.ids.device) for name in ("values.npy", "tops.npy"))
-                self._take(end, first, manifest, values, tops)
-            except (ModelError, ResourceError, LookupError, ValueError, TypeError, OSError) as error:
+                columns = {name: _from_npy(files[f"{name}.npy"]).to(self.ids.device) for name in self.forms[end].types}
+                self._take(end, first, manifest, columns)
+            except (ModelError, ResourceError, LookupError, ValueError, TypeError, OSError, RuntimeError) as error:
                 self._note(f"a damaged block of the teacher cache is computed again: {path} ({error})".splitlines()[0])
         if end in self.held:
             self.held[end].whole = bool(self.held[end].there.all())
             self.held[end].used = not self.held[end].whole
 
-    def _take(self, end: str, first: int, manifest: Mapping, values: Tensor, tops: Tensor) -> None:
+    def _take(self, end: str, first: int, manifest: Mapping, columns: Columns) -> None:
         rows = slice(first, min(first + SHARD_ROWS, len(self.ids)))
-        wanted = torch.float32 if self.exact else torch.float16
-        if manifest["key"] != self.folder.name or manifest["end"] != end or values.dtype != wanted:
-            raise ValueError("of another cache")
-        if len(values) != len(tops) or len(tops) != rows.stop - first:
-            raise ValueError(f"{len(values)} rows")
-        held = self.held.get(end) or self._empty(end, values)
-        held.values[rows], held.tops[rows], held.there[rows] = values, tops, True
+        types = {name: column.dtype for name, column in columns.items()}
+        about = {"key": self.folder.name, "end": end, "draw": self.draw, "first": first}
+        if {word: manifest[word] for word in about} != about or types != self.forms[end].types:
+            raise ValueError("of another cache, or another part of this one")
+        if any(len(column) != rows.stop - first for column in columns.values()):
+            raise ValueError(f"{[len(column) for column in columns.values()]} rows")
+        held = self.held.get(end) or self._empty(end, columns)
+        for name, column in columns.items():
+            held.columns[name][rows] = column
+        held.there[rows] = True
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+            logger.warning("note: %s", note)
 
 
 def _make_room(folder: Path, needed: int, limit: int) -> None:

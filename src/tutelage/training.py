@@ -77,7 +77,8 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
           accumulate: int = 1, clip_norm: float | None = None, precision: str = "auto", seed: int = 0,
           out: str | Path | None = None, batch_size: int = 128, device: str = "auto",
           checkpoint_steps: int | None = None, best: bool = False, draws: int | None = None,
-          cache: bool | str = "auto", cache_gib: float = 20.0) -> Generator[Epoch, None, None]:
+          cache: bool | str = "auto", cache_gib: float = 20.0,
+          cache_top: int | None = None) -> Generator[Epoch, None, None]:
     """Train the networks of `graph`, in place, and yield an `Epoch` after each epoch.
 
     `optimizer` makes an optimizer from parameters, or is a dict of such by node (and "" for all others); its learning
@@ -89,10 +90,11 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
     bits of the uninterrupted run. `checkpoint_steps` saves within an epoch too; `best` keeps each network's best
     weights on validation data, besides the last. `draws` limits how many augmentations of an image there are: epoch e
     has draw e modulo that. What frozen networks say of a draw is kept in `cache_gib` GiB at most of a folder for all
-    runs if `cache` is true, or "auto" and draws come again or are there already.
+    runs if `cache` is true, or "auto" and draws come again or are there already; with `cache_top` of its logits the so
+    many largest alone, which is less than the teacher says (docs/speed.md) and is noted.
     """
     settings = Settings(epochs, optimizer, rate, warmup_epochs, batch_size, accumulate, clip_norm, precision, seed,
-                        checkpoint_steps, best, draws, cache, cache_gib)
+                        checkpoint_steps, best, draws, cache, cache_gib, cache_top)
     world = World(choose_device(device))
     if out is None:
         tuned = choose(graph, models, data, settings, world)

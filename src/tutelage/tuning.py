@@ -7,6 +7,7 @@ uses it, so that the bits stay the same. It is also remembered for this machine.
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from tutelage.randomness import seeded
 from tutelage.running import Choice, compute, default_choices, is_tapped, lay_out, on_device, runner
 from tutelage.world import World
 
+logger = logging.getLogger("tutelage")
 FEWEST = 100
 """Steps: in a shorter run not even a first measurement is made."""
 SHORTEST = 120.0
@@ -80,7 +82,7 @@ def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: 
         (batch,) = data.train.batches([rows], draw=0)
         assert isinstance(batch.inputs, Tensor), "one view was asked for"
         tuned = tune(graph, networks, batch.inputs.to(world.device), len(data.classes), steps * settings.accumulate,
-                     tuned.choices, memory_folder())
+                     tuned.choices, memory_folder(), graphs=may_use_graphs(world, settings))
     folder = cache_folder(graph, networks, tuned.choices, data, settings, world, memory_folder())
     tuned.cached = wanted(settings, folder)
     return tuned
@@ -88,21 +90,29 @@ def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: 
 
 def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
           tuned: Tuned) -> Run:
-    """A run at step 0 that computes as it was tuned."""
+    """A run at step 0 that computes as it was tuned; not compiled where the compiler has gone since."""
+    compiled = tuned.compiled_losses or any(choice.compiled for choice in tuned.choices.values())
+    if compiled and not _compiles(tuned, "nothing is"):
+        tuned.choices = {node: replace(choice, compiled=False, graphs=False)
+                         for node, choice in tuned.choices.items()}
+        tuned.compiled_losses = False
     run = start(graph, models, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
     folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder())
     if tuned.cached and folder is not None:
         set_modes(run)
-        tuned.notes += filter(None, [attach(run, folder)])
+        tuned.notes += attach(run, folder)
+    for note in tuned.notes if world.main else ():
+        logger.warning("note: %s", note)
     return run
 
 
 def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classes: int, steps: int,
-         choices: Mapping[str, Choice], memory: Path | None = None) -> Tuned:
+         choices: Mapping[str, Choice], memory: Path | None = None, *, graphs: bool = False) -> Tuned:
     """The fastest choice for each network, starting from `choices`; the networks themselves are left as they are.
 
     `inputs` are the images that one step of this process takes, `steps` how many the run has. Where the run is
-    shorter than `SHORTEST` nothing is tried. `memory` is a folder that remembers over runs.
+    shorter than `SHORTEST` nothing is tried. `memory` is a folder that remembers over runs. With `graphs` CUDA graphs
+    are tried where compiling is.
     """
     tuned = Tuned(dict(choices))
     spent, began = dict[str, float](), time.perf_counter()
@@ -114,21 +124,22 @@ def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classe
         return tuned
     began -= sum(spent.values())
     for node in spent:
-        remembered = _remembered(memory, _key(graph, node, networks[node], inputs))
+        key = _key(graph, node, networks[node], inputs, graphs)
+        remembered = _remembered(memory, key)
         if remembered is not None:
             tuned.choices[node] = remembered
             continue
-        _try_all(tuned, graph, node, networks[node], inputs, classes, steps, began + SHARE * expected)
-        _remember(memory, _key(graph, node, networks[node], inputs), tuned.choices[node])
+        _try_all(tuned, graph, node, networks[node], inputs, classes, steps, began + SHARE * expected, graphs)
+        _remember(memory, key, tuned.choices[node])
     for node, kind in graph.nodes.items():
         if isinstance(kind, Ema):  # it follows weights that lie in another's layout
-            tuned.choices[node] = replace(tuned.choices[kind.of], compiled=False)
+            tuned.choices[node] = replace(tuned.choices[kind.of], compiled=False, graphs=False)
     tuned.compiled_losses = expected > COMPILE_SHARE * COMPILE_SECONDS / 2 and _compiles(tuned)
     return tuned
 
 
 def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: Tensor, classes: int, steps: int,
-             until: float) -> None:
+             until: float, graphs: bool) -> None:
     first = tuned.choices[node]
     seconds = {first: _seconds(graph, node, network, inputs, classes, first, 3)}
     formats = [Choice(bf16, last) for bf16 in (False, True) for last in (False, True)]
@@ -144,13 +155,16 @@ def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: 
             or _keeps_the_signal(tuned, graph, node, network, inputs, choice)]
     best = good[0]
     if steps * seconds[best] > COMPILE_SHARE * COMPILE_SECONDS and not is_tapped(graph, node):
-        compiled = replace(best, compiled=True)
-        try:
-            seconds[compiled] = _seconds(graph, node, network, inputs, classes, compiled, 3)
-            if (seconds[best] - seconds[compiled]) * steps > COMPILE_SECONDS:
-                best = compiled
-        except Exception as error:  # a missing compiler, or what it cannot compile: the network runs as it is
-            tuned.notes.append(f"{node} is not compiled: {type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
+        plain, compiled = best, replace(best, compiled=True)
+        for choice in (compiled, replace(compiled, graphs=True))[: 1 + graphs]:
+            try:
+                seconds[choice] = _seconds(graph, node, network, inputs, classes, choice, 3)
+            except Exception as error:  # a missing compiler, or what it cannot compile: the network runs as it is
+                tuned.notes.append(f"{node} is not compiled{' in CUDA graphs' if choice.graphs else ''}: "
+                                   f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
+                break
+            if seconds[choice] < seconds[best] and (seconds[plain] - seconds[choice]) * steps > COMPILE_SECONDS:
+                best = choice
     tuned.choices[node] = best
     tuned.seconds[node] = {str(choice): round(number, 6) for choice, number in seconds.items()}
 
@@ -203,12 +217,12 @@ def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module,
     return False
 
 
-def _compiles(tuned: Tuned) -> bool:
+def _compiles(tuned: Tuned, what: str = "losses are not") -> bool:
     try:
         doubled = torch.compile(lambda x: (x * 2).sum())
         return float(doubled(torch.ones(3))) == 6
     except Exception as error:
-        tuned.notes.append(f"losses are not compiled: {type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
+        tuned.notes.append(f"{what} compiled: {type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
         return False
 
 
@@ -224,11 +238,16 @@ def memory_folder() -> Path:
     return Path(os.environ.get("TUTELAGE_CACHE") or Path(home) / "tutelage")
 
 
-def _key(graph: Graph, node: str, network: nn.Module, inputs: Tensor) -> str:
+def may_use_graphs(world: World, settings: Settings) -> bool:
+    """Whether CUDA graphs are tried: a graph's gradients are its next replay's, so only where a step replays once."""
+    return world.device.type == "cuda" and world.size == 1 and settings.accumulate == 1
+
+
+def _key(graph: Graph, node: str, network: nn.Module, inputs: Tensor, graphs: bool) -> str:
     shapes = [[name, list(tensor.shape)] for name, tensor in network.state_dict().items()]
     weights = fingerprint(network.state_dict()) if isinstance(graph.nodes[node], Frozen) else ""  # they must keep it
     words = [describe_machine(str(inputs.device)), type(graph.nodes[node]).__name__, is_tapped(graph, node),
-             str(network), shapes, list(inputs.shape), weights]
+             str(network), shapes, list(inputs.shape), weights, *["CUDA graphs"] * graphs]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 

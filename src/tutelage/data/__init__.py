@@ -8,7 +8,7 @@ your own. A split is a `Source`: it is asked for rows, in any order, and gives b
     own.py        tensors and torch datasets -> Data       published.py  digits, CIFAR, Fashion-MNIST
     memory.py     few images: kept on the device           augment.py    crops, flips, mixup, cutmix of batches
     stream.py     many images: read when wanted            splits.py     what is held out
-    check.py      everything that is wrong with a folder
+    check.py      everything wrong with a folder           resize.py     a folder of smaller images
 """
 
 from importlib import import_module

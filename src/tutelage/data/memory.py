@@ -10,6 +10,13 @@ from tutelage.data.augment import Augmentation, Mixture, crop_and_flip, mix_imag
 from tutelage.types import Batch, Inputs
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. A GPU is not waited for: from pageable memory a copy would wait for all its work."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True, eq=False)
 class MemorySource:
     """A split held as one tensor; made by `in_memory`.
@@ -32,7 +39,7 @@ class MemorySource:
             mix = self.mixture(rows, draw) if draw is not None and self.how.mixes else None
             images = {view: self.images(rows, draw, view, mix) for view in views}
             inputs: Inputs = images[""] if tuple(views) == ("",) else images
-            yield Batch(inputs, self._labels(rows, mix), self.ids[rows].to(self.padded.device))
+            yield Batch(inputs, self._labels(rows, mix), moved(self.ids[rows], self.padded.device))
 
     def images(self, rows: Tensor, draw: int | None, view: str, mix: Mixture | None) -> Tensor:
         """The images of these rows in one view: [B, C, H, W] float32 in [0, 1]."""
@@ -46,17 +53,17 @@ class MemorySource:
 
     def _plain(self, rows: Tensor, draw: int | None, view: str) -> Tensor:
         device = self.padded.device
-        ids = self.ids[rows].to(device)
-        return unit_range(crop_and_flip(self.padded, rows.to(device), ids, self.how, draw=draw, view=view))
+        ids = moved(self.ids[rows], device)
+        return unit_range(crop_and_flip(self.padded, moved(rows, device), ids, self.how, draw=draw, view=view))
 
     def _moved(self, mix: Mixture) -> Mixture:
-        return Mixture(*(part.to(self.padded.device) for part in mix))
+        return Mixture(*(moved(part, self.padded.device) for part in mix))
 
     def _labels(self, rows: Tensor, mix: Mixture | None) -> Tensor:
         labels = self.labels[rows]
         if mix is not None:
             labels = mix_labels(labels, self.labels[mix.partner], mix.share, self.classes)
-        return labels.to(self.padded.device)
+        return moved(labels, self.padded.device)
 
 
 def in_memory(ids: Tensor, labels: Tensor, images: Tensor, classes: int, how: Augmentation,

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.augment import Augmentation, Mixture, crop_and_flip, mix_images, mix_labels, mixture, unit_range
 from tutelage.data.images import Preparation, as_image, as_tensor, prepare
-from tutelage.data.memory import MemorySource, in_memory
+from tutelage.data.memory import MemorySource, in_memory, moved
 from tutelage.errors import DataError, ResourceError, UserError
 from tutelage.randomness import derive
 from tutelage.types import Batch, Inputs
@@ -93,7 +93,7 @@ class StreamSource:
         """What is left to do is done to the whole batch, on the device."""
         how = self.how
         padded = torch.nn.functional.pad(self._moved(samples), [how.padding] * 4)
-        places, ids = self._moved(torch.arange(len(rows))), self._moved(self.ids[rows])
+        places, ids = torch.arange(len(rows), device=self.device), self._moved(self.ids[rows])
         images = unit_range(crop_and_flip(padded, places, ids, how, draw=draw, view=view))
         if mix is None:
             return images
@@ -107,7 +107,7 @@ class StreamSource:
         return self._moved(labels)
 
     def _moved(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
+        return moved(tensor, self.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,126 @@
+"""A folder of large photographs made, once, into a folder of smaller ones: reading it costs a fraction of the time.
+
+The copy has the same folders and the same names, so classes and splits are the same by name. It is another set of
+images all the same, with a digest of its own.
+"""
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from tutelage.data import folder, images
+from tutelage.errors import DataError, SecurityError, UsageError, UserError
+from tutelage.files import disk_errors, locked, sweep, write, write_json
+
+ABOUT = ".pre-resize.json"
+_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+
+
+@dataclass(frozen=True)
+class Resized:
+    """What `pre_resize` did: files made smaller, small enough as they were, there from before; bytes read, written."""
+
+    root: str
+    smaller: int
+    as_they_are: int
+    there: int
+    bytes_before: int
+    bytes_after: int
+
+    def __str__(self) -> str:
+        before, after = (f"{count / 2**20:.1f} MiB" for count in (self.bytes_before, self.bytes_after))
+        return (f"{self.root}: {self.smaller} images made smaller, {self.as_they_are} copied as they are, {self.there} "
+                f"there from before; {before} became {after}")
+
+
+def pre_resize(root: Path, to: Path, size: int = 256, *, max_pixels: int = images.MAX_PIXELS,
+               follow_symlinks: bool = False) -> Resized:
+    """Copy the images of `root` into `to`, scaled so that the shorter side has `size` pixels; none is enlarged.
+
+    The scaling is that of training, bilinear with antialiasing. JPEG stays JPEG (quality 95), the other formats stay
+    what they are, without loss. Every file appears whole or not at all; what an earlier call has made of a file that
+    has not changed since is left alone. Images that cannot be read are named in a DataError at the end, after all
+    others are written.
+    """
+    if size < 1:
+        raise UsageError("size out of range", where="--size", found=size, expected="1 or more")
+    listing = folder.list_folder(root, follow_symlinks=follow_symlinks)
+    folder.require_sound(listing)
+    target = to.resolve()
+    if target.is_relative_to(listing.root) or listing.root.is_relative_to(target):
+        raise UsageError("the copy cannot lie in the folder of images, or around it", where="--to",
+                         found=images.shown(target), expected=f"a folder outside of {images.shown(listing.root)}")
+    names = [image.path.relative_to(listing.root) for image in listing.images]
+    with locked(target):
+        _open(target, size)
+        _tidy(target, names)
+        done = folder.in_threads(partial(_copy, listing.root, target, size, max_pixels), names)
+    bad = [told for told in done if isinstance(told, UserError)]
+    if bad:
+        places = "\n".join(str(error.where) for error in bad[:20])
+        more = f"\nand {len(bad) - 20} more" if len(bad) > 20 else ""
+        raise type(bad[0])(f"{len(bad)} of {len(names)} images were left out: {bad[0].what}", where=places + more,
+                           found=bad[0].found, fix="replace or remove them, and run this again: it goes on from here")
+    return Resized(images.shown(target), done.count("smaller"), done.count("as it is"), done.count("there"),
+                   sum(image.size for image in listing.images), sum((target / name).stat().st_size for name in names))
+
+
+def _open(target: Path, size: int) -> None:
+    """Begin, or go on with, a copy of this size; any other folder that holds something is refused."""
+    about, wanted = target / ABOUT, {"pre-resize": 1, "size": size}
+    with disk_errors(target, 4096):
+        held = about.read_text(encoding="utf-8").strip() if about.exists() else None
+        others = sorted(path.name for path in target.iterdir() if path.name != "lock")
+    if held is None and not others:
+        write_json(about, wanted)
+    elif held != json.dumps(wanted, indent=1):
+        raise UsageError("this folder holds something else", where=images.shown(target),
+                         found=held or ", ".join(others[:5]),
+                         expected=f"an empty folder, or a copy made with --size {size}", fix="choose another --to")
+
+
+def _tidy(target: Path, names: Sequence[Path]) -> None:
+    """Remove halves of files; an image that the folder has no longer is refused: it would move the splits of others."""
+    known = {os.fsencode(name) for name in names}
+    sweep(target)
+    for path in sorted(target.rglob("*")):
+        if path.is_dir():
+            sweep(path)
+        elif path.suffix.lower() in images.EXTENSIONS and os.fsencode(path.relative_to(target)) not in known:
+            raise DataError("an image that the folder does not have", where=images.shown(path),
+                            fix="remove it, or begin again in an empty folder")
+
+
+def _copy(root: Path, target: Path, size: int, max_pixels: int, name: Path) -> str | UserError:
+    source, copy = root / name, target / name
+    try:
+        changed = source.stat().st_mtime_ns
+        if copy.exists() and copy.stat().st_mtime_ns == changed:
+            return "there"
+        data = _smaller(source, size, max_pixels)
+        with disk_errors(copy, 0):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+        write(copy, source.read_bytes() if data is None else data)
+        os.utime(copy, ns=(changed, changed))  # last: the sign that it is done
+    except (DataError, SecurityError) as error:
+        return error
+    return "as it is" if data is None else "smaller"
+
+
+def _smaller(path: Path, size: int, max_pixels: int) -> bytes | None:
+    """The image as a file with a shorter side of `size`; None if it is no longer than that already."""
+    head = images.header(path, max_pixels)
+    image = images.decode(path, 1 if head.mode in ("1", "L") else 3, max_pixels)
+    scale = size / min(image.size)
+    if scale >= 1:
+        return None
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    smaller, file = image.resize((width, height), Image.Resampling.BILINEAR), io.BytesIO()
+    smaller.save(file, head.format, **_OPTIONS.get(str(head.format), {}))
+    return file.getvalue()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -284,7 +285,8 @@ def started(folder: Path, *words: str) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_has_the_weights_of_one_that_was_not(folder):
-    words = ("tutelage", "train", "recipe.toml", "--set", "train.checkpoint_steps=7", "--set", "data.mixup=0.2")
+    words = ("tutelage", "train", "recipe.toml", "--set", "train.checkpoint_steps=7", "--set", "data.mixup=0.2",
+             "--set", "train.epochs=1")
     whole, killed = started(folder, *words, "--out", "whole"), started(folder, *words, "--out", "killed")
     while killed.poll() is None and not list(folder.glob("killed/checkpoints/step-*14")):
         time.sleep(0.05)
@@ -302,8 +304,11 @@ def test_a_run_that_is_killed_and_resumed_has_the_weights_of_one_that_was_not(fo
 
 @pytest.mark.slow
 def test_torchrun_starts_it_on_two_processes(folder):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     process = started(folder, "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-                      "--master-port=0", "-m", "tutelage", "train", "recipe.toml", "--quick", "--out", "run")
+                      f"--master-port={port}", "-m", "tutelage", "train", "recipe.toml", "--quick", "--out", "run")
     out, errors = process.communicate(timeout=240)
     assert (folder / "run" / "FINISHED").exists(), errors
     assert out.count("finished: run") == 1

@@ -23,8 +23,8 @@ FLOORS = [
     {"graph"},
     {"methods", "objective", "closed_form", "teacher_cache"},
     {"optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
-    {"benchmarking"},
-    {"config", "jobs", "benching", "starting", "cli", "__main__"},
+    {"benchmarking", "exporting", "predicting"},
+    {"config", "jobs", "benching", "shipping", "starting", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}
@@ -33,6 +33,7 @@ ONLY = {  # rooms that know less than their floor allows
     "divergences": WORDS, "sample_weights": WORDS, "schedules": WORDS, "parts": WORDS, "metrics": WORDS,
     "world": WORDS, "machine": WORDS, "files": WORDS, "records": {*WORDS, "files"},
     "data": {*WORDS, "randomness", "files"}, "models": {*WORDS, "randomness", "files"},
+    "predicting": {"errors", "data"},
 }
 
 

@@ -143,9 +143,8 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
     tutelage export runs/dual-0 --node resnet8 --to resnet8.onnx --int8
     """
     from tutelage.shipping import choice, export_run, summary
-
-    report = export_run(run, node, to, choice(to, format_, int8, resize), on=on, force=force, agreement=agreement,
-                        plugins=plugin or [])
+    wanted = choice(to, format_, int8, resize)
+    report = export_run(run, node, to, wanted, on=on, force=force, agreement=agreement, plugins=plugin or [])
     _say(json.dumps(report) if as_json else summary(report, to))
 
 

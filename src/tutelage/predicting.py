@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.data.decoding import EXTENSIONS, Preparation, as_array, decode, open_regular, pixels, preparation, shown
+from tutelage.data.decoding import EXTENSIONS, Preparation, as_array, decode, pixels, preparation, shown
 from tutelage.errors import DataError, ModelError, SecurityError, UserError
 
 BATCH = 16
@@ -104,8 +104,9 @@ def open_onnx(path: Path) -> Classifier:
         import onnxruntime
     except ModuleNotFoundError:
         raise ModelError("an .onnx file needs onnxruntime: pip install 'tutelage[onnx]'") from None
-    with open_regular(path) as file:
-        data = file.read()
+    if not path.is_file():
+        raise ModelError("no such model", where=shown(path), expected="an .onnx file of `tutelage export`")
+    data = path.read_bytes()
     if _EXTERNAL in data:
         raise SecurityError("refused: this model reads data from other files", where=shown(path),
                             expected="one file that holds all of it, as `tutelage export` writes it",

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from tutelage.errors import DataError, SecurityError
@@ -63,8 +62,8 @@ def preparation(preprocessing: Mapping[str, object]) -> Preparation:
     return Preparation(**{name: number for name, number in numbers.items() if isinstance(number, int)})
 
 
-def pixels(image: Image.Image, how: Preparation) -> UInt8[np.ndarray, "channels height width"]:
-    """A decoded image, cut, scaled and padded.
+def pixels(image: Image.Image, how: Preparation) -> np.ndarray:
+    """A decoded image, cut, scaled and padded: [channels, height, width] uint8.
 
     Only the central square is ever scaled, so that an image of 1 x 30000 pixels costs no more than another.
 
@@ -80,8 +79,8 @@ def pixels(image: Image.Image, how: Preparation) -> UInt8[np.ndarray, "channels 
     return np.pad(as_array(image), ((0, 0), (how.pad, how.pad), (how.pad, how.pad)))
 
 
-def as_array(image: Image.Image) -> UInt8[np.ndarray, "channels height width"]:
-    """A grey or RGB image as an array of its own memory."""
+def as_array(image: Image.Image) -> np.ndarray:
+    """A grey or RGB image as an array [channels, height, width] of its own memory."""
     values = np.array(image)
     return values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
 

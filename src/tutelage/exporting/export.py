@@ -66,7 +66,7 @@ def export(student: Student, target: Path, choice: Choice, images: Images, *, fo
     bound = verify.require_faithful(student, choice, numbers, agreement)
     report = {**about(student, choice), "file": target.name, "kind": choice.format, "bytes": len(data),
               "sha256": hashlib.sha256(data).hexdigest(), "checked": {"on": images.on, **numbers}, "bound": bound,
-              "latency": _latency(seconds), "versions": {**versions(), **_versions()}}
+              "latency": _latency(seconds, choice), "versions": {**versions(), **_versions()}}
     with files.disk_errors(target, len(data)):
         target.parent.mkdir(parents=True, exist_ok=True)
         sidecar(target).unlink(missing_ok=True)  # never the numbers of one file beside another
@@ -96,10 +96,11 @@ def _int8(student: Student, choice: Choice, images: Images) -> object:
     return int8.with_preparation(formats.onnx_preparation(student), model) if choice.resize else model
 
 
-def _latency(seconds: Sequence[float]) -> dict[str, object]:
+def _latency(seconds: Sequence[float], choice: Choice) -> dict[str, object]:
     """Milliseconds of one image, as quartiles: a mean would tell of whatever else the machine did."""
     low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return {"batch": 1, "threads": 1, "runs": len(seconds), "lower_quartile_ms": round(1000 * low, 4),
+    threads = None if choice.format == "pte" else 1  # ExecuTorch has a pool of its own
+    return {"batch": 1, "threads": threads, "runs": len(seconds), "lower_quartile_ms": round(1000 * low, 4),
             "median_ms": round(1000 * middle, 4), "upper_quartile_ms": round(1000 * high, 4)}
 
 

@@ -144,22 +144,24 @@ def _onnx(made: ExportedProgram, node: str, output: str) -> Any:
         except Exception as problem:
             raise _unsupported(made, problem, node, "onnx") from problem
     assert converted is not None, "dynamo=True gives a program"
-    _forget_sources(converted.model_proto)
-    return converted.model_proto
+    model = converted.model_proto  # made anew each time that it is asked for
+    _forget_sources(model)
+    return model
 
 
 def _unsupported(made: ExportedProgram, problem: BaseException, node: str, to: str) -> ModelError:
     """Name the operator and its layer, where the exporter's words name an operator of the graph."""
-    words, cause = "", problem
-    while cause is not None:
-        words, cause = f"{words}\n{cause}", cause.__cause__
+    words, deepest = str(problem), problem
+    while deepest.__cause__ is not None:
+        deepest = deepest.__cause__
+        words += f"\n{deepest}"
     for call in made.graph.nodes:
         if call.op == "call_function" and str(call.target) in words:
             layers = [path for path, _ in call.meta.get("nn_module_stack", {}).values()]
-            layer = layers[-1].removeprefix("network.body.") if layers else ""
+            layer = layers[-1].removeprefix("network.").removeprefix("body.") if layers else ""
             return ModelError(f"{to} has no operator for {call.target}", where=f"network {node!r}, layer {layer!r}",
-                              found=_first_line(problem), fix="--format pt2, or a network without this operator")
-    return ModelError(f"{to} cannot take this network", where=f"network {node!r}", found=_first_line(problem),
+                              found=_first_line(deepest), fix="--format pt2, or a network without this operator")
+    return ModelError(f"{to} cannot take this network", where=f"network {node!r}", found=_first_line(deepest),
                       fix="--format pt2")
 
 

@@ -68,7 +68,7 @@ class Prepare(nn.Module):
 
     Pillow's bilinear scaling as two products with matrices of triangle weights, each rounded to whole levels as
     Pillow does it; every size is read from the images, by operations that all formats know. Levels differ from
-    Pillow's by 1 of 255 at most, in at most two pixels of a hundred, where a sum falls on a half.
+    Pillow's by 1 of 255 at most, in a few pixels of a hundred at worst, where a sum falls on a half.
     """
 
     places: Tensor
@@ -81,7 +81,7 @@ class Prepare(nn.Module):
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
         """The central squares: [B, C, crop + 2 pad, crop + 2 pad], in [0, 1]."""
         down, across = (torch.ones_like(line).cumsum(0) for line in (images[0, 0, :, 0], images[0, 0, 0, :]))
-        side = torch.minimum(down.amax(), across.amax()) * (self.how.crop / self.how.resize)
+        side = torch.minimum(down[-1], across[-1]) * (self.how.crop / self.how.resize)
         levels = (images * 255).round()
         levels = _rounded(torch.matmul(levels, self._weights(across, side).T))
         levels = _rounded(torch.matmul(self._weights(down, side), levels))
@@ -90,7 +90,7 @@ class Prepare(nn.Module):
     def _weights(self, numbers: Tensor, side: Tensor) -> Tensor:
         """[crop, length]: how much each old pixel counts in each new one; `numbers` are 1 .. length."""
         scale = side / self.how.crop
-        centres = (numbers.amax() - side) / 2 + self.places * scale
+        centres = (numbers[-1] - side) / 2 + self.places * scale
         gaps = (numbers - 0.5)[None] - centres[:, None]
         weights = (1 - gaps.abs() / scale.clamp(min=1)).clamp(min=0)
         return weights / weights.sum(1, keepdim=True)

@@ -32,6 +32,8 @@ BOUND = 1e-4
 RESIZED_BOUND = 2e-2
 """Largest difference of a logit, relative to the largest logit (or 1). A resize may move a pixel by 1 level of 255."""
 AGREEMENT = 0.98
+_SIZES = ((1.3, 0, 7), (2.0, 5, 0), (1.0, 0, 0), (3.1, 0, 20))
+"""How much larger, and how many pixels more above and below, left and right."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,27 @@ def trials(student: Student, images: Tensor, choice: Choice) -> list[Trial]:
         for number, part in enumerate(rows.split(size)):
             given, seen = images[part], images[part]
             if choice.resize:
-                given, seen = _resized(images[part], student, number)
+                given, seen = _as_they_came(images[part], student, number)
             made.append(Trial(size, given, logits_of(student.network(seen))))
     return made
 
 
-def _resized(images: Tensor, student: Student, number: int) -> tuple[Tensor, Tensor]:
-    """The images stretched to a size that is not square, and what training's `prepare` makes of those."""
-    height, width = images.shape[2:]
-    sides = [(width * 2 + 1, height + 3), (width + 5, height * 3), (width, height), (width * 3 // 2, height * 2)]
-    raw = [as_image((image * 255).round().to(torch.uint8)).resize(sides[number % len(sides)],
-                                                                 Image.Resampling.BICUBIC) for image in images]
-    return (torch.stack([as_tensor(image) for image in raw]).float() / 255,
-            torch.stack([prepare(image, student.prepared) for image in raw]).float() / 255)
+def _as_they_came(images: Tensor, student: Student, number: int) -> tuple[Tensor, Tensor]:
+    """The images larger and with more around them, not square, and what training's `prepare` makes of those.
+
+    What is added lies outside of what `prepare` takes out, so that each is still the picture that it was.
+    """
+    how = student.prepared
+    factor, above, beside = _SIZES[number % len(_SIZES)]
+    side = round(factor * how.crop)
+    margin = round(side * (how.resize / how.crop - 1) / 2)
+    centre = slice(how.pad, how.pad + how.crop)
+    small = [as_image((image[:, centre, centre] * 255).round().to(torch.uint8)) for image in images]
+    large = torch.stack([as_tensor(image.resize((side, side), Image.Resampling.BICUBIC)) for image in small]).float()
+    borders = [margin + beside] * 2 + [margin + above] * 2
+    given = torch.nn.functional.pad(large, borders, mode="replicate").to(torch.uint8)
+    seen = torch.stack([prepare(as_image(image), how) for image in given])
+    return given.float() / 255, seen.float() / 255
 
 
 def rerun(data: bytes, choice: Choice, asked: Sequence[Trial],

@@ -24,8 +24,8 @@ FLOORS = [
     {"methods", "objective", "closed_form", "kept_rows", "teacher_cache"},
     {"uncertainty", "assessment", "cost",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
-    {"benchmarking"},
-    {"config", "jobs", "benching", "starting", "cli", "__main__"},
+    {"benchmarking", "exporting", "predicting"},
+    {"config", "jobs", "benching", "shipping", "starting", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}
@@ -35,6 +35,7 @@ ONLY = {  # rooms that know less than their floor allows
     "world": WORDS, "machine": WORDS, "files": WORDS, "records": {*WORDS, "files"},
     "results": {*WORDS, "files"}, "calibration": {*WORDS, "metrics"},
     "data": {*WORDS, "randomness", "files"}, "models": {*WORDS, "randomness", "files"},
+    "predicting": {"errors", "data"},
 }
 
 

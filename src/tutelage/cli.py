@@ -126,6 +126,50 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
 
 
 @app.command()
+def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+           node: Annotated[str, typer.Option(help="Which of its networks.")],
+           to: Annotated[Path, typer.Option(help="The file to write; FILE.json is written beside it.")],
+           format_: Annotated[str | None, typer.Option("--format", help="safetensors, pt2, onnx or pte.")] = None,
+           int8: Annotated[bool, typer.Option("--int8", help="8-bit numbers (ONNX).")] = False,
+           resize: Annotated[bool, typer.Option("--resize", help="Take images of any size.")] = False,
+           force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+           on: Annotated[str, typer.Option(help="The split to try it on.")] = "validation",
+           agreement: Annotated[float, typer.Option(help="With --int8: the least.", min=0, max=1)] = 0.98,
+           plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Write one network for a device, and keep the file only if it says what the network says.
+
+    tutelage export runs/dual-0 --node resnet8 --to resnet8.onnx --int8
+    """
+    from tutelage.shipping import choice, export_run, summary
+    wanted = choice(to, format_, int8, resize)
+    report = export_run(run, node, to, wanted, on=on, force=force, agreement=agreement, plugins=plugin or [])
+    _say(json.dumps(report) if as_json else summary(report, to))
+
+
+@app.command()
+def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image, or a folder of them.")],
+            model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
+            node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
+            confidence: Annotated[float, typer.Option(help="Say which are below it.", min=0, max=1)] = 0.5,
+            plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Classify images; exit code 3 if one of them cannot be read. An .onnx file needs no torch.
+
+    tutelage predict my-photos --model resnet8.onnx
+    """
+    from tutelage.predicting import Damaged, classify, image_files, open_onnx
+    if model.suffix.lower() == ".onnx":
+        student = open_onnx(model)
+    else:
+        from tutelage.shipping import open_run
+        student = open_run(model, node, plugin or [])
+    damaged = 0
+    for found in classify(image_files(files), student, confidence):
+        damaged += isinstance(found, Damaged)
+        _say(found.as_json() if as_json else str(found))
+    raise typer.Exit(3 if damaged else 0)
+
+
+@app.command()
 def cache(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: Json = False,
           debug: Debug = False) -> None:
     """Compute ahead what the teachers of a recipe say of each draw of the images; training then looks it up.

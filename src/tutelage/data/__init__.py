@@ -3,12 +3,13 @@
 `load.load` makes the `Data` that a recipe's [data] table names; `from_tensors` and `from_dataset` make it from
 your own. A split is a `Source`: it is asked for rows, in any order, and gives batches.
 
-    source.py     what the rest of the package sees        images.py     file -> pixels, one rule for all
+    source.py     what the rest of the package sees        decoding.py   file -> pixels, one rule for all
     load.py       the [data] table -> Data                 folder.py     root/train/CLASS/*.jpg
     own.py        tensors and torch datasets -> Data       published.py  digits, CIFAR, Fashion-MNIST
     memory.py     few images: kept on the device           augment.py    crops, flips, mixup, cutmix of batches
     stream.py     many images: read when wanted            splits.py     what is held out
     check.py      everything wrong with a folder           resize.py     a folder of smaller images
+    images.py     those pixels as tensors
 """
 
 from importlib import import_module

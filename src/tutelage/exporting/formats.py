@@ -1,0 +1,195 @@
+"""A student as the bytes of a file. Each format holds the network, its preparation and what `about` says."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any, get_args
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from tutelage import files
+from tutelage.errors import ModelError, UsageError, unknown
+from tutelage.exporting.student import Choice, Format, Prepare, Shipped, Student, about_text
+from tutelage.models.network import weights_of
+from tutelage.models.saved import metadata_of
+
+ABOUT = "tutelage"
+"""Under this name the file keeps what `about` says: an entry of the metadata, or a method that returns it."""
+LARGEST_BATCH = 16
+LARGEST_SIDE = 1024
+"""Pixels. ExecuTorch plans its memory ahead, so batch and sides of a .pte need a limit."""
+LARGEST_ONNX = 2**31 - 1
+_EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pte": ("executorch",)}
+
+
+def format_of(name: str, given: str | None) -> Format:
+    """The format asked for, or else the one that the file's suffix means."""
+    asked = given or name.rpartition(".")[2].lower()
+    for known in get_args(Format):
+        if asked == known:
+            return known
+    raise unknown("format", asked, get_args(Format), where="--format" if given else f"--to {name}")
+
+
+def require_possible(choice: Choice) -> None:
+    """Refuse what a format cannot hold, and say which package is missing, before anything is computed."""
+    if choice.int8 and choice.format != "onnx":
+        raise UsageError("8-bit numbers are made of an ONNX file only", where="--int8", found=choice.format,
+                         fix="--format onnx")
+    if choice.resize and choice.format == "safetensors":
+        raise UsageError("a file of weights computes nothing, so it cannot resize", where="--resize",
+                         fix="--format onnx, pt2 or pte")
+    extra = {"onnx": "onnx", "pte": "executorch"}.get(choice.format)
+    for package in _EXTRAS.get(choice.format, ()):
+        if find_spec(package) is None:
+            raise ModelError(f"a .{choice.format} file needs {package}: pip install 'tutelage[{extra}]'")
+
+
+def weights(student: Student) -> bytes:
+    """A safetensors file as a run's own: the names of the plain network, and metadata that rebuild it."""
+    tensors = weights_of(student.network)
+    told = metadata_of(student.network, student.classes, student.node)
+    told |= {"preprocessing": json.dumps(student.prepared.as_json()), "sha256": files.fingerprint(tensors),
+             ABOUT: about_text(student, Choice("safetensors"))}
+    return files.pack(tensors, told)
+
+
+def program(student: Student, choice: Choice) -> ExportedProgram:
+    """The graph of the student with any number of rows, and of any height and width if it resizes."""
+    made = _graph(Shipped(student, choice.resize), student, choice)
+    held = sum(parameter.numel() for parameter in made.parameters())
+    if held != student.parameters:
+        raise ModelError("the exported graph has another number of parameters", where=f"network {student.node!r}",
+                         found=held, expected=student.parameters, fix="--format safetensors")
+    return made
+
+
+def torch_export(student: Student, choice: Choice) -> bytes:
+    """A .pt2 archive of torch.export."""
+    made = program(student, choice)
+    for node in made.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of this machine
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.export.save(made, buffer, extra_files={f"{ABOUT}.json": about_text(student, choice)})
+    return buffer.getvalue()
+
+
+def onnx_model(student: Student, choice: Choice) -> Any:
+    """An `onnx.ModelProto`, its norms folded into its convolutions."""
+    return _onnx(program(student, choice), student.node, "logits")
+
+
+def onnx_preparation(student: Student) -> Any:
+    """An `onnx.ModelProto` of `Prepare` alone, from "images" to "squares"."""
+    return _onnx(_graph(Prepare(student.prepared), student, Choice("onnx", resize=True)), student.node, "squares")
+
+
+def onnx_bytes(model: Any, student: Student, choice: Choice) -> bytes:
+    """An .onnx file in one piece: it has no data in other files."""
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = ABOUT, about_text(student, choice)
+    if model.ByteSize() > LARGEST_ONNX:
+        raise ModelError("this network is too large for one .onnx file", where=f"network {student.node!r}",
+                         found=f"{model.ByteSize()} bytes", expected=f"{LARGEST_ONNX} at most", fix="--format pt2")
+    return model.SerializeToString()
+
+
+def executorch(student: Student, choice: Choice) -> bytes:
+    """A .pte file for the XNNPACK kernels of ExecuTorch."""
+    made = program(student, choice)
+    with _quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        try:
+            lowered = to_edge_transform_and_lower(made, partitioner=[XnnpackPartitioner()],
+                                                  constant_methods={ABOUT: about_text(student, choice)})
+            return bytes(lowered.to_executorch().buffer)
+        except Exception as problem:
+            raise _unsupported(made, problem, student.node, "executorch") from problem
+
+
+def _graph(module: nn.Module, student: Student, choice: Choice) -> ExportedProgram:
+    channels, height, width = student.prepared.shape
+    limited = choice.format == "pte"
+    axes: dict[int, Any] = {0: Dim("batch", min=1, max=LARGEST_BATCH) if limited else Dim("batch")}
+    if choice.resize:
+        height, width = height + 5, width + 3  # sides that nothing else has, so that none is taken for a constant
+        axes |= {axis: Dim(name, min=1, max=LARGEST_SIDE) if limited else Dim(name)
+                 for axis, name in ((2, "height"), (3, "width"))}
+    images = torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(0))
+    with _quiet(), torch.no_grad():
+        try:
+            return torch.export.export(module.eval(), (images,), dynamic_shapes=(axes,))
+        except Exception as problem:
+            raise ModelError("this network cannot be exported: its graph cannot be read",
+                             where=f"network {student.node!r}", found=_first_line(problem),
+                             fix="--format safetensors, or a network without control flow that depends on numbers"
+                             ) from problem
+
+
+def _onnx(made: ExportedProgram, node: str, output: str) -> Any:
+    with _quiet():
+        try:
+            converted = torch.onnx.export(made, (), dynamo=True, input_names=["images"], output_names=[output],
+                                          verbose=False)
+        except Exception as problem:
+            raise _unsupported(made, problem, node, "onnx") from problem
+    assert converted is not None, "dynamo=True gives a program"
+    model = converted.model_proto  # made anew each time that it is asked for
+    _forget_sources(model)
+    return model
+
+
+def _unsupported(made: ExportedProgram, problem: BaseException, node: str, to: str) -> ModelError:
+    """Name the operator and its layer, where the exporter's words name an operator of the graph."""
+    words, deepest = str(problem), problem
+    while deepest.__cause__ is not None:
+        deepest = deepest.__cause__
+        words += f"\n{deepest}"
+    for call in made.graph.nodes:
+        if call.op == "call_function" and str(call.target) in words:
+            layers = [path for path, _ in call.meta.get("nn_module_stack", {}).values()]
+            layer = layers[-1].removeprefix("network.").removeprefix("body.") if layers else ""
+            return ModelError(f"{to} has no operator for {call.target}", where=f"network {node!r}, layer {layer!r}",
+                              found=_first_line(deepest), fix="--format pt2, or a network without this operator")
+    return ModelError(f"{to} cannot take this network", where=f"network {node!r}", found=_first_line(deepest),
+                      fix="--format pt2")
+
+
+def _forget_sources(model: Any) -> None:
+    """Take out what names folders of this machine."""
+    for graph in [model.graph, *model.functions]:
+        for part in [graph, *graph.node, *graph.value_info, *graph.input, *graph.output]:
+            part.doc_string = ""
+            del part.metadata_props[:]
+    for tensor in model.graph.initializer:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return f"{type(problem).__name__}: {lines[0]}"[:300] if lines else type(problem).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn of their own insides; what they made is judged by running it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+

@@ -1,0 +1,75 @@
+"""ONNX -> ONNX whose weights and activations are 8 bits wide: static quantisation with images of the training split.
+
+Quantisation comes after the export to ONNX; a quantised torch network is not a safe thing to export. Weights have a
+scale for each output channel, activations one for each tensor, from the least and the largest number that the
+calibration images bring there (QDQ form, S8S8, the default of onnxruntime).
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from tutelage.errors import ModelError
+
+CALIBRATION_IMAGES = 256
+BATCH = 16
+LEAST_SHARE = 0.9
+"""Of the weights' numbers that must have become 8 bits wide."""
+
+
+class Calibration:
+    """Batches of images in the form that onnxruntime asks for them."""
+
+    def __init__(self, images: Float32[np.ndarray, "rows channels height width"]) -> None:
+        self._batches: Iterator[np.ndarray] = iter([images[i : i + BATCH] for i in range(0, len(images), BATCH)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next batch, or None after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"images": batch}
+
+
+def quantised(model: Any, images: Float32[np.ndarray, "rows channels height width"], where: str) -> Any:
+    """The `onnx.ModelProto` with 8-bit numbers; `images` [N, C, H, W] in [0, 1] are prepared as for the network."""
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it advises steps that torch's exporter has already taken
+    try:
+        with TemporaryDirectory(prefix="tutelage-") as folder:
+            place = Path(folder) / "int8.onnx"
+            reader: Any = Calibration(images)  # onnxruntime asks for get_next and for no more
+            quantize_static(model, place, reader, quant_format=QuantFormat.QDQ, per_channel=True,
+                            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8)
+            made = onnx.load(place)
+    finally:
+        logging.disable(before)
+    _require_narrow(made, where)
+    return made
+
+
+def with_preparation(preparation: Any, model: Any) -> Any:
+    """The two models as one: the preparation keeps its full width, for pixels must stay what they are."""
+    from onnx import compose
+
+    first = compose.add_prefix(preparation, "prepare/", rename_inputs=False)
+    second = compose.add_prefix(model, "network/", rename_outputs=False)
+    return compose.merge_models(first, second, io_map=[("prepare/squares", "network/images")])
+
+
+def _require_narrow(model: Any, where: str) -> None:
+    import onnx
+
+    numbers = {tensor.name: (int(np.prod(tensor.dims)), tensor.data_type) for tensor in model.graph.initializer}
+    narrow = sum(n for n, kind in numbers.values() if kind in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8))
+    share = narrow / max(1, sum(n for n, _ in numbers.values()))
+    if share < LEAST_SHARE:
+        raise ModelError("the quantiser left weights of this network as they were", where=where,
+                         found=f"{share:.0%} of its numbers are 8 bits wide", expected=f"{LEAST_SHARE:.0%} at least",
+                         fix="export it without --int8")

@@ -1,0 +1,120 @@
+"""The clean process in which an exported file runs: it knows the file, the images, and nothing of the network.
+
+It reads one safetensors message from stdin and writes one to stdout, so that nothing is ever put on the disk. It loads
+what it is given only if the SHA-256 is that of the file which was just written: a .pt2 or .pte of unknown origin is
+never loaded. An .onnx file needs no torch here, as on a device.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import safetensors.numpy
+
+Run = Callable[[np.ndarray], np.ndarray]
+WARM_UP = 5
+LEAST_RUNS, MOST_RUNS, SECONDS = 10, 100, 2.0
+
+
+def main() -> None:
+    """Answer the request on stdin."""
+    answer_to = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print where they like; the answer stays clean
+    request = sys.stdin.buffer.read()
+    size = int.from_bytes(request[:8], "little")
+    told = json.loads(request[8 : 8 + size])["__metadata__"]
+    tensors = safetensors.numpy.load(request)
+    data = tensors.pop("file").tobytes()
+    if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        sys.exit("this is not the file that was just written")
+    run, about = {"onnx": onnx, "pt2": pt2, "pte": pte}[told["format"]](data) if told["format"] != "safetensors" else (
+        weights(data, json.loads(told["plugins"])))
+    logits = {name: run(images) for name, images in sorted(tensors.items())}
+    one = next((images[:1] for _, images in sorted(tensors.items())))
+    seconds = measured(run, one)
+    answer = safetensors.numpy.save({**logits, "seconds": np.array(seconds)}, {"about": about})
+    with os.fdopen(answer_to, "wb") as out:
+        out.write(answer)
+
+
+def measured(run: Run, images: np.ndarray) -> list[float]:
+    """The seconds of single runs, after some that do not count."""
+    for _ in range(WARM_UP):
+        run(images)
+    seconds: list[float] = []
+    while len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < SECONDS):
+        start = time.perf_counter()
+        run(images)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def onnx(data: bytes) -> tuple[Run, str]:
+    """An .onnx file in onnxruntime, on one thread of the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map["tutelage"]
+    return lambda images: np.asarray(session.run(["logits"], {"images": images})[0]), about
+
+
+def pt2(data: bytes) -> tuple[Run, str]:
+    """A .pt2 archive in torch, on one thread."""
+    import io
+
+    import torch
+
+    torch.set_num_threads(1)
+    extra = {"tutelage.json": ""}
+    module = torch.export.load(io.BytesIO(data), extra_files=extra).module()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return module(torch.from_numpy(images)).numpy()
+
+    return run, extra["tutelage.json"]
+
+
+def pte(data: bytes) -> tuple[Run, str]:
+    """A .pte file in ExecuTorch's runtime."""
+    import torch
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(data)
+    forward, told = program.load_method("forward"), program.load_method("tutelage")
+    assert forward is not None
+    assert told is not None
+    return lambda images: forward.execute([torch.from_numpy(images)])[0].numpy().copy(), told.execute([])[0]
+
+
+def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
+    """A .safetensors file in the network that its metadata describe, on one thread."""
+    import torch
+
+    from tutelage.models.network import logits_of
+    from tutelage.models.saved import load_network
+    from tutelage.models.weights import read_metadata
+
+    torch.set_num_threads(1)
+    with TemporaryDirectory(prefix="tutelage-") as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(data)
+        network, told = load_network(path, plugins=plugins)[0].eval(), read_metadata(path)["tutelage"]
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return logits_of(network(torch.from_numpy(images))).numpy()
+
+    return run, told
+
+
+if __name__ == "__main__":
+    main()

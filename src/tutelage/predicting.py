@@ -1,0 +1,154 @@
+"""What a student says of image files. With an exported .onnx file: numpy, Pillow and onnxruntime, and no torch."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tutelage.data.decoding import EXTENSIONS, Preparation, as_array, decode, pixels, preparation, shown
+from tutelage.errors import DataError, ModelError, SecurityError, UserError
+
+BATCH = 16
+_EXTERNAL = b"\x0a\x08location"
+"""How the key of external data begins in a protobuf file; JSON escapes such bytes, so class names cannot hold them."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What turns images into labels.
+
+    `logits` maps images [B, C, H, W], float32 in [0, 1], to [B, classes]. They are prepared as `prepared` says, or,
+    where the student `resizes`, as large as they came and one at a time.
+    """
+
+    classes: tuple[str, ...]
+    prepared: Preparation
+    logits: Callable[[np.ndarray], np.ndarray]
+    resizes: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest class of a file with its probability, and whether that is below what was asked for."""
+
+    file: Path
+    label: str
+    probability: float
+    below: bool
+
+    def as_json(self) -> str:
+        """One line for a program."""
+        return json.dumps({"file": shown(self.file), "label": self.label, "probability": self.probability,
+                           "below": self.below})
+
+    def __str__(self) -> str:
+        note = "  below the confidence asked for" if self.below else ""
+        return f"{shown(self.file)}  {shown(self.label)}  {self.probability:.1%}{note}"
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file that could not be read as an image, and why."""
+
+    file: Path
+    error: UserError
+
+    def as_json(self) -> str:
+        """One line for a program."""
+        return json.dumps({"file": shown(self.file), "error": self.error.fields()})
+
+    def __str__(self) -> str:
+        return f"{shown(self.file)}  {self.error.what}" + (f" ({self.error.found})" if self.error.found else "")
+
+
+def image_files(place: Path) -> list[Path]:
+    """The file itself, or all images below a folder in the order of their names; hidden ones are left out."""
+    if not place.is_dir():
+        if not place.exists():
+            raise DataError("no such file or folder", where=shown(place), expected="an image, or a folder of images")
+        return [place]
+    found = []
+    for folder, folders, names in os.walk(place):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder, name) for name in sorted(names)
+                  if not name.startswith(".") and name.lower().endswith(EXTENSIONS)]
+    if not found:
+        raise DataError("there is no image in this folder", where=shown(place), expected=", ".join(EXTENSIONS))
+    return found
+
+
+def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> Iterator[Prediction | Damaged]:
+    """Of each file, in order, what the student sees; a file that is no whole image stops nothing."""
+    rest = iter(paths)
+    while part := list(islice(rest, 1 if student.resizes else BATCH)):
+        read = {path: _read(path, student) for path in part}
+        images = [image for image in read.values() if not isinstance(image, UserError)]
+        probabilities = iter(_softmax(student.logits(np.stack(images))) if images else [])
+        for path, image in read.items():
+            if isinstance(image, UserError):
+                yield Damaged(path, image)
+                continue
+            row = next(probabilities)
+            best = int(row.argmax())
+            yield Prediction(path, student.classes[best], float(row[best]), bool(row[best] < confidence))
+
+
+def open_onnx(path: Path) -> Classifier:
+    """The student of an .onnx file that `tutelage export` wrote. Data outside the file are refused: ours has none."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise ModelError("an .onnx file needs onnxruntime: pip install 'tutelage[onnx]'") from None
+    if not path.is_file():
+        raise ModelError("no such model", where=shown(path), expected="an .onnx file of `tutelage export`")
+    data = path.read_bytes()
+    if _EXTERNAL in data:
+        raise SecurityError("refused: this model reads data from other files", where=shown(path),
+                            expected="one file that holds all of it, as `tutelage export` writes it",
+                            fix="export it again")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is told here, once
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:
+        raise ModelError("not an ONNX model that onnxruntime can run", where=shown(path),
+                         found=str(problem).splitlines()[0][:300], fix="export it again") from None
+    told = _told(session.get_modelmeta().custom_metadata_map.get("tutelage"), path)
+    classes = tuple(map(str, told["classes"]))
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        return np.asarray(session.run(["logits"], {"images": images})[0])
+
+    return Classifier(classes, preparation(told["preprocessing"]), logits, bool(told["resize"]))
+
+
+def _told(text: str | None, path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(text or "")
+        if told["format"] == "tutelage-export-1" and told["classes"] and {"preprocessing", "resize"} <= told.keys():
+            return told
+        found = f"format {told['format']!r}"
+    except (ValueError, KeyError, TypeError):
+        found = "no usable entry 'tutelage' in its metadata"
+    raise ModelError("this model was not written by `tutelage export`, or by a later one", where=shown(path),
+                     found=found, expected="classes and preprocessing in its metadata", fix="export it again")
+
+
+def _read(path: Path, student: Classifier) -> np.ndarray | UserError:
+    try:
+        image = decode(path, student.prepared.channels)
+    except UserError as error:
+        return error
+    levels = as_array(image) if student.resizes else pixels(image, student.prepared)
+    return levels.astype(np.float32) / np.float32(255)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)

@@ -25,7 +25,7 @@ FLOORS = [
     {"uncertainty", "assessment", "cost",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking", "exporting", "predicting"},
-    {"config", "jobs", "benching", "shipping", "starting", "cli", "__main__"},
+    {"config", "jobs", "benching", "shipping", "starting", "terminal", "commands", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}

@@ -268,7 +268,7 @@ def test_progress_on_a_terminal_shows_every_loss_and_student_and_takes_its_place
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
-    cli._show(event, 10, as_json=False)
+    terminal.show(event, 10, as_json=False)
     lines = terminal.text.removeprefix("\r\033[J").split("\n")
     assert max(map(len, lines[:-1])) < 80
     shown = " ".join(lines)

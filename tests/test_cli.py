@@ -70,7 +70,7 @@ epochs = 1
 def folder(tmp_path, monkeypatch) -> Path:
     """The working directory, with a recipe, its teacher, and images with their recipe."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_listen_to_signals", list)  # these are the test runner's own
+    monkeypatch.setattr(commands, "listen_to_signals", list)  # these are the test runner's own
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "images.toml").write_text(IMAGES)
     teacher = build(Architecture("resnet8"), class_names=list("0123456789"), channels=1, name="t").body

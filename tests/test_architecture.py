@@ -24,8 +24,8 @@ FLOORS = [
     {"methods", "objective", "closed_form", "teacher_cache"},
     {"uncertainty", "assessment", "cost",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
-    {"benchmarking"},
-    {"config", "jobs", "benching", "starting", "cli", "__main__"},
+    {"benchmarking", "comparison"},
+    {"config", "jobs", "benching", "starting", "studies", "tabulating", "working", "studying", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}

@@ -47,6 +47,8 @@ def tutelage() -> None:
 
       tutelage evaluate runs/dual-0 --on test
 
+      tutelage compare recipes/digits/study.toml --seeds 5 --out out/study
+
       tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """
 
@@ -120,6 +122,36 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
         disconnect()
     if world.main:
         _say(json.dumps({"run": str(run), **metrics, "cost": price}) if as_json else tables(metrics, price))
+
+
+@app.command()
+def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", help="A study file, or recipes.")],
+            out: Annotated[Path, typer.Option(help="The study's folder: made, or gone on with.")],
+            seeds: Annotated[int, typer.Option(help="Every recipe is trained with seeds 0 to N - 1.", min=1)] = 5,
+            baseline: Annotated[str | None, typer.Option(help="The method to hold the others against.")] = None,
+            on: Annotated[str, typer.Option(help="test, or validation for tuning.")] = "test",
+            jobs: Annotated[int, typer.Option(help="So many runs at a time.", min=1)] = 1,
+            ray: Annotated[str | None, typer.Option("--ray", metavar="[ADDRESS]", help="Run on a Ray cluster, or on a "
+                                                    "local one; needs tutelage[ray].")] = None,
+            set_: Set = None, plugin: Plugin = None,
+            quick: Annotated[bool, typer.Option(help="Three steps a run on synthetic images.")] = False,
+            as_json: Json = False, debug: Debug = False) -> None:
+    """Train methods with several seeds, whatever is missing of them, and compare them pair by pair.
+
+    tutelage compare recipes/digits/study.toml --seeds 5 --out out/study --jobs 2
+    """
+    if on not in ("validation", "test"):
+        raise UsageError("unknown split", where="--on", found=on, expected="test or validation")
+    from tutelage.studies import Asked, read_study
+    from tutelage.studying import REPORT_FILE, Hands
+    from tutelage.studying import compare as compare_
+
+    asked, stop = Asked(seeds, on, tuple(set_ or ()), quick, tuple(plugin or ())), _listen_to_signals()
+    results, error = compare_(read_study(recipes, baseline), asked, out, Hands(jobs, ray),
+                              lambda: stop[0] if stop else 0, _note if as_json else _say)
+    _say(json.dumps(results) if as_json else "\n" + (out / REPORT_FILE).read_text(encoding="utf-8"))
+    if error is not None:
+        raise error
 
 
 @app.command()
@@ -245,7 +277,7 @@ def main() -> None:
     """The command's entry: every error a user can mend is one block on stderr, and an exit code."""
     arguments = sys.argv[1:]
     try:
-        app(standalone_mode=True)
+        app(_with_ray(arguments), standalone_mode=True)
     except UserError as error:
         _fail(error, arguments)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -259,11 +291,19 @@ def main() -> None:
         _fail_unforeseen(error, arguments)
 
 
+def _with_ray(arguments: list[str]) -> list[str]:
+    """`--ray` alone means a cluster of this machine; typer knows no option whose value may be left out."""
+    return ["--ray=local" if word == "--ray" and (i + 1 == len(arguments) or arguments[i + 1].startswith("-")
+                                                  or arguments[i + 1].endswith(".toml")) else word
+            for i, word in enumerate(arguments)]
+
+
 def _fail_unforeseen(error: Exception, arguments: list[str]) -> None:
     from tutelage.training import Interrupted
 
     if isinstance(error, Interrupted):
-        print("stopped; a checkpoint is saved. Go on with: tutelage train --resume DIR", file=sys.stderr)
+        again = "the same command again" if "compare" in arguments[:1] else "tutelage train --resume DIR"
+        print(f"stopped; a checkpoint is saved. Go on with: {again}", file=sys.stderr)
         sys.exit(128 + error.number)
     text = str(error)
     if "out of memory" in text.lower():

@@ -35,12 +35,14 @@ def tutelage() -> None:
 
       tutelage evaluate runs/dual-0 --on test
 
+      tutelage compare recipes/digits/study.toml --seeds 5 --out out/study
+
       tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """
 
 
-for command in (commands.train, commands.evaluate, commands.export, commands.predict, commands.cache, commands.bench,
-                commands.methods, commands.graph, commands.check_data, commands.pre_resize):
+for command in (commands.train, commands.evaluate, commands.compare, commands.export, commands.predict, commands.cache,
+                commands.bench, commands.methods, commands.graph, commands.check_data, commands.pre_resize):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True})(commands.init)
 
@@ -49,7 +51,7 @@ def main() -> None:
     """The command's entry: every error a user can mend is one block on stderr, and an exit code."""
     arguments = sys.argv[1:]
     try:
-        app(standalone_mode=True)
+        app(_with_ray(arguments), standalone_mode=True)
     except UserError as error:
         _fail(error, arguments)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -63,12 +65,19 @@ def main() -> None:
         _fail_unforeseen(error, arguments)
 
 
+def _with_ray(arguments: list[str]) -> list[str]:
+    """`--ray` alone means a cluster of this machine; typer knows no option whose value may be left out."""
+    return ["--ray=local" if word == "--ray" and (i + 1 == len(arguments) or arguments[i + 1].startswith("-")
+                                                  or arguments[i + 1].endswith(".toml")) else word
+            for i, word in enumerate(arguments)]
+
+
 def _fail_unforeseen(error: Exception, arguments: list[str]) -> None:
     from tutelage.training import Interrupted
 
     if isinstance(error, Interrupted):
-        print(clear(sys.stderr.isatty()) + "stopped; a checkpoint is saved. Go on with: tutelage train --resume DIR",
-              file=sys.stderr)
+        again = "the same command again" if "compare" in arguments[:1] else "tutelage train --resume DIR"
+        print(f"{clear(sys.stderr.isatty())}stopped; a checkpoint is saved. Go on with: {again}", file=sys.stderr)
         sys.exit(128 + error.number)
     text = str(error)
     if "out of memory" in text.lower():

@@ -91,6 +91,35 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
         say(json.dumps({"run": str(run), **metrics, "cost": price}) if as_json else tables(metrics, price))
 
 
+def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", help="A study file, or recipes.")],
+            out: Annotated[Path, typer.Option(help="The study's folder: made, or gone on with.")],
+            seeds: Annotated[int, typer.Option(help="Every recipe is trained with seeds 0 to N - 1.", min=1)] = 5,
+            baseline: Annotated[str | None, typer.Option(help="The method to hold the others against.")] = None,
+            on: Annotated[str, typer.Option(help="test, or validation for tuning.")] = "test",
+            jobs: Annotated[int, typer.Option(help="So many runs at a time.", min=1)] = 1,
+            ray: Annotated[str | None, typer.Option("--ray", metavar="[ADDRESS]", help="Run on a Ray cluster, or on a "
+                                                    "local one; needs tutelage[ray].")] = None,
+            set_: Set = None, plugin: Plugin = None,
+            quick: Annotated[bool, typer.Option(help="Three steps a run on synthetic images.")] = False,
+            as_json: Json = False, debug: Debug = False) -> None:
+    """Train methods with several seeds, whatever is missing of them, and compare them pair by pair.
+
+    tutelage compare recipes/digits/study.toml --seeds 5 --out out/study --jobs 2
+    """
+    if on not in ("validation", "test"):
+        raise UsageError("unknown split", where="--on", found=on, expected="test or validation")
+    from tutelage.studies import Asked, read_study
+    from tutelage.studying import REPORT_FILE, Hands
+    from tutelage.studying import compare as compare_
+
+    asked, stop = Asked(seeds, on, tuple(set_ or ()), quick, tuple(plugin or ())), listen_to_signals()
+    results, error = compare_(read_study(recipes, baseline), asked, out, Hands(jobs, ray),
+                              lambda: stop[0] if stop else 0, note if as_json else say)
+    say(json.dumps(results) if as_json else "\n" + (out / REPORT_FILE).read_text(encoding="utf-8"))
+    if error is not None:
+        raise error
+
+
 def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
            node: Annotated[str, typer.Option(help="Which of its networks.")],
            to: Annotated[Path, typer.Option(help="The file to write; FILE.json is written beside it.")],

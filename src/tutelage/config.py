@@ -102,7 +102,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = Fals
         raise UsageError("not TOML", where=path, found=error) from None
     for override in overrides:
         _set(tables, override)
-    source = _Source(path, text)
+    source = TomlFile(path, text)
     run = source.table(tables.get("run", {}), "run", RunTable)
     for module in run.plugins:
         if module not in plugins:
@@ -169,8 +169,8 @@ def method(name: str, where: object = None) -> Callable[..., Graph]:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A recipe's file, to say where in it a key stands."""
+class TomlFile:
+    """A file of ours in TOML: it can say where in it a key stands."""
 
     path: Path
     text: str
@@ -213,7 +213,7 @@ class _Source:
 TABLES = ("data", "models", "method", "nodes", "edges", "train", "run")
 
 
-def _recipe(tables: dict[str, Any], source: _Source, *, quick: bool, plugins: list[str]) -> Recipe:
+def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: list[str]) -> Recipe:
     for name, table in tables.items():
         if name not in TABLES:
             raise unknown("table", name, TABLES, where=source.where("", name))

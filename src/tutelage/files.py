@@ -171,6 +171,23 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(file)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a run holds `folder` now: a hint, for who then takes the lock may still find that another was faster."""
+    if folder.resolve() in _held:
+        return True
+    try:
+        file = os.open(folder / "lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when the file is closed
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
 @contextmanager
 def disk_errors(path: Path, needed: int) -> Iterator[None]:
     """Tell what the operating system refuses as a ResourceError that names the path and the room on its disk."""

@@ -1,9 +1,11 @@
 """What this process may know and set of the machine it runs on."""
 
 import ctypes
+import os
 import platform
 import re
 import resource
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import torch
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _MMAP_MAX = -3, -1, -4
 """Options of glibc's mallopt (malloc.h)."""
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl."""
 
 
 @cache
@@ -26,6 +30,16 @@ def keep_memory() -> bool:
         return False  # not glibc
     largest = 2**31 - 1
     return all([mallopt(_MMAP_THRESHOLD, largest), mallopt(_TRIM_THRESHOLD, largest), mallopt(_MMAP_MAX, 0)])
+
+
+def die_with_parent(parent: int) -> None:
+    """Let Linux send this process SIGTERM when the thread that started it is gone, however that went.
+
+    `parent` is the number of the process that started it: it may be gone already.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:

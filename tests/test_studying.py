@@ -1,0 +1,356 @@
+"""A study from its recipes to its results: small networks and three steps a run, but everything is real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from tutelage import studying, working
+from tutelage.cli import _with_ray
+from tutelage.comparison import comparison_of
+from tutelage.errors import ModelError, UsageError
+from tutelage.files import fingerprint, unpack
+from tutelage.records import read_records
+from tutelage.results import evaluation_of
+from tutelage.studies import Asked, read_study
+from tutelage.studying import Hands, compare
+from tutelage.training import Interrupted
+
+HEAD = '[data]\nname = "digits"\nimage_size = 8\n[train]\nlr = 0.05\n[models.{0}]\narch = "{1}"\n'
+TEACHER = '[models.teacher]\narch = "resnet8"\nweights = "nowhere"\n'
+DISTILL = TEACHER + '[method]\nname = "distill"\nteacher = "teacher"\nstudent = '
+RECIPES = {
+    "teacher": HEAD.format("teacher", "resnet8") + '[method]\nname = "scratch"\nstudent = "teacher"\n',
+    "plain_a": HEAD.format("a", "resnet8") + DISTILL + '"a"\n',
+    "plain_b": HEAD.format("b", "resnet14") + DISTILL + '"b"\n',
+    "dual": HEAD.format("a", "resnet8") + '[models.b]\narch = "resnet14"\n' + TEACHER + '[method]\nname = '
+            '"dual_student"\nteacher = "teacher"\nstudents = ["a", "b"]\n',
+}
+STUDY = """\
+[study]
+baseline = "plain"
+
+[teachers.teacher]
+recipe = "teacher.toml"
+seeds = "once"
+
+[methods.plain]
+recipes = ["plain_a.toml", "plain_b.toml"]
+
+[methods.dual]
+recipes = ["dual.toml"]
+
+[methods.twin]
+recipes = ["dual.toml"]
+set = ["method.peer=0.5"]
+ablation_of = "dual"
+"""
+CELLS = ["teacher/seed-0", *(f"{name}/seed-{seed}" for seed in (0, 1, 2)
+                             for name in ("plain-plain_a", "plain-plain_b", "dual", "twin"))]
+
+
+FAST = STUDY.replace("[teachers", 'tables = ["accuracy", "ablation"]\n\n[teachers', 1)
+"""The same without the table of costs: latencies are measured for seconds."""
+
+
+def write(folder: Path, study: str = FAST) -> Path:
+    for name, text in RECIPES.items():
+        (folder / f"{name}.toml").write_text(text)
+    (folder / "study.toml").write_text(study)
+    return folder / "study.toml"
+
+
+def run(path: Path, out: Path, seeds: int = 3, on: str = "test", **options):
+    return compare(read_study([path]), Asked(seeds, on, quick=True), out, Hands(), tell=lambda line: None, **options)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Path:
+    """The folder of a study that was stopped once, and gone on with."""
+    folder = tmp_path_factory.mktemp("study")
+    path, looks = write(folder, STUDY), []
+
+    def stop() -> int:  # after some cells
+        looks.append(1)
+        return signal.SIGTERM if len(list((folder / "out").glob("runs/*/*/FINISHED"))) == 5 else 0
+
+    with pytest.raises(Interrupted):
+        run(path, folder / "out", stop=stop)
+    assert not list((folder / "out").glob("runs/*/*/evaluation")), "nothing is looked at before all is trained"
+    results, error = run(path, folder / "out")
+    assert error is None
+    assert comparison_of(folder / "out") == json.loads(json.dumps(results))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(study) -> dict:
+    return comparison_of(study / "out")
+
+
+def row(results: dict, method: str, node: str, metric: str) -> dict:
+    (found,) = (row for row in results["rows"] if (row["method"], row["node"], row["metric"]) == (method, node, metric))
+    return found
+
+
+def test_every_cell_is_an_ordinary_finished_run_and_was_begun_once(study, results):
+    assert [cell["run"].removeprefix("runs/") for cell in results["cells"]] == CELLS
+    for cell in results["cells"]:
+        events = [record["event"] for record in read_records(study / "out" / cell["run"])]
+        assert cell["status"] == "finished"
+        assert events.count("start") + events.count("resume") >= 1
+        assert events.count("start") == 1
+        assert events.count("finished") == 1
+        assert events.count("epoch") == 1
+        assert cell["seconds"] == cell["seconds_per_epoch"] > 0
+
+
+def test_values_are_those_of_each_runs_evaluation(study, results):
+    for method, node, folder in (("plain", "a", "plain-plain_a"), ("plain", "b", "plain-plain_b"),
+                                 ("dual", "a", "dual"), ("dual", "ensemble", "dual"), ("twin", "b", "twin")):
+        runs = [study / "out" / "runs" / folder / f"seed-{seed}" for seed in range(3)]
+        for metric in ("top1", "top5", "nll", "ece"):
+            told = [evaluation_of(run, "test").metrics["nodes"][node][metric] for run in runs]
+            assert row(results, method, node, metric)["values"] == pytest.approx(told)
+
+
+def test_two_students_of_two_recipes_have_an_ensemble_like_those_of_one(study, results):
+    for seed in range(3):
+        a, b = (evaluation_of(study / "out" / "runs" / f"plain-plain_{node}" / f"seed-{seed}", "test") for node in "ab")
+        mean = (softmax(a.logits["a"].double().numpy(), -1) + softmax(b.logits["b"].double().numpy(), -1)) / 2
+        right = (mean.argmax(-1) == a.labels.numpy()).mean()
+        nll = -np.log(mean[np.arange(len(mean)), a.labels.numpy()]).mean()
+        assert row(results, "plain", "ensemble", "top1")["values"][seed] == pytest.approx(right)
+        assert row(results, "plain", "ensemble", "nll")["values"][seed] == pytest.approx(nll, rel=1e-4)
+
+
+def test_differences_are_paired_by_seed(results):
+    made, base = (np.array(row(results, method, "a", "nll")["values"]) for method in ("dual", "plain"))
+    difference = row(results, "dual", "a", "nll")["difference"]
+    assert difference["mean"] == pytest.approx((made - base).mean())
+    assert difference["n"] == 3
+    assert "Wilcoxon" in difference["says"]
+    assert row(results, "plain", "a", "nll")["difference"] is None
+    assert row(results, "teacher", "teacher", "top1")["difference"] is None
+
+
+def test_one_method_under_two_names_has_the_same_bits_in_every_seed(study, results):
+    """Seeds are paired: order, augmentation and first weights are the seed's, whatever the method is called."""
+    for seed in range(3):
+        files = [study / "out" / "runs" / name / f"seed-{seed}/models/b.safetensors" for name in ("dual", "twin")]
+        first, second = (fingerprint(unpack(file.read_bytes(), file)[0]) for file in files)
+        assert first == second
+    for node in ("a", "b", "ensemble"):
+        assert row(results, "dual", node, "nll")["values"] == row(results, "twin", node, "nll")["values"]
+    assert "no difference in any seed" in json.dumps(results["tables"]["ablation"])
+
+
+def test_seeds_are_not_all_the_same(results):
+    assert len(set(row(results, "dual", "a", "nll")["values"])) == 3
+
+
+def test_mcnemar_counts_images(study, results):
+    (told,) = (r for r in results["mcnemar"] if (r["method"], r["node"], r["seed"]) == ("dual", "a", 1))
+    right = {}
+    for folder in ("dual", "plain-plain_a"):
+        evaluation = evaluation_of(study / "out" / "runs" / folder / "seed-1", "test")
+        right[folder] = evaluation.logits["a"].argmax(-1) == evaluation.labels
+    assert told["only_method"] == sum(bool(a) and not bool(b) for a, b in zip(*right.values(), strict=True))
+    assert told["only_baseline"] == sum(bool(b) and not bool(a) for a, b in zip(*right.values(), strict=True))
+
+
+def test_the_papers_four_tables_are_there_as_text(study, results):
+    assert set(results["tables"]) == {"configuration", "accuracy", "ablation", "cost", "training"}
+    text = (study / "out" / "results.md").read_text()
+    for table in results["tables"].values():
+        assert f"## {table['title']}" in text
+        assert all(len(line) == len(table["columns"]) for line in table["rows"])
+        assert table["rows"]
+    assert {line[0] for line in results["tables"]["cost"]["rows"]} == {"teacher", "a", "b"}
+    accuracy = {(line[0], line[1]): line[2] for line in results["tables"]["accuracy"]["rows"]}
+    values = np.array(row(results, "dual", "a", "top1")["values"]) * 100
+    assert accuracy["dual", "a"] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f} (3)"
+    assert ("twin", "a") not in accuracy
+
+
+def test_again_trains_nothing_and_looks_at_nothing(study, results, monkeypatch):
+    def never(*_arguments, **_options):
+        raise AssertionError("done once")
+
+    monkeypatch.setattr(working, "train_job", never)
+    monkeypatch.setattr(studying, "evaluate_run", never)
+    again, error = run(study / "study.toml", study / "out")
+    assert error is None
+    assert json.loads(json.dumps(again))["rows"] == results["rows"]
+
+
+def test_one_more_seed_trains_only_that(study, monkeypatch):
+    began, real = [], working.train_job
+    monkeypatch.setattr(working, "train_job", lambda job, out, *rest: began.append(out) or real(job, out, *rest))
+    results, _ = run(study / "study.toml", study / "out", seeds=4)
+    assert [path.name for path in began] == ["seed-3"] * 4
+    assert row(results, "dual", "a", "top1")["n"] == 4
+
+
+def test_a_damaged_cell_is_named_and_the_others_keep_their_results(tmp_path):
+    path, out = write(tmp_path), tmp_path / "out"
+    run(path, out, seeds=1)
+    damaged = out / "runs" / "dual" / "seed-0" / "evaluation" / "test" / "metrics.json"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    results, error = run(path, out, seeds=1)
+    assert isinstance(error, ModelError)
+    assert "dual/seed-0" in error.where
+    assert [cell["method"] for cell in results["cells"] if cell["status"].startswith("failed: ")] == ["dual"]
+    assert row(results, "plain", "a", "top1")["n"] == 1
+    assert not [row for row in results["rows"] if row["method"] == "dual"]
+    assert "Not all runs are here" in (out / "results.md").read_text()
+
+
+def test_a_teacher_that_cannot_be_trained_is_told_with_those_that_wait_for_it(tmp_path):
+    path, out = write(tmp_path), tmp_path / "out"
+    (out / "runs" / "teacher" / "seed-0").mkdir(parents=True)
+    cells = studying.cells_of(read_study([path]), Asked(1, quick=True), out)
+    (out / "study.json").write_text(json.dumps({"on": "test", "cells": {str(cells[0]): cells[0].recipe.text()}}))
+    (out / "runs" / "teacher" / "seed-0" / "thesis.tex").write_text("")
+    results, error = run(path, out, seeds=1)
+    assert isinstance(error, UsageError)
+    assert {cell["status"] for cell in results["cells"] if cell["method"] != "teacher"} == {
+        "failed: its teacher failed"}
+    assert results["rows"] == []
+
+
+def test_a_study_on_validation_images_does_not_touch_the_test_images(tmp_path, monkeypatch):
+    asked, real = [], studying.evaluate_run
+    monkeypatch.setattr(studying, "evaluate_run", lambda run, on, *rest, **more: asked.append(on)
+                        or real(run, on, *rest, **more))
+    results, _ = run(write(tmp_path), tmp_path / "out", seeds=1, on="validation")
+    assert results["on"] == "validation"
+    assert set(asked) == {"validation"}
+    assert not list((tmp_path / "out").glob("runs/*/*/evaluation/test"))
+    with pytest.raises(UsageError, match="this study reports on validation"):
+        run(tmp_path / "study.toml", tmp_path / "out", seeds=1)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="not a folder"):
+        run(write(tmp_path), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("words", "meant"), [
+    (["compare", "a.toml", "--ray"], ["compare", "a.toml", "--ray=local"]),
+    (["compare", "--ray", "a.toml"], ["compare", "--ray=local", "a.toml"]),
+    (["compare", "--ray", "--quick", "a.toml"], ["compare", "--ray=local", "--quick", "a.toml"]),
+    (["compare", "a.toml", "--ray", "ray://head:10001"], ["compare", "a.toml", "--ray", "ray://head:10001"]),
+    (["train", "a.toml"], ["train", "a.toml"]),
+])
+def test_the_address_of_a_cluster_may_be_left_out(words, meant):
+    assert _with_ray(words) == meant
+
+
+def command(*words: str | Path, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "tutelage", "compare", *map(str, words), "--quick"],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"}, **options)
+
+
+def test_the_command_tells_an_unknown_baseline_in_one_block(tmp_path):
+    process = command(write(tmp_path), "--out", tmp_path / "out", "--baseline", "plian")
+    _, said = process.communicate()
+    assert process.returncode == 2
+    assert "unknown baseline 'plian'" in said
+    assert "did you mean 'plain'?" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_started_at_once_share_the_work_and_do_no_cell_twice(tmp_path):
+    path = write(tmp_path)
+    both = [command(path, "--seeds", "2", "--out", tmp_path / "out", "--json") for _ in range(2)]
+    texts = [process.communicate(timeout=280)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    first, second = (json.loads(text) for text in texts)
+    assert first["rows"] == second["rows"]
+    for folder in (tmp_path / "out" / "runs").glob("*/*"):
+        events = [record["event"] for record in read_records(folder)]
+        assert events.count("start") == events.count("finished") == 1
+        assert events.count("resume") == 0
+
+
+SMALL = FAST.partition("[methods.dual]")[0]
+"""A teacher and two distilled students."""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_and_nothing_outlives_it(tmp_path):
+    path, out = write(tmp_path, SMALL), tmp_path / "out"
+    words = [path, "--seeds", "1", "--out", out, "--jobs", "2"]
+    first = command(*words)
+    wait_for(lambda: list(out.glob("runs/*/*/lock")))
+    first.kill()  # kill -9, with a child at work
+    first.communicate()
+    wait_for(lambda: not any(str(out) in line for line in commands()))
+    second = command(*words, "--json")
+    text, said = second.communicate(timeout=280)
+    assert second.returncode == 0, said
+    assert {cell["status"] for cell in json.loads(text)["cells"]} == {"finished"}
+
+
+@pytest.mark.slow
+def test_asked_to_stop_it_stops_its_processes_and_says_how_to_go_on(tmp_path):
+    path, out = write(tmp_path, SMALL), tmp_path / "out"
+    process = command(path, "--seeds", "3", "--out", out, "--jobs", "2")
+    wait_for(lambda: list(out.glob("runs/*/*/lock")))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=280)
+    assert process.returncode == 130
+    assert "Go on with: the same command again" in said
+    assert not any(str(out) in line for line in commands())
+
+
+@pytest.mark.slow
+def test_ray_works_off_the_same_cells_into_the_same_folders(tmp_path):
+    pytest.importorskip("ray", reason="the extra tutelage[ray] is not installed")
+    process = command(write(tmp_path, SMALL), "--seeds", "1", "--out", tmp_path / "out", "--json", "--ray")
+    text, said = process.communicate(timeout=280)
+    assert process.returncode == 0, said
+    results = json.loads(text)
+    assert {cell["status"] for cell in results["cells"]} == {"finished"}
+    assert row(results, "plain", "a", "top1")["n"] == 1
+
+
+def test_without_ray_its_install_command_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match="Ray is not installed") as caught:
+        compare(read_study([write(tmp_path)]), Asked(1, quick=True), tmp_path / "out", Hands(ray="local"),
+                tell=lambda line: None)
+    assert caught.value.fix == "pip install 'tutelage[ray]'"
+
+
+def commands() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(ready, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_how_torch_computes_is_not_changed_by_a_study(study):
+    assert torch.get_default_dtype() == torch.float32

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from tutelage import cli, jobs
+from tutelage import cli, commands, jobs, terminal
 from tutelage.files import locked
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build

@@ -25,7 +25,7 @@ FLOORS = [
     {"uncertainty", "assessment", "cost",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking"},
-    {"config", "jobs", "benching", "starting", "cli", "__main__"},
+    {"config", "jobs", "benching", "starting", "reporting", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}

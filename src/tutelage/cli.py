@@ -47,6 +47,8 @@ def tutelage() -> None:
 
       tutelage evaluate runs/dual-0 --on test
 
+      tutelage report runs/dual-0 --to report.html
+
       tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """
 
@@ -120,6 +122,21 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
         disconnect()
     if world.main:
         _say(json.dumps({"run": str(run), **metrics, "cost": price}) if as_json else tables(metrics, price))
+
+
+@app.command()
+def report(folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Run folders and study folders.")],
+           to: Annotated[Path, typer.Option(help="The file to write.")],
+           format_: Annotated[str | None, typer.Option("--format", help="html, md, csv or json.")] = None,
+           force: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+           debug: Debug = False) -> None:
+    """Put runs and studies on one page: who learned what from whom, how well, and how to do it again.
+
+    tutelage report runs/demo-* --to report.html
+    """
+    from tutelage.reporting.writing import write_report
+
+    _say(f"{to}: {write_report(folders, to, kind=format_, force=force)} bytes")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-gpu lint lock clean
+.PHONY: setup demo test test-gpu test-browser lint lock clean
 
 setup: .venv/ready
 
@@ -20,6 +20,9 @@ test: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
+
+test-browser: setup
+	$(BIN)/python -m pytest -m browser -q
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from tutelage import cli, commands, jobs, terminal
+from tutelage import cli, commands, jobs
 from tutelage.files import locked
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.records import read_records
+from tutelage.terminal import show
 from tutelage.training import Progress
 
 RECIPE = """\
@@ -268,7 +269,7 @@ def test_progress_on_a_terminal_shows_every_loss_and_student_and_takes_its_place
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
-    terminal.show(event, 10, as_json=False)
+    show(event, 10, as_json=False)
     lines = terminal.text.removeprefix("\r\033[J").split("\n")
     assert max(map(len, lines[:-1])) < 80
     shown = " ".join(lines)

@@ -7,6 +7,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from tutelage.comparison import comparison_of
 from tutelage.errors import ModelError
 from tutelage.reporting import charts
 from tutelage.reporting.charts import Point
@@ -98,10 +99,7 @@ def is_study(folder: Path) -> bool:
 def read_study(folder: Path) -> Study:
     """A study, checked, with those of its runs that are there."""
     results: Results = read_checked(Results, folder / FILE)
-    for number, row in enumerate(results["rows"]):
-        if len(row["values"]) != row["n"]:
-            raise ModelError("not what this package writes", where=f"{folder / FILE}: rows.{number}",
-                             found=f"{len(row['values'])} values", expected=f"n = {row['n']}")
+    comparison_of(folder)  # means and spreads are those of the values
     for name, table in results.get("tables", {}).items():
         if any(len(row) != len(table["columns"]) for row in table["rows"]):
             raise ModelError("not what this package writes", where=f"{folder / FILE}: tables.{name}",

@@ -23,7 +23,7 @@ FLOORS = [
     {"graph"},
     {"methods", "objective", "closed_form", "teacher_cache"},
     {"optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
-    {"benchmarking"},
+    {"benchmarking", "naive"},
     {"config", "jobs", "benching", "starting", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import IO
 
+from tutelage.files import write_json
+
 HERE = Path(__file__).parent
 HOME = HERE.parent / "out"
 OURS = {"ours online": 2.0, "ours cached": 2.6, "ours online fp32": 1.2, "ours cached fp32": 1.8}
@@ -75,7 +77,7 @@ def environment(skipped: dict[str, str]) -> Path:
         (packages / "product.pth").write_text("\n".join(base) + "\n")
     for tool, wanted in PEERS.items():
         place = os.environ.get(FOLDERS.get(tool, ""), "")
-        if tool in FOLDERS and not Path(place, "README.md").exists():
+        if tool in FOLDERS and not (place and Path(place).is_dir()):
             skipped[tool] = f"no source: set {FOLDERS[tool]} to the folder of a clone"
             continue
         done = wanted and subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted],
@@ -186,7 +188,7 @@ def main() -> None:
     mine, same = distinct(list(started(list(OURS), python, True, weights, skipped)))
     result: dict[str, object] = {
         "work": "resnet50 teaches resnet18, both torchvision's, at 32 x 32, batches of 128, CIFAR-10",
-        "command": " ".join(["make bench-peers", *sys.argv[1:]]), "rounds": given.rounds, "steps": given.steps,
+        "command": " ".join(["benchmarks/peers.py", *sys.argv[1:]]), "rounds": given.rounds, "steps": given.steps,
         "teacher_steps": given.teacher_steps, "machine": machine(), "ours": {tool.name: tool.facts for tool in mine},
         "the same program": same}
     apart: dict[str, float] = {}
@@ -204,7 +206,7 @@ def main() -> None:
         result |= {"with our allocator setting" if kept else "as they are": {"seconds": seconds, "rows": rows},
                    "losses_apart": apart, "left_out": skipped}
         if given.to is not None:
-            given.to.write_text(json.dumps(result, indent=1) + "\n")
+            write_json(given.to, result)
         for tool in others:
             tool.close()
     for tool in mine:

@@ -8,6 +8,7 @@ with the least and the most. First every tool must show that it computes the sam
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +35,8 @@ SAME = 1e-5
 class Tool:
     """A running process of `tools.py`."""
 
-    def __init__(self, name: str, python: Path, keep: bool, weights: Path) -> None:
-        command = [str(python), str(HERE / "tools.py"), name, "keep" if keep else "own", str(weights)]
+    def __init__(self, name: str, python: Path, weights: Path) -> None:
+        command = [str(python), str(HERE / "tools.py"), name, str(weights)]
         log = (HOME / "bench" / f"{name.replace(' ', '-')}.log").open("w")
         self.name, self.log = name, Path(log.name)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -87,13 +88,13 @@ def environment(skipped: dict[str, str]) -> Path:
     return python
 
 
-def started(names: Sequence[str], python: Path, keep: bool, weights: Path, skipped: dict[str, str]) -> Iterator[Tool]:
+def started(names: Sequence[str], python: Path, weights: Path, skipped: dict[str, str]) -> Iterator[Tool]:
     """The tools that can be started; of the others, why not."""
     for name in names:
         if name in skipped:
             continue
         try:
-            yield Tool(name, python, keep, weights)
+            yield Tool(name, python, weights)
         except RuntimeError as error:
             skipped[name] = f"does not start: {error}"
             print(f"{name} is left out: {skipped[name]}")
@@ -185,19 +186,22 @@ def main() -> None:
     weights = HOME / "bench" / f"teacher-{given.teacher_steps}.safetensors"
     if not weights.exists():
         subprocess.run([str(python), str(HERE / "teacher.py"), str(given.teacher_steps), str(weights)], check=True)
-    mine, same = distinct(list(started(list(OURS), python, True, weights, skipped)))
+    shutil.rmtree(HOME / "bench" / "cache", ignore_errors=True)  # tuning and the teacher's logits are part of the work
+    mine, same = distinct(list(started(list(OURS), python, weights, skipped)))
+    others = list(started(peers, python, weights, skipped))
     result: dict[str, object] = {
         "work": "resnet50 teaches resnet18, both torchvision's, at 32 x 32, batches of 128, CIFAR-10",
         "command": " ".join(["benchmarks/peers.py", *sys.argv[1:]]), "rounds": given.rounds, "steps": given.steps,
-        "teacher_steps": given.teacher_steps, "machine": machine(), "ours": {tool.name: tool.facts for tool in mine},
-        "the same program": same}
-    apart: dict[str, float] = {}
+        "teacher_steps": given.teacher_steps, "machine": machine(), "the same program": same,
+        "facts": {tool.name: tool.facts for tool in [*mine, *others]}}
+    apart = check([*others, *mine], given.check)
+    wrong = {name: f"other losses than the plain loop's: {most:.1e} apart"
+             for name, most in apart.items() if most > SAME and name in PEERS}
+    skipped |= wrong
+    others = [tool for tool in others if tool.name not in wrong]
     for kept in (False, True):
-        others = list(started(peers, python, kept, weights, skipped))
-        if not kept:
-            apart = check([*others, *mine], given.check)
-            wrong = {name for name, most in apart.items() if most > SAME and name in PEERS}
-            skipped |= {name: f"other losses than the plain loop's: {apart[name]:.1e} apart" for name in wrong}
+        for tool in others if kept else []:
+            tool.ask("keep", 0)
         seconds = turns([*others, *mine], given.rounds, given.steps)
         seconds |= {name: seconds[other] for name, other in same.items()}
         rows = table(seconds)
@@ -207,9 +211,7 @@ def main() -> None:
                    "losses_apart": apart, "left_out": skipped}
         if given.to is not None:
             write_json(given.to, result)
-        for tool in others:
-            tool.close()
-    for tool in mine:
+    for tool in [*mine, *others]:
         tool.close()
     for name, why in skipped.items():
         print(f"left out: {name}: {why}")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tools import BATCH, SGD, make_work
 from torch import nn
+from work import BATCH, SGD, make_work
 
 from tutelage.files import write
 from tutelage.machine import keep_memory
@@ -24,7 +24,7 @@ def main(steps: int, to: Path) -> None:
     torch.set_num_threads(1)
     work = make_work(None)
     network, source = work.models["teacher"], work.data.train
-    optimizer = SGD(network.parameters())
+    optimizer = SGD(network.parameters(), lr=0.02)
     network.train()
     for step in range(steps):
         rows = torch.randperm(len(source.ids), generator=torch.Generator().manual_seed(step))[:BATCH]

@@ -12,137 +12,32 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch.utils.data import DataLoader
+from work import BATCH, EPOCHS, HARD, SGD, TEMPERATURE, Numbered, Work, hand_loss, make_work
 
 from tutelage import caching
-from tutelage.data import Data, from_tensors
-from tutelage.data.published import cifar
 from tutelage.guard import Means
 from tutelage.loop import Settings, mean_losses, steps_of
 from tutelage.machine import keep_memory
 from tutelage.methods.distill import distill
-from tutelage.models.architecture import Architecture
-from tutelage.models.build import build
-from tutelage.models.network import Network
-from tutelage.models.weights import load_weights, read_weights
-from tutelage.randomness import derive, permutation
 from tutelage.schedules import constant
 from tutelage.tuning import begin, choose
 from tutelage.world import World
 
-BATCH, STEPS, EPOCHS, TEMPERATURE, HARD = 128, 20, 500, 4.0, 0.5
-"""20 steps an epoch, the ones that are checked; ours is tuned for a run of 500 such epochs."""
-SGD = partial(torch.optim.SGD, lr=1e-5, momentum=0.9, weight_decay=5e-4)
-"""So slow that rounding is not blown up: at 0.01 a fresh student moves so far in one step that two float32 kernels of
-torch are 1e-4 apart after three. How long a step takes does not depend on the rate."""
 Turn = Callable[[], float]
 """Take as many steps as the images have batches; the mean loss."""
 
 
-class Photos(Dataset):
-    """(image, label): a PIL image cropped, flipped and normalised; in a check the common views, in their order.
-
-    Notes the CPU seconds between the first images of two batches: one whole step of whatever asks for them.
-    """
-
-    def __init__(self, data: Data, network: Network) -> None:
-        mean, std = network.mean.flatten().tolist(), network.std.flatten().tolist()
-        (batch,) = data.train.batches([torch.arange(STEPS * BATCH)], draw=None)
-        plain = (batch.inputs * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        self.pictures, self.labels = [Image.fromarray(image) for image in plain], batch.labels.tolist()
-        self.draw = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
-                                        transforms.ToTensor(), transforms.Normalize(mean, std)])
-        order = permutation(derive(0, "order", 0), len(data.train.ids))[: STEPS * BATCH]  # of our first epoch
-        (views,) = data.train.batches([order], draw=0)
-        self.views = ((views.inputs - network.mean) / network.std, views.labels.tolist())
-        self.checking, self.place = False, 0
-        self.begin(1)
-
-    def begin(self, steps: int) -> None:
-        """A turn of so many steps."""
-        self.steps, self.calls, self.last, self.seconds = steps, 0, None, []
-
-    def tick(self) -> None:
-        """A step ends here and the next one begins."""
-        now = time.process_time()
-        if self.last is not None:
-            self.seconds.append(now - self.last)
-        self.last = now
-
-    def __len__(self) -> int:
-        return self.steps * BATCH
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        if self.calls % BATCH == 0:
-            self.tick()
-        self.calls += 1
-        if self.checking:
-            self.place += 1
-            return self.views[0][self.place - 1], self.views[1][self.place - 1]
-        return self.draw(self.pictures[row]), self.labels[row]
-
-
-class Numbered(Dataset):
-    """(image, label, row), as mdistiller and RepDistiller have it."""
-
-    def __init__(self, photos: Photos) -> None:
-        self.photos = photos
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int, int]:
-        return *self.photos[row], row
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every tool is given; `facts` are what it wants to say of itself."""
-
-    data: Data
-    models: dict[str, Network]
-    photos: Photos
-    facts: dict[str, object]
-
-    @property
-    def networks(self) -> tuple[nn.Module, nn.Module]:
-        """Teacher and student as torchvision made them."""
-        return self.models["teacher"].body.eval(), self.models["student"].body.train()
-
-
-def make_work(teacher_weights: Path | None) -> Work:
-    """The first images of CIFAR-10 and two networks of torchvision, unchanged, for its 10 classes."""
-    arrays = cifar(10, Path(os.environ.get("TUTELAGE_DATA", "data")), False)
-    rows, share = round(STEPS * BATCH * 1.1), 0.09
-    data = from_tensors((arrays.images[:rows], arrays.labels[:rows]), validation=share, classes=arrays.classes,
-                        augment="crop-flip")
-    data = replace(data, augmentation=data.augmentation or "crop-flip")
-    models = {node: build(Architecture(f"torchvision:{arch}"), class_names=data.classes, name=node)
-              for node, arch in (("teacher", "resnet50"), ("student", "resnet18"))}
-    if teacher_weights is not None:
-        load_weights(models["teacher"], read_weights(str(teacher_weights), "teacher").tensors, head="strict",
-                     where=teacher_weights)
-    return Work(data, models, Photos(data, models["teacher"]), {})
-
-
-def hand_loss(logits: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-    """Hinton's loss as one writes it."""
-    soft = F.kl_div(F.log_softmax(logits / TEMPERATURE, 1), F.softmax(target / TEMPERATURE, 1), reduction="batchmean")
-    return HARD * F.cross_entropy(logits, labels) + (1 - HARD) * TEMPERATURE**2 * soft
-
-
 def ours(work: Work, *, cached: bool, fp32: bool) -> Turn:
+    keep_memory()
     settings = Settings(EPOCHS, SGD, rate=constant, batch_size=BATCH, limit_draws=1 if cached else None, cache=cached)
     graph, world = distill("teacher", "student", temperature=TEMPERATURE, hard=HARD, soft=1 - HARD), World(
         torch.device("cpu"))
@@ -162,13 +57,16 @@ def ours(work: Work, *, cached: bool, fp32: bool) -> Turn:
     steps = steps_of(run)
 
     def turn() -> float:
-        run.means = Means()
+        losses = []
         work.photos.tick()
         for _ in range(work.photos.steps):
-            if next(steps) is not None:  # the end of an epoch: no peer evaluates here, so neither is this step counted
+            run.means = Means()
+            epoch = next(steps)
+            losses.append(sum((epoch.losses if epoch else mean_losses(run)).values()))
+            if epoch:  # it was evaluated, as no peer does here: this step is not counted
                 work.photos.last = None
             work.photos.tick()
-        return sum(mean_losses(run).values())
+        return fmean(losses)
     return turn
 
 
@@ -365,7 +263,9 @@ TOOLS: dict[str, Callable[[Work], Turn]] = {
 
 
 def answer(work: Work, turn: Turn, command: str, steps: int) -> object:
-    """What one line from `peers.py` asks: the losses of 20 steps on the common views, or the CPU seconds of a step."""
+    """What one line from `peers.py` asks: losses on the common views, CPU seconds of steps, our allocator setting."""
+    if command == "keep":
+        return keep_memory()
     if command == "check":
         work.photos.checking, work.photos.place = True, 0
         losses = []
@@ -379,15 +279,13 @@ def answer(work: Work, turn: Turn, command: str, steps: int) -> object:
     return work.photos.seconds[1 : steps + 1]  # the first has no whole step of a tool that fetches one batch ahead
 
 
-def main(name: str, keep: bool, weights: str) -> None:
+def main(name: str, weights: Path) -> None:
     """Make the tool ready, say so, then answer line by line."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # tools print
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if keep:
-        keep_memory()
-    work = make_work(Path(weights) if weights else None)
+    work = make_work(weights)
     turn = TOOLS[name](work)
     print(json.dumps(work.facts), file=told, flush=True)
     for line in sys.stdin:
@@ -396,4 +294,4 @@ def main(name: str, keep: bool, weights: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] == "keep", sys.argv[3] if len(sys.argv) > 3 else "")
+    main(sys.argv[1], Path(sys.argv[2]))

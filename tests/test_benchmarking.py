@@ -218,7 +218,7 @@ def test_untrained_networks_that_blow_rounding_up_are_compared_all_the_same():
                            torch.arange(64) % 4), validation=0.25)
     networks = {node: build(Architecture(arch), class_names=photos.classes, channels=1, name=node)
                 for node, arch in (("t", "resnet8"), ("a", "resnet8"), ("b", "mobilenetv2"))}
-    rows = list(benchmarking.sameness_rows(DUAL, networks, photos, settings(batch_size=16), PLAIN, CPU, steps=4))
+    rows = list(benchmarking.sameness_rows(DUAL, networks, photos, settings(batch_size=16), PLAIN, CPU, steps=5))
     assert all(row.reached for row in rows), rows
 
 
@@ -296,11 +296,12 @@ SMALL = ["data.image_size=8", "data.batch_size=16", "models.teacher.arch=resnet8
 
 
 def test_the_command_prints_the_rows_and_notes_that_its_json_holds(tuned_at_once):
-    found, told = bench(RECIPES / "digits" / "dual_student.toml", ["same"], SMALL)
+    found, told = bench(RECIPES / "digits" / "dual_student.toml", ["single"], SMALL)
     assert told[0] == found["machine"]
     assert set(found["notes"]) <= set(told)
-    assert [row["name"] for row in found["rows"]] == [line.split("  ")[0] for line in told[-3:]]
-    for row, line in zip(found["rows"], told[-3:], strict=True):
+    assert len(found["rows"]) == 4
+    assert [row["name"] for row in found["rows"]] == [line.split("  ")[0] for line in told[-4:]]
+    for row, line in zip(found["rows"], told[-4:], strict=True):
         assert ("NOT reached" in line) is not row["reached"]
         assert row["reach"] in line
     assert json.loads(json.dumps(found)) == found
@@ -313,6 +314,8 @@ def test_a_small_number_is_not_printed_as_nothing():
 
 
 def test_the_command_writes_what_it_prints_as_json(tmp_path, capsys, monkeypatch, tuned_at_once):
+    rows = [Row("one", "<= 1", 0.5, 0.25, 1.5, True), Row("two", ">= 2", 1.0, 1.0, 1.0, False, "why")]
+    monkeypatch.setattr(benchmarking, "sameness_rows", lambda *_: rows)
     words = [word for override in SMALL for word in ("--set", override)]
     to = tmp_path / "bench.json"
     monkeypatch.setattr(sys, "argv", ["tutelage", "bench", str(RECIPES / "digits" / "dual_student.toml"), "--only",
@@ -322,7 +325,7 @@ def test_the_command_writes_what_it_prints_as_json(tmp_path, capsys, monkeypatch
     assert not stop.value.code
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(to.read_text())
-    assert len(printed["rows"]) == 3
+    assert printed["rows"] == [row.as_json() for row in rows]
 
 
 def test_an_unknown_group_of_rows_is_refused_with_the_known_ones():

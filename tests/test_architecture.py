@@ -24,7 +24,7 @@ FLOORS = [
     {"methods", "objective", "closed_form", "kept_rows", "teacher_cache"},
     {"uncertainty", "assessment", "cost",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
-    {"benchmarking", "exporting", "predicting", "comparison"},
+    {"benchmarking", "naive", "exporting", "predicting", "comparison"},
     {"config", "jobs", "benching", "shipping", "starting", "studies", "tabulating", "working", "studying",
      "reporting", "terminal", "commands", "cli", "__main__"},
 ]

@@ -24,6 +24,7 @@ from tutelage.divergences import cross_entropy, js, kl, mse, reverse_kl
 from tutelage.errors import ModelError, UsageError
 from tutelage.evaluation import evaluate
 from tutelage.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
+from tutelage.kept_rows import Whole
 from tutelage.loop import Epoch, Run, Settings, start, steps_of
 from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
@@ -208,7 +209,7 @@ def test_trap_09_a_small_probability_is_not_lost_in_an_epsilon():
 
 def kept(folder, ids: Tensor, logits: Tensor, *, exact: bool = True) -> TeacherCache:
     """A cache that has been told what the teacher says of these samples in draw 0."""
-    cache = TeacherCache(folder / "key", ids, ["t"], frozenset(["t"]), exact, limit=2**30)
+    cache = TeacherCache(folder / "key", ids, {"t": Whole(logits=True, exact=exact)}, limit=2**30)
     cache.open(0)
     cache.look_up(ids)
     cache.record("t", logits)

@@ -26,7 +26,7 @@ OURS = {"ours online": 2.0, "ours cached": 2.6, "ours online fp32": 1.2, "ours c
 PEERS: dict[str, Sequence[str]] = {  # tool -> what is installed, by name; timm is there already, in our version
     "plain loop": (), "timm": (), "torchdistill": ("torchdistill==1.1.5",), "Lightning": ("lightning==2.6.6",),
     "Transformers": ("transformers==5.24.0", "accelerate==1.15.0"),
-    "mdistiller": ("tensorboardX==2.6.5", "yacs==0.1.8", "tqdm"), "RepDistiller": ()}
+    "mdistiller": ("tensorboardX==2.6.5", "yacs==0.1.8"), "RepDistiller": ()}
 FOLDERS = {"mdistiller": "MDISTILLER", "RepDistiller": "REPDISTILLER"}
 """Tools that no registry has -> the environment variable with the folder of their source."""
 SAME = 1e-5

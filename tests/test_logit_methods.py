@@ -1,4 +1,4 @@
-"""Methods that differ from plain distillation in one function of logits and labels: pld and abkd."""
+"""Methods that differ from plain distillation in one function of logits and labels: pld, abkd and rectification."""
 
 from functools import partial
 
@@ -14,13 +14,14 @@ from tutelage.graph import Frozen, Graph, Trained
 from tutelage.loop import steps_of
 from tutelage.methods.abkd import abkd
 from tutelage.methods.distill import distill
+from tutelage.methods.dynamic_rectification import dynamic_rectification, rectified
 from tutelage.methods.pld import pld
 from tutelage.methods.scratch import scratch
 from tutelage.objective import losses
 
 LABELS = torch.tensor([0, 0])
 TEACHER, STUDENT = [[2, 1, 0, -1], [0.5, 2.5, 0, -0.5]], [[1, 0.5, 0.2, -0.3], [1.5, 1, -0.2, 0.1]]
-METHODS = {"pld": pld, "abkd": abkd}
+METHODS = {"pld": pld, "abkd": abkd, "dynamic_rectification": dynamic_rectification}
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 
 
@@ -102,7 +103,8 @@ def test_nobody_is_their_own_teacher(method):
 
 @pytest.mark.parametrize("make", [
     partial(pld, temperature=0.0), partial(pld, temperature=float("nan")), partial(abkd, temperature=-1.0),
-    partial(abkd, alpha=float("nan")), partial(abkd, beta=-1.5), partial(abkd, soft=-1.0), partial(abkd, hard=-1.0)])
+    partial(abkd, alpha=float("nan")), partial(abkd, beta=-1.5), partial(abkd, soft=-1.0), partial(abkd, hard=-1.0),
+    partial(dynamic_rectification, temperature=0.0), partial(dynamic_rectification, soft=float("nan"))])
 def test_an_option_that_cannot_be_is_refused_before_any_run(make):
     with pytest.raises(UsageError, match="cannot be"):
         make("t", "s")
@@ -151,3 +153,60 @@ def test_abkd_pulls_by_its_closed_form():
     g = -(q ** (b - 1)) * (p**a - q**a) / a
     expected = (s.softmax(-1) - F.one_hot(labels, 5) + 32 * q * (g - (q * g).sum(-1, keepdim=True)) / T) / 6
     torch.testing.assert_close(outputs["s"].grad, expected, rtol=1e-10, atol=1e-13)
+
+
+# --- dynamic_rectification -------------------------------------------------------------------------------------
+
+
+def test_golden_rectification():
+    teacher = golden()["t"]
+    assert rectified(teacher, LABELS).tolist() == [[2, 1, 0, -1], [2.5, 0.5, 0, -0.5]]
+    assert teacher.tolist() == TEACHER
+
+
+def test_golden_dynamic_rectification():
+    """a = 0.95, m = 50 and T = 6 of the authors' code, whose KL is the mean over classes too."""
+    graph = dynamic_rectification("t", "s", hard=1 - 0.95, soft=0.95 * 50 / 4)
+    terms = values(graph, golden())
+    assert sum(terms.values()) == pytest.approx(2.6202085264, abs=1e-9)
+    assert terms["t->s:rectified_kl/6"] == pytest.approx(0.95 * 50 / 4 * 36 * 0.0060381444, abs=1e-7)
+
+
+def test_rectified_logits_name_the_label_keep_their_values_and_stay():
+    teacher, labels = random()["t"].detach(), torch.tensor([0, 4, 2, 2, 1, 3])
+    changed = rectified(teacher, labels)
+    assert changed.argmax(-1).tolist() == labels.tolist()
+    assert changed.sort(-1).values.equal(teacher.sort(-1).values)
+    assert rectified(changed, labels).equal(changed)
+    assert rectified(teacher, F.one_hot(labels, 5).double()).equal(changed)
+    others = torch.ones_like(teacher, dtype=torch.bool)
+    others.scatter_(-1, labels[:, None], False).scatter_(-1, teacher.argmax(-1, keepdim=True), False)
+    assert changed[others].equal(teacher[others])
+
+
+def test_nothing_is_rectified_without_a_label_or_where_the_label_is_among_the_largest():
+    teacher = torch.tensor([[0.0, 3.0, 1.0], [2.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
+    assert rectified(teacher, torch.tensor([-1, 1, 2])).equal(teacher)
+    assert rectified(teacher, torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]])).equal(teacher)
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["a teacher that is right", "no labels"])
+def test_where_nothing_is_wrong_it_is_plain_distillation_to_the_bit(right):
+    outputs = random()
+    labels = outputs["t"].argmax(-1) if right else torch.full((6,), -1)
+    terms = values(dynamic_rectification("t", "s"), outputs, labels)
+    assert list(terms.values()) == list(values(distill("t", "s", temperature=6.0, hard=0.05, soft=0.475), outputs,
+                                               labels).values())
+
+
+def test_a_teacher_that_is_always_wrong_pulls_towards_the_labels_by_its_closed_form():
+    outputs, T = random(), 6.0  # noqa: N806
+    labels = outputs["t"].argmin(-1)
+    sum(losses(dynamic_rectification("t", "s"), outputs, labels).values()).backward()
+    s, right = outputs["s"].detach(), outputs["t"].detach().clone()
+    for row, label in enumerate(labels.tolist()):
+        chosen = int(right[row].argmax())
+        right[row, [label, chosen]] = right[row, [chosen, label]]
+    expected = (0.05 * (s.softmax(-1) - F.one_hot(labels, 5))
+                + 0.475 * T * ((s / T).softmax(-1) - (right / T).softmax(-1))) / 6
+    torch.testing.assert_close(outputs["s"].grad, expected, rtol=1e-12, atol=1e-14)

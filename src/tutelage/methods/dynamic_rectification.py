@@ -41,7 +41,8 @@ def rectified(teacher: Logits, labels: Labels) -> Logits:
 
     Of soft labels the largest counts. Where the label is among equal largest, nothing changes.
 
-    >>> rectified(torch.tensor([[0.0, 3.0, 1.0], [2.0, 2.0, 1.0]]), torch.tensor([2, 1])).tolist()
+    >>> from torch import tensor
+    >>> rectified(tensor([[0.0, 3.0, 1.0], [2.0, 2.0, 1.0]]), tensor([2, 1])).tolist()
     [[0.0, 1.0, 3.0], [2.0, 2.0, 1.0]]
     """
     label = hard_labels(labels)[:, None]

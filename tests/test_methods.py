@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage import methods
+from tutelage import closed_form, methods
 from tutelage.errors import UsageError
 from tutelage.graph import Frozen, Graph, Trained
 from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual
 from tutelage.methods.scratch import scratch
-from tutelage.objective import losses
+from tutelage.objective import forward, losses
 
 NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
 LABELS = torch.tensor([0, 3, 1, 2])
@@ -49,6 +49,22 @@ def test_a_method_is_a_function_of_its_files_name_with_a_docstring_and_defaults(
     assert isinstance(graph, Graph)
     assert graph.named(Trained)
     assert len(str(graph).splitlines()) == len(graph.nodes) + 1 + len(graph.edges)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fast_losses_of_a_method_are_those_of_the_reference(name):
+    function = vars(import_module(f"tutelage.methods.{name}"))[name]
+    arguments = {"teacher": "t", "student": "s", "students": ["a", "b"]}
+    graph = function(*(arguments[n] for n, p in inspect.signature(function).parameters.items() if p.default is p.empty))
+    found = []
+    for way in (losses, closed_form.losses):
+        given = {node: rows.requires_grad_() for node, rows in outputs("t", "s", "a", "b").items()}
+        torch.manual_seed(0)  # for the weights of parts
+        all_ends = forward(graph, {}, torch.zeros(0), known={**given, "labels": LABELS, "ids": torch.arange(4)})
+        terms = way(graph, all_ends, LABELS, graph.weights(0.5))
+        sum(terms.values()).backward()
+        found.append((terms, {node: rows.grad for node, rows in given.items()}))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
 
 
 def test_scratch_is_cross_entropy_with_the_labels():

@@ -10,16 +10,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import toys
 from tutelage import methods
 from tutelage.errors import UsageError
+from tutelage.files import fingerprint, pack, unpack
 from tutelage.graph import Frozen, Graph, Trained
+from tutelage.loop import Run, steps_of
 from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual
 from tutelage.methods.scratch import scratch
 from tutelage.objective import losses
+from tutelage.training import capture, restore
 
 NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
 LABELS = torch.tensor([0, 3, 1, 2])
+
+
+ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"]}
+
+
+def example(name: str) -> Graph:
+    """The method as it comes: only what has no default is given."""
+    function = vars(import_module(f"tutelage.methods.{name}"))[name]
+    required = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
+    return function(*(ARGUMENTS[argument] for argument in required))
+
+
+def example_run(name: str, batch_size: int = 12) -> Run:
+    """Two epochs of two steps on tiny networks."""
+    graph = example(name)
+    nodes = [*graph.named(Trained), *graph.named(Frozen)]
+    networks = {node: toys.network(seed, width=4 + seed % 3) for seed, node in enumerate(nodes)}
+    return toys.run(graph, networks, data=toys.data(32), epochs=2, batch_size=batch_size)
 
 
 def outputs(*nodes: str) -> dict[str, Tensor]:
@@ -43,12 +65,42 @@ def test_a_method_is_a_function_of_its_files_name_with_a_docstring_and_defaults(
     function = vars(page)[name]
     assert page.__doc__
     assert function.__doc__
-    arguments = {"teacher": "t", "student": "s", "students": ["a", "b"]}
-    required = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
-    graph = function(*(arguments[argument] for argument in required))
+    graph = example(name)
     assert isinstance(graph, Graph)
     assert graph.named(Trained)
     assert len(str(graph).splitlines()) == len(graph.nodes) + 1 + len(graph.edges)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_resumed_after_any_step_ends_with_the_same_bits(name):
+    whole = example_run(name)
+    states = [saved(whole), *(saved(whole) for _ in steps_of(whole))]
+    for after in range(1, whole.steps):
+        again = example_run(name)
+        restore(again, {"frozen": again.frozen, "best": {}, "step": after, "scores": {}}, states[after])
+        for _ in steps_of(again):
+            pass
+        assert saved(again).keys() == states[whole.steps].keys()
+        for file, tensors in saved(again).items():
+            assert fingerprint(tensors) == fingerprint(states[whole.steps][file]), (after, file)
+
+
+def saved(run: Run) -> dict[str, dict[str, Tensor]]:
+    """The state of a run, gone through bytes."""
+    return {name: unpack(pack(tensors), name)[0] for name, tensors in capture(run).items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_trained_network_of_a_method_learns_and_a_frozen_one_does_not(name):
+    run = example_run(name)
+    before = {node: {key: x.clone() for key, x in run.models[node].state_dict().items()} for node in run.models}
+    for _ in steps_of(run):
+        pass
+    for node, state in before.items():
+        moved = [key for key, x in run.models[node].state_dict().items() if not torch.equal(x, state[key])]
+        learns = not isinstance(run.graph.nodes[node], Frozen)
+        assert bool(moved) == learns, node
+        assert all(torch.isfinite(x).all() for x in run.models[node].state_dict().values())
 
 
 def test_scratch_is_cross_entropy_with_the_labels():

@@ -27,13 +27,15 @@ LABELS = torch.tensor([0, 3, 1, 2])
 
 
 ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"]}
+NODES = {"teacher": ["t"], "student": ["s"], "students": ["a", "b"]}
 
 
 def example(name: str) -> Graph:
     """The method as it comes: only what has no default is given."""
     function = vars(import_module(f"tutelage.methods.{name}"))[name]
     required = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
-    return function(*(ARGUMENTS[argument] for argument in required))
+    layers = {node: "0" for argument in required for node in NODES.get(argument, ())}
+    return function(*({**ARGUMENTS, "layers": layers}[argument] for argument in required))
 
 
 def example_run(name: str, batch_size: int = 12) -> Run:

@@ -26,7 +26,7 @@ NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
 LABELS = torch.tensor([0, 3, 1, 2])
 
 
-ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"]}
+ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"], "teachers": ["u", "v"]}
 NODES = {"teacher": ["t"], "student": ["s"], "students": ["a", "b"]}
 
 

@@ -10,16 +10,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import toys
 from tutelage import closed_form, methods
 from tutelage.errors import UsageError
-from tutelage.graph import Frozen, Graph, Trained
+from tutelage.files import fingerprint, pack, unpack
+from tutelage.graph import BATCH_ENDS, Computed, Frozen, Graph, Trained, parse_end
+from tutelage.loop import Run, steps_of
 from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual
 from tutelage.methods.scratch import scratch
 from tutelage.objective import forward, losses
+from tutelage.training import capture, restore
 
 NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
 LABELS = torch.tensor([0, 3, 1, 2])
+
+
+ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"], "teachers": ["u", "v"]}
+NODES = {"teacher": ["t"], "student": ["s"], "students": ["a", "b"]}
+
+
+def example(name: str) -> Graph:
+    """The method as it comes: only what has no default is given."""
+    function = vars(import_module(f"tutelage.methods.{name}"))[name]
+    required = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
+    layers = {node: "0" for argument in required for node in NODES.get(argument, ())}
+    return function(*({**ARGUMENTS, "layers": layers}[argument] for argument in required))
+
+
+def example_run(name: str, batch_size: int = 12) -> Run:
+    """Two epochs of two steps on tiny networks."""
+    graph = example(name)
+    nodes = [*graph.named(Trained), *graph.named(Frozen)]
+    networks = {node: toys.network(seed, width=4 + seed % 3) for seed, node in enumerate(nodes)}
+    return toys.run(graph, networks, data=toys.data(32), epochs=2, batch_size=batch_size)
 
 
 def outputs(*nodes: str) -> dict[str, Tensor]:
@@ -43,28 +67,64 @@ def test_a_method_is_a_function_of_its_files_name_with_a_docstring_and_defaults(
     function = vars(page)[name]
     assert page.__doc__
     assert function.__doc__
-    arguments = {"teacher": "t", "student": "s", "students": ["a", "b"]}
-    required = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
-    graph = function(*(arguments[argument] for argument in required))
+    graph = example(name)
     assert isinstance(graph, Graph)
     assert graph.named(Trained)
-    assert len(str(graph).splitlines()) == len(graph.nodes) + 1 + len(graph.edges)
+    blocks = [block for block in (graph.nodes, graph.edges, graph.controllers) if block]
+    assert len(str(graph).splitlines()) == sum(map(len, blocks)) + len(blocks) - 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_resumed_after_any_step_ends_with_the_same_bits(name):
+    whole = example_run(name)
+    states = [saved(whole), *(saved(whole) for _ in steps_of(whole))]
+    for after in range(1, whole.steps):
+        again = example_run(name)
+        restore(again, {"frozen": again.frozen, "best": {}, "step": after, "scores": {}}, states[after])
+        for _ in steps_of(again):
+            pass
+        assert saved(again).keys() == states[whole.steps].keys()
+        for file, tensors in saved(again).items():
+            assert fingerprint(tensors) == fingerprint(states[whole.steps][file]), (after, file)
+
+
+def saved(run: Run) -> dict[str, dict[str, Tensor]]:
+    """The state of a run, gone through bytes."""
+    return {name: unpack(pack(tensors), name)[0] for name, tensors in capture(run).items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_trained_network_of_a_method_learns_and_a_frozen_one_does_not(name):
+    run = example_run(name)
+    before = {node: {key: x.clone() for key, x in run.models[node].state_dict().items()} for node in run.models}
+    for _ in steps_of(run):
+        pass
+    for node, state in before.items():
+        moved = [key for key, x in run.models[node].state_dict().items() if not torch.equal(x, state[key])]
+        learns = not isinstance(run.graph.nodes[node], Frozen)
+        assert bool(moved) == learns, node
+        assert all(torch.isfinite(x).all() for x in run.models[node].state_dict().values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_fast_losses_of_a_method_are_those_of_the_reference(name):
-    function = vars(import_module(f"tutelage.methods.{name}"))[name]
-    arguments = {"teacher": "t", "student": "s", "students": ["a", "b"]}
-    graph = function(*(arguments[n] for n, p in inspect.signature(function).parameters.items() if p.default is p.empty))
-    found = []
+    graph, found = example(name), []
+    ends = [end for end in graph.order(graph.ends()) if not isinstance(graph.nodes.get(parse_end(end).node), Computed)]
     for way in (losses, closed_form.losses):
-        given = {node: rows.requires_grad_() for node, rows in outputs("t", "s", "a", "b").items()}
+        given = given_for([end for end in ends if end not in BATCH_ENDS])
         torch.manual_seed(0)  # for the weights of parts
         all_ends = forward(graph, {}, torch.zeros(0), known={**given, "labels": LABELS, "ids": torch.arange(4)})
         terms = way(graph, all_ends, LABELS, graph.weights(0.5))
         sum(terms.values()).backward()
-        found.append((terms, {node: rows.grad for node, rows in given.items()}))
+        found.append((terms, {end: rows.grad for end, rows in given.items()}))
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
+
+
+def given_for(ends: list[str]) -> dict[str, Tensor]:
+    """Logits, and feature maps for what is inside a network."""
+    generator = torch.Generator().manual_seed(0)
+    return {end: torch.randn((4, 3, 4, 4) if parse_end(end).tap else (4, 5), generator=generator, dtype=torch.float64,
+                             requires_grad=True) for end in ends}
 
 
 def test_scratch_is_cross_entropy_with_the_labels():

@@ -20,6 +20,7 @@ from tutelage.files import fingerprint
 from tutelage.loop import start, steps_of
 from tutelage.methods.akd import akd
 from tutelage.methods.dual_student import dual_student
+from tutelage.methods.switokd import switokd
 from tutelage.training import capture
 from tutelage.world import connect, disconnect
 
@@ -29,6 +30,8 @@ graph = everything() if case == "everything" else dual_student("t", ["a", "b"], 
 if case == "akd":  # a part with a memory of the batch, and one that learns
     graph = akd("t", "a", balance="discrepancy")
     graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
+if case == "gate":  # at this temperature the teacher waits in the first step and learns in the others
+    graph = switokd(["a"], ["b"], gap_temperature=0.03)
 if case == "norm":
     graph += Edge("labels", "a@strong", cross_entropy, weight=0.5)
 accumulate = 2 if case == "norm" and world.size == 1 else 1
@@ -40,6 +43,8 @@ gradients = {f"{node}.{name}": p.grad.tolist() for node in "ab" for name, p in j
 losses = job.means.read([edge.name for edge in job.graph.edges], accumulate)
 for event in steps_of(job):
     pass
+if case == "gate":
+    assert job.graph.controllers["switch"].paused.tolist() == [[1]]
 result = {"gradients": gradients, "losses": losses, "accuracy": event.accuracy, "scores": job.scores["a"],
           "digest": {name: fingerprint(tensors) for name, tensors in capture(job).items()},
           "weights": {f"{node}.{name}": p.tolist() for node in "ab" for name, p in job.models[node].named_parameters()}}
@@ -71,7 +76,7 @@ def launch(folder: Path, case: str, size: int) -> list[dict]:
     return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd"])
+@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "gate"])
 def runs(request, tmp_path_factory) -> tuple[str, dict, list[dict]]:
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, launch(folder, request.param, 1)[0], launch(folder, request.param, 2)

@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
-from tutelage.schedules import constant, cosine, linear, ramp_down, ramp_up, ramp_up_exp, step, window
+from tutelage.schedules import constant, cosine, linear, ramp_down, ramp_down_exp, ramp_up, ramp_up_exp, step, window
 
-ALL = [constant, linear, cosine, step, ramp_up, ramp_up_exp, ramp_down, window]
+ALL = [constant, linear, cosine, step, ramp_up, ramp_up_exp, ramp_down, ramp_down_exp, window]
 
 
 @pytest.mark.parametrize("schedule", ALL)
@@ -24,6 +24,13 @@ def test_ramp_up_exp_is_the_mean_teachers(t, expected):
     epochs, rampup = 20, 5
     assert ramp_up_exp(t / epochs, until=rampup / epochs) == pytest.approx(expected, abs=1e-10)
     assert ramp_up_exp(t / epochs, to=30.0, until=rampup / epochs) == pytest.approx(30 * expected, abs=3e-9)
+
+
+@pytest.mark.parametrize(("step", "expected"), [
+    (0, 1.0), (125_000, 1.0), (137_500, 0.0439369336), (150_000, 3.7266532e-6)])
+def test_ramp_down_exp_is_the_mean_teachers(step, expected):
+    assert ramp_down_exp(step / 150_000, start=125_000 / 150_000) == pytest.approx(expected, rel=1e-7)
+    assert ramp_down_exp(step / 150_000, value=3.0, start=1.0) == 3.0
 
 
 def test_a_ramp_of_length_0_is_there_from_the_start():

@@ -85,7 +85,11 @@ def _closed(edges: Sequence[Edge], outputs: Outputs, labels: Tensor, weights: Ma
     ends, terms, weighted = _plan(tuple(edges))
     rows = [_rows(edge, outputs, labels) for edge in weighted]
     scale = [weights[edge.name] for edge in edges]
-    return _ClosedForm.apply(terms, compiled, labels, rows, scale, *(outputs[end] for end in ends)).unbind()
+    # A target stays outside: what nobody teaches in this step must get no gradient, not one of zeros, which the
+    # gathering over ranks would make of it, and an optimizer would decay and push on.
+    learn = {edge.student for edge in edges}
+    tensors = [outputs[end] if end in learn else outputs[end].detach() for end in ends]
+    return _ClosedForm.apply(terms, compiled, labels, rows, scale, *tensors).unbind()
 
 
 @lru_cache(maxsize=64)

@@ -67,6 +67,15 @@ def ramp_down(progress: float, *, value: float = 1.0, start: float = 0.0) -> flo
     return value if progress <= start else value * (1 - progress) / (1 - start)
 
 
+def ramp_down_exp(progress: float, *, value: float = 1.0, start: float = 0.0) -> float:
+    """`value` until `start`, then value * exp(-12.5 p^2), p rising to 1 at the end (Tarvainen & Valpola, 2017, code).
+
+    >>> [round(ramp_down_exp(p, start=0.5), 6) for p in (0.5, 0.75, 1.0)]
+    [1.0, 0.043937, 4e-06]
+    """
+    return value if progress <= start else value * math.exp(-12.5 * ((progress - start) / (1 - start)) ** 2)
+
+
 def window(progress: float, *, value: float = 1.0, start: float = 0.0, until: float = 1.0) -> float:
     """`value` while start <= progress < until, else 0; a window until 1 includes the very end.
 

@@ -1,0 +1,56 @@
+"""Mean teacher: Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv:1703.01780.
+
+The teacher's weights follow the student's: theta' <- a theta' + (1 - a) theta, a = min(1 - 1 / (t + 1), decay), after
+step t. Both see every image, each in an augmentation of its own (views a and b), and the student is to say what the
+teacher says; images without a label count there too. Logits z [B, C], p = softmax(z), labels y with -1 for none:
+
+    L = 1/B sum over labelled rows of CE(z_i(a), y_i) + consistency(t) * 1/B sum_i d(p_i(a), p'_i(b))
+    d = 1/C ||p - p'||^2  ("mse")   or   KL(p' || p)  ("kl")
+    consistency(t) = consistency * exp(-5 (1 - min(t, R) / R)^2),   R: the share `ramp_up` of the run
+
+The gradient reaches the student alone. The teacher has batch statistics of its own and is the network to use. Formulas
+and the defaults of `decay`, `consistency` and `divergence` are those of the authors' released code (100 for mse on
+CIFAR-10, 10 for kl on ImageNet), which advises 1 to 10 for kl and C to C^2 for mse. Its second head is not here.
+"""
+
+import math
+from functools import partial
+from typing import Literal
+
+from tutelage.divergences import cross_entropy, kl, mse
+from tutelage.errors import UsageError
+from tutelage.graph import Edge, Ema, Graph, Trained
+from tutelage.schedules import ramp_up_exp
+from tutelage.types import Logits, PerSample
+
+SLOW = "slow"
+DEFAULTS = {"mse": 100.0, "kl": 10.0}
+
+
+def mean_teacher(student: str, *, decay: float = 0.999, divergence: Literal["mse", "kl"] = "mse",
+                 consistency: float | None = None, ramp_up: float = 0.1) -> Graph:
+    """A student learns from labels and from the moving average of its own weights, the node `slow`.
+
+    `consistency` is the weight of the average's voice, 100 for "mse" and 10 for "kl"; it is reached after the share
+    `ramp_up` of the run. 0 leaves the average to follow unheard.
+    """
+    if student == SLOW:
+        raise UsageError("this name is taken by a node of the method's own", where="student", found=repr(student))
+    if divergence not in DEFAULTS:
+        raise UsageError("not a way to compare predictions", where="divergence", found=repr(divergence),
+                         expected="'mse' or 'kl'")
+    consistency = DEFAULTS[divergence] if consistency is None else consistency
+    if not 0 <= consistency < math.inf:
+        raise UsageError("a weight that cannot be", where="consistency", found=consistency, expected="0 or more")
+    if not 0 <= ramp_up <= 1:
+        raise UsageError("not a share of the run", where="ramp_up", found=ramp_up, expected="0 .. 1")
+    edges = [Edge("labels", f"{student}@a", cross_entropy)]
+    if consistency:  # an edge of weight 0 would leave the average without batch statistics, its own or the student's
+        edges.append(Edge(f"{SLOW}@b", f"{student}@a", kl if divergence == "kl" else probability_mse,
+                          weight=partial(ramp_up_exp, to=consistency, until=ramp_up)))
+    return Graph({student: Trained(), SLOW: Ema(student, decay)}, edges)
+
+
+def probability_mse(student: Logits, teacher: Logits, labels: object = None) -> PerSample:
+    """Mean over the classes of the squared difference of probabilities, in [0, 2 / C]."""
+    return mse(student.softmax(-1), teacher.softmax(-1), labels)

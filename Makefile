@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-gpu lint lock clean
+.PHONY: setup demo test test-gpu test-browser bench-peers lint lock clean
 
 setup: .venv/ready
 
@@ -20,6 +20,13 @@ test: setup
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
+
+test-browser: setup
+	$(BIN)/python -m pytest -m browser -q
+
+# The same work in other tools, which go into out/bench-env. Those without a package: MDISTILLER=DIR REPDISTILLER=DIR
+bench-peers: setup
+	$(BIN)/python benchmarks/peers.py --to benchmarks/results/peers.json
 
 lint: setup
 	$(BIN)/ruff check .

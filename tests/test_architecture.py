@@ -24,9 +24,9 @@ FLOORS = [
     {"methods", "objective", "closed_form", "kept_rows", "teacher_cache"},
     {"uncertainty", "assessment", "cost",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
-    {"benchmarking", "exporting", "predicting", "comparison"},
-    {"config", "jobs", "benching", "shipping", "starting", "studies", "tabulating", "working", "studying", "terminal",
-     "commands", "cli", "__main__"},
+    {"benchmarking", "naive", "exporting", "predicting", "comparison"},
+    {"config", "jobs", "benching", "shipping", "starting", "studies", "tabulating", "working", "studying",
+     "reporting", "terminal", "commands", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from tutelage import cli, jobs
+from tutelage import cli, commands, jobs
 from tutelage.files import locked
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.records import read_records
+from tutelage.terminal import show
 from tutelage.training import Progress
 
 RECIPE = """\
@@ -196,8 +197,8 @@ def test_the_same_call_again_is_finished_and_another_run_in_its_folder_is_refuse
 
 def test_methods_and_graph_are_there_for_people_and_programs(tutelage):
     assert tutelage("methods", "--names")[1].split() == [
-        "cooperative", "distill", "dual_student", "learning_styles", "mean_teacher", "mutual", "peer_cohort", "scratch",
-        "snapshot_teacher", "switokd", "wavelet"]
+        "abkd", "akd", "cooperative", "distill", "dual_student", "dynamic_rectification", "learning_styles",
+        "mean_teacher", "mutual", "peer_cohort", "pld", "scratch", "snapshot_teacher", "switokd", "wavelet"]
     assert "arXiv:2511.18826" in json.loads(tutelage("methods", "--json")[1])["dual_student"]
     code, out, _ = tutelage("graph", "recipe.toml", "--set", "method.peers=none", "--json")
     assert code == 0
@@ -270,7 +271,7 @@ def test_progress_on_a_terminal_shows_every_loss_and_student_and_takes_its_place
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
-    terminal.show(event, 10, as_json=False)
+    show(event, 10, as_json=False)
     lines = terminal.text.removeprefix("\r\033[J").split("\n")
     assert max(map(len, lines[:-1])) < 80
     shown = " ".join(lines)

@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 from torch import nn
 
-from tutelage.divergences import cross_entropy, js, kl, mse, reverse_kl
+from tutelage.divergences import alpha_beta, cross_entropy, js, kl, mse, plackett_luce, reverse_kl
 from tutelage.errors import UsageError
 from tutelage.graph import Computed, Controller, Edge, Ema, End, Ensemble, Frozen, Graph, Trained, parse_end
-from tutelage.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
+from tutelage.sample_weights import confidence, correct, discrepancy, entropy, labelled, margin, mean_one, true_class
 from tutelage.schedules import ramp_up, window
 
 
@@ -125,14 +125,16 @@ def test_cross_entropy_from_a_network_is_refused(divergence):
     assert error.fix == "use kl to learn from a network"
 
 
-@pytest.mark.parametrize("divergence", [kl, reverse_kl, js, mse, partial(partial(kl))])
+@pytest.mark.parametrize("divergence", [kl, reverse_kl, js, mse, plackett_luce,
+                                        partial(alpha_beta, alpha=1.0, beta=0.0), partial(partial(kl))])
 def test_a_divergence_between_networks_is_refused_on_labels(divergence):
     error = refusal(lambda: Edge("labels", "s", divergence))
     assert error.where == "edge labels -> s"
     assert error.fix == "learn from labels by cross_entropy"
 
 
-@pytest.mark.parametrize("weight", [entropy, confidence, margin, correct, partial(entropy, temperature=2.0)])
+@pytest.mark.parametrize("weight", [entropy, confidence, margin, correct, discrepancy, true_class,
+                                    partial(entropy, temperature=2.0)])
 def test_a_weight_that_reads_logits_is_refused_on_labels(weight):
     assert "sample_weight" in refusal(lambda: Edge("labels", "s", cross_entropy, sample_weight=weight)).found
 

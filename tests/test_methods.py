@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import toys
-from tutelage import methods
+from tutelage import closed_form, methods
 from tutelage.errors import UsageError
 from tutelage.files import fingerprint, pack, unpack
-from tutelage.graph import Frozen, Graph, Trained
+from tutelage.graph import BATCH_ENDS, Computed, Frozen, Graph, Trained, parse_end
 from tutelage.loop import Run, steps_of
 from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual
 from tutelage.methods.scratch import scratch
-from tutelage.objective import losses
+from tutelage.objective import forward, losses
 from tutelage.training import capture, restore
 
 NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
@@ -49,6 +49,15 @@ def example_run(name: str, batch_size: int = 12) -> Run:
 def outputs(*nodes: str) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {node: torch.randn(4, 5, generator=generator, dtype=torch.float64) for node in nodes}
+
+
+def outputs_of(graph: Graph) -> dict[str, Tensor]:
+    """What the networks give at every end that the graph reads: logits, and feature maps at the taps."""
+    ends = [parse_end(end) for end in graph.order(graph.ends()) if end not in BATCH_ENDS]
+    ends = [end for end in ends if not isinstance(graph.nodes[end.node], Computed)]
+    logits = outputs(*(end.name for end in ends if not end.tap))
+    return logits | {end.name: torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+                     for k, end in enumerate(ends) if end.tap}
 
 
 def values(graph: Graph, given: dict[str, Tensor]) -> dict[str, float]:
@@ -104,6 +113,19 @@ def test_every_trained_network_of_a_method_learns_and_a_frozen_one_does_not(name
         learns = not isinstance(run.graph.nodes[node], Frozen)
         assert bool(moved) == learns, node
         assert all(torch.isfinite(x).all() for x in run.models[node].state_dict().values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fast_losses_of_a_method_are_those_of_the_reference(name):
+    graph, found = example(name), []
+    for way in (losses, closed_form.losses):
+        given = {end: rows.requires_grad_() for end, rows in outputs_of(graph).items()}
+        torch.manual_seed(0)  # for the weights of parts
+        all_ends = forward(graph, {}, torch.zeros(0), known={**given, "labels": LABELS, "ids": torch.arange(4)})
+        terms = way(graph, all_ends, LABELS, graph.weights(0.5))
+        sum(terms.values()).backward()
+        found.append((terms, {node: rows.grad for node, rows in given.items()}))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
 
 
 def test_scratch_is_cross_entropy_with_the_labels():

@@ -10,8 +10,8 @@ import tutelage
 PUBLIC = ["Batch", "Computed", "Controller", "Edge", "Ema", "Ensemble", "Frozen", "Graph", "Trained", "edge_loss",
           "evaluate", "forward", "load", "losses", "train"]
 PAGES = {
-    "divergences": {"cross_entropy", "kl", "reverse_kl", "js", "mse"},
-    "sample_weights": {"entropy", "confidence", "margin", "correct", "mean_one"},
+    "divergences": {"cross_entropy", "kl", "reverse_kl", "js", "mse", "alpha_beta", "plackett_luce"},
+    "sample_weights": {"entropy", "confidence", "margin", "correct", "mean_one", "discrepancy", "true_class"},
     "schedules": {"constant", "linear", "cosine", "ramp_up", "ramp_up_exp", "ramp_down", "window"},
     "parts": {"Projected", "mean_probability"},
 }

@@ -14,10 +14,11 @@ SCRIPT = """
 import json, sys, torch
 from pathlib import Path
 from toys import data, everything, models, settings
-from tutelage import Edge
+from tutelage import Edge, Graph, Trained
 from tutelage.divergences import cross_entropy
 from tutelage.files import fingerprint
 from tutelage.loop import start, steps_of
+from tutelage.methods.akd import akd
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.switokd import switokd
 from tutelage.training import capture
@@ -26,6 +27,9 @@ from tutelage.world import connect, disconnect
 world, out, case = connect("cpu"), Path(sys.argv[1]), sys.argv[2]
 uncertainty = True if case == "norm" else "mean_one"  # a mean over a micro-batch is not one over the batch
 graph = everything() if case == "everything" else dual_student("t", ["a", "b"], uncertainty=uncertainty)
+if case == "akd":  # a part with a memory of the batch, and one that learns
+    graph = akd("t", "a", balance="discrepancy")
+    graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
 if case == "gate":  # at this temperature the teacher waits in the first step and learns in the others
     graph = switokd(["a"], ["b"], gap_temperature=0.03)
 if case == "norm":
@@ -61,7 +65,8 @@ def launch(folder: Path, case: str, size: int) -> list[dict]:
     for rank in range(size):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
                        "WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank),
-                       "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parent)}
+                       "GLOO_SOCKET_IFNAME": "lo",
+                       "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
         processes.append(subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), case], env=environment,
                                           stderr=subprocess.PIPE, text=True))
     for process in processes:
@@ -71,7 +76,7 @@ def launch(folder: Path, case: str, size: int) -> list[dict]:
     return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.fixture(scope="module", params=["plain", "everything", "norm", "gate"])
+@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "gate"])
 def runs(request, tmp_path_factory) -> tuple[str, dict, list[dict]]:
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, launch(folder, request.param, 1)[0], launch(folder, request.param, 2)

@@ -28,7 +28,8 @@ def path(request: pytest.FixtureRequest) -> Path:
 
 
 def test_recipes_are_there() -> None:
-    for name in ("teacher", "scratch", "distill", "mutual", "dual_student", "own_graph"):
+    for name in ("teacher", "scratch", "distill", "mutual", "dual_student", "own_graph", "pld",
+                 "abkd", "dynamic_rectification", "akd"):
         assert f"digits/{name}.toml" in PATHS
     for experiment in (1, 2, 3):
         assert f"imagenet100/experiment_{experiment}.toml" in PATHS

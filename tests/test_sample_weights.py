@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
+from tutelage.sample_weights import (
+    confidence,
+    correct,
+    discrepancy,
+    entropy,
+    labelled,
+    margin,
+    mean_one,
+    true_class,
+)
 
 B, C = 7, 5
 warm_entropy = partial(entropy, temperature=4.0)
@@ -96,6 +105,44 @@ def test_correct_is_1_where_the_teacher_is_right_and_0_without_a_label(labels):
     rows = correct(None, TEACHER, labels)
     assert rows.tolist() == [1.0, 0.0, 1.0, 0.0]
     assert rows.dtype == TEACHER.dtype
+
+
+HARD = torch.tensor([0, 4, -1, 2, 3, 1, -1])
+
+
+def test_true_class_is_the_probability_of_the_label_and_0_without_one():
+    for temperature in (1.0, 4.0):
+        rows = true_class(None, logits(), HARD, temperature=temperature)
+        expected = [probabilities(row, temperature)[label] if label >= 0 else 0.0
+                    for row, label in zip(logits().tolist(), HARD.tolist(), strict=True)]
+        assert rows.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_true_class_of_soft_labels_is_the_mean_over_them():
+    soft = torch.zeros(B, C, dtype=torch.float64)
+    soft[0, 0], soft[0, 3], soft[1, 2] = 0.25, 0.75, 1.0
+    p = [probabilities(row) for row in logits().tolist()]
+    expected = [0.25 * p[0][0] + 0.75 * p[0][3], p[1][2], 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert true_class(None, logits(), soft).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_discrepancy_is_half_the_difference_of_the_probabilities():
+    expected = [sum(abs(p - q) for p, q in zip(probabilities(s), probabilities(t), strict=True)) / 2
+                for s, t in zip(logits(1).tolist(), logits().tolist(), strict=True)]
+    assert discrepancy(logits(1), logits()).tolist() == pytest.approx(expected, rel=1e-12)
+    assert discrepancy(logits(), logits(1)).tolist() == pytest.approx(expected, rel=1e-12)
+    assert discrepancy(logits(), logits() + 5).tolist() == pytest.approx([0.0] * B, abs=1e-15)
+
+
+@pytest.mark.parametrize("weight", [discrepancy, true_class], ids=["discrepancy", "true_class"])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1.0, 100.0, 65504.0])
+@pytest.mark.parametrize("classes", [2, C])
+def test_those_that_read_more_than_the_teacher_are_in_0_to_1_too(weight, size, classes):
+    student, teacher = (size * logits(seed, torch.float32).sign()[:, :classes] for seed in (1, 0))
+    rows = weight(student, teacher, HARD.clamp(max=classes - 1))
+    assert rows.shape == (B,)
+    assert rows.dtype == torch.float32
+    assert ((rows >= 0) & (rows <= 1)).all()
 
 
 @pytest.mark.parametrize(("labels", "expected"), [

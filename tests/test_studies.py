@@ -128,7 +128,7 @@ def test_two_runs_of_one_folder_are_refused(write):
     ('ablation_of = "dual"', 'ablation_of = "duel"', "unknown method 'duel'", "did you mean 'dual'?"),
     ('baseline = "plain"', 'baseline = "plain"\ntables = ["acuracy"]', "unknown table of results 'acuracy'",
      "did you mean 'accuracy'?"),
-    ('"teacher.toml"', '"teacher.toml"\nseeds = "sometimes"', "a value of the wrong type: seeds", None),
+    ('"teacher.toml"', '"teacher.toml"\nseeds = "sometimes"', "unknown seeds 'sometimes'", None),
     ('"distill_mobilenetv2.toml"]', '"distill_mobilenetv3.toml"]', "cannot read the recipe",
      "give the path of a TOML file"),
     ('"distill_mobilenetv2.toml"]', '"dual_student.toml"]', "two recipes of one method train 'resnet8'",

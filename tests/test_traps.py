@@ -24,10 +24,14 @@ from tutelage.divergences import cross_entropy, js, kl, mse, reverse_kl
 from tutelage.errors import ModelError, UsageError
 from tutelage.evaluation import evaluate
 from tutelage.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
+from tutelage.kept_rows import Whole
 from tutelage.loop import Epoch, Run, Settings, start, steps_of
+from tutelage.methods.abkd import abkd
 from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
+from tutelage.methods.dynamic_rectification import dynamic_rectification
 from tutelage.methods.mutual import mutual
+from tutelage.methods.pld import pld
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.objective import forward, losses
@@ -208,7 +212,7 @@ def test_trap_09_a_small_probability_is_not_lost_in_an_epsilon():
 
 def kept(folder, ids: Tensor, logits: Tensor, *, exact: bool = True) -> TeacherCache:
     """A cache that has been told what the teacher says of these samples in draw 0."""
-    cache = TeacherCache(folder / "key", ids, ["t"], frozenset(["t"]), exact, limit=2**30)
+    cache = TeacherCache(folder / "key", ids, {"t": Whole(logits=True, exact=exact)}, limit=2**30)
     cache.open(0)
     cache.look_up(ids)
     cache.record("t", logits)
@@ -372,9 +376,10 @@ def test_trap_22_training_sees_the_validation_data_and_never_the_test_data():
 
 
 @pytest.mark.parametrize("graph", [
-    distill("t", "s"), dual_student("t", ["s", "r"]), mutual(["s", "r"]),
+    distill("t", "s"), dual_student("t", ["s", "r"]), mutual(["s", "r"]), pld("t", "s"), abkd("t", "s"),
+    dynamic_rectification("t", "s"),
     Graph({"t": Frozen(), "s": Trained()}, [Edge("t", "s", kl, sample_weight=weight) for weight in (correct,)]),
-], ids=["distill", "dual_student", "mutual", "correct"])
+], ids=["distill", "dual_student", "mutual", "pld", "abkd", "dynamic_rectification", "correct"])
 def test_trap_23_soft_labels_of_mixtures_serve_wherever_hard_ones_do(graph):
     outputs = {node: random_logits(k).requires_grad_() for k, node in enumerate(graph.nodes)}
     hard = losses(graph, outputs, LABELS)

@@ -1,5 +1,6 @@
 """A recipe on the bench: its networks and images, what the machine is, and the table of all rows."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -8,17 +9,17 @@ from torch import nn
 
 from tutelage import benchmarking
 from tutelage.benchmarking import Row
-from tutelage.caching import cached_ends
 from tutelage.config import Recipe, graph_of, settings_of
 from tutelage.data import Data, from_tensors
 from tutelage.data.load import load as load_data
 from tutelage.errors import DataError, ModelError, UsageError, unknown
-from tutelage.graph import Frozen, Trained
+from tutelage.graph import Frozen
 from tutelage.jobs import Job
 from tutelage.loop import Settings
 from tutelage.machine import describe_machine, keep_memory, peak_memory
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
+from tutelage.naive import is_plain
 from tutelage.records import versions
 from tutelage.running import default_choices
 from tutelage.tuning import Tuned, memory_folder, tune
@@ -28,7 +29,8 @@ BATCHES = 4
 """How many batches of images the steps go round; a recipe's epoch has more, and each of them costs the same."""
 STEPS = 10_000
 """The length of the run that the networks are tuned for."""
-GROUPS = ("losses", "augmentation", "overhead", "dual", "students")
+GROUPS = ("losses", "augmentation", "overhead", "same", "dual", "single", "students")
+"""Of rows; those after "overhead" need the recipe's images and networks."""
 
 
 def bench_recipe(recipe: Recipe, world: World, rounds: int, only: Sequence[str] | None = None, *,
@@ -38,23 +40,31 @@ def bench_recipe(recipe: Recipe, world: World, rounds: int, only: Sequence[str] 
         if group not in GROUPS:
             raise unknown("group of rows", group, GROUPS, where="--only")
     groups = [group for group in GROUPS if not only or group in only]
-    if world.device.type == "cpu":
-        keep_memory()
+    kept = world.device.type == "cpu" and keep_memory()
     job, notes, tuned = None, list[str](), None
-    if {"dual", "students"} & set(groups):
+    if set(GROUPS[3:]) & set(groups):
         job, notes = _job(recipe, world, where)
+        began = time.perf_counter()
         tuned = _tuned(job, world)
+        notes.append(f"how networks compute was found in {time.perf_counter() - began:.0f} s, not counted in any row")
+    if kept:
+        notes.append("every row has our allocator setting, the naive loop's too")
     for line in [describe_machine(str(world.device)), *notes, *(tuned.notes if tuned else [])]:
         tell(line)
     for node, choice in (tuned.choices if tuned else {}).items():
         tell(f"{node}: {choice}")
     rows = []
     for row in _rows(groups, job, tuned, world, rounds):
-        tell(f"{row.name:<58} {row.value:7.2f}  [{row.least:.2f}, {row.most:.2f}]  reach {row.reach:<8}"
+        between = f"[{_short(row.least)}, {_short(row.most)}]"
+        tell(f"{row.name:<58} {_short(row.value):>7}  {between:<18} reach {row.reach:<9}"
              f"{'reached' if row.reached else 'NOT reached'}{f'  ({row.note})' if row.note else ''}")
         rows.append(row.as_json())
     return {"machine": describe_machine(str(world.device)), "versions": versions(), "rounds": rounds, "notes": notes,
             "tuned": tuned.as_json() if tuned else None, "peak_bytes": peak_memory(world.device), "rows": rows}
+
+
+def _short(number: float) -> str:
+    return f"{number:.2f}" if number >= 0.005 or not number else f"{number:.0e}"
 
 
 def _rows(groups: Sequence[str], job: Job | None, tuned: Tuned | None, world: World, rounds: int) -> Iterator[Row]:
@@ -67,20 +77,25 @@ def _rows(groups: Sequence[str], job: Job | None, tuned: Tuned | None, world: Wo
     if job is None or tuned is None:
         return
     settings = _settings(job)
+    work = (job.graph, job.models, job.data, settings, tuned, world)
+    if "same" in groups:
+        yield from benchmarking.sameness_rows(*work)
     if "dual" in groups:
-        yield from benchmarking.dual_rows(job.graph, job.models, job.data, settings, tuned, world, rounds)
+        yield from benchmarking.dual_rows(*work, rounds)
+    if "single" in groups:
+        yield from benchmarking.single_rows(*work, rounds)
     if "students" in groups:
-        student, teacher = job.graph.named(Trained)[0], job.graph.named(Frozen)[0]
-        yield from benchmarking.student_rows(job.models[student], job.models[teacher], job.data, settings,
-                                             tuned.choices[student], world, rounds)
+        yield from benchmarking.student_rows(*work, rounds)
 
 
 def _job(recipe: Recipe, world: World, where: object) -> tuple[Job, list[str]]:
     """The recipe made real, with few images; images and weights that are not here are replaced, and that is said."""
     graph, notes = graph_of(recipe, where), []
-    if len(graph.named(Frozen)) != 1 or not cached_ends(graph):
+    if len(graph.named(Frozen)) != 1 or not is_plain(graph):
         raise UsageError("the bench compares recipes with one frozen teacher", where=where,
-                         found=f"{len(graph.named(Frozen))} frozen networks")
+                         found=f"{len(graph.named(Frozen))} frozen networks in\n{graph}",
+                         expected="one frozen network, trained ones, and losses between their logits",
+                         fix="--only losses, augmentation or overhead, which need no recipe of that kind")
     settings = settings_of(recipe, graph)
     try:
         few = replace(recipe.data, limit=BATCHES * settings.batch_size)

@@ -4,12 +4,13 @@ Every row takes turns step by step with what it is compared to, in one process; 
 On a CPU, time is this process's CPU time (user and system), which other processes hardly touch; on a GPU it is wall
 time between synchronisations. `floor` is the best that training the students alone can do: images already on the
 device and laid out, cross-entropy alone, each student in the fastest of the formats that the tuner knows, the same
-optimizers. `naive` is the loop that most people write: images through PIL one by one, float32, every loss by itself.
+optimizers. `naive` is the loop that most people write, see `naive`. That what is compared computes the same losses is
+measured too, in `sameness_rows`.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,22 +19,31 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torchvision import transforms
 
 from tutelage import closed_form, objective
 from tutelage.caching import attach, build, cache_folder
+from tutelage.data import from_tensors
 from tutelage.data.augment import Augmentation, crop_and_flip, unit_range
 from tutelage.data.source import Data
-from tutelage.graph import Frozen, Graph, Trained
-from tutelage.loop import Run, Settings, set_modes, start, train_step
+from tutelage.divergences import cross_entropy
+from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.guard import Means
+from tutelage.loop import Run, Settings, mean_losses, set_modes, start, train_step
+from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
+from tutelage.naive import alone, by_hand, draw_by_pil, hand_step, loss_by_hand, networks_of, optimizers_of
 from tutelage.optim import make_optimizers
 from tutelage.running import Choice, compute, lay_out, runner
+from tutelage.schedules import constant
 from tutelage.tuning import Tuned, memory_folder
 from tutelage.types import Batch
 from tutelage.world import World
 
 Step = Callable[[], object]
+SAME, SAME_CACHED = 1e-5, 1e-4
+"""How far apart the losses of a step may be; and where a cache keeps the teacher's logits in 16 bits."""
+GENTLY = 1e-3
+"""Of the learning rates, what is used while losses are compared: rounding is not to be blown up step by step."""
 
 
 @dataclass(frozen=True)
@@ -74,48 +84,100 @@ def compare(name: str, seconds: Mapping[str, Sequence[float]], above: str, below
     found = [one / other for one, other in zip(seconds[above], totals, strict=True)]
     value = statistics.median(found)
     sign = "<=" if at_most else ">="
-    return Row(name, f"{sign} {reach:g}", value, min(found), max(found), (value <= reach) == at_most, note)
+    return Row(name, f"{sign} {reach:g}", value, min(found), max(found),
+               value <= reach if at_most else value >= reach, note)
 
 
 def dual_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
               world: World, rounds: int) -> Iterator[Row]:
     """The whole training step of a recipe with one frozen teacher, against the floor and against naive loops."""
-    teacher, students = graph.named(Frozen)[0], graph.named(Trained)
-    fp32 = {node: replace(choice, bf16=False, compiled=False) for node, choice in tuned.choices.items()}
+    students = graph.named(Trained)
+    naive = partial(by_hand, models=models, data=data, settings=settings, device=world.device)
     steps: dict[str, Step] = {
-        "naive": _naive(teacher, students, models, data, settings, world),
-        "floor": _floor({node: models[node] for node in students}, data, settings, tuned.choices, world)}
-    for node in students:
-        steps[f"naive {node}"] = _naive(teacher, [node], models, data, settings, world)
-    for name, choices, cached in (("online", tuned.choices, False), ("cached", tuned.choices, True),
-                                  ("online fp32", fp32, False), ("cached fp32", fp32, True)):
-        steps[name] = _ours(graph, models, data, settings, choices, world, cached=cached,
-                            compiled=tuned.compiled_losses)
-    seconds = ratios(steps, rounds, world.device)
+        "naive": naive(graph), "floor": _floor({node: models[node] for node in students}, data, settings,
+                                               tuned.choices, world)}
+    if len(students) > 1:
+        steps |= {f"naive {node}": naive(alone(graph, node)) for node in students}
+    ours, kept = _four_ways(graph, models, data, settings, tuned, world)
+    seconds = ratios(steps | ours, rounds, world.device)
     limits = (1.02, 1.28) if world.device.type == "cpu" else (1.05, 1.20)
     separate = [f"naive {node}" for node in students]
-    yield compare("dual step, cached teacher / floor", seconds, "cached", ["floor"], limits[0])
-    yield compare("dual step, online teacher / floor", seconds, "online", ["floor"], limits[1])
-    yield compare("dual, online / separate naive runs", seconds, "online", separate, 0.38)
-    yield compare("dual, cached / separate naive runs", seconds, "cached", separate, 0.30)
-    yield compare("naive dual / ours, all fp32, online", seconds, "naive", ["online fp32"], 1.35, at_most=False)
-    yield compare("naive dual / ours, all fp32, cached", seconds, "naive", ["cached fp32"], 2.0, at_most=False)
-    yield compare("naive dual / floor (what there is to win)", seconds, "naive", ["floor"], 2.6, at_most=False)
+    yield compare("whole step, cached teacher / floor", seconds, "cached", ["floor"], limits[0], note=kept)
+    yield compare("whole step, online teacher / floor", seconds, "online", ["floor"], limits[1])
+    if len(students) > 1:
+        yield compare("all students, online / separate naive runs", seconds, "online", separate, 0.38)
+        yield compare("all students, cached / separate naive runs", seconds, "cached", separate, 0.30, note=kept)
+    more = partial(compare, seconds=seconds, above="naive", at_most=False)
+    yield more("naive / ours, all float32, online", below=["online fp32"], reach=1.35)
+    yield more("naive / ours, all float32, cached", below=["cached fp32"], reach=2.0, note=kept)
+    yield more("naive / floor (what there is to win)", below=["floor"], reach=2.6)
 
 
-def student_rows(model: nn.Module, teacher: nn.Module, data: Data, settings: Settings, choice: Choice, world: World,
-                 rounds: int, counts: Sequence[int] = (2, 4, 8)) -> Iterator[Row]:
-    """N students of one kind with a cached teacher, against N times the floor of one."""
+def single_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
+                world: World, rounds: int) -> Iterator[Row]:
+    """Plain distillation of one teacher into one student, the work that other tools do too, against a naive loop.
+
+    Those tools are within a few percent of that loop; `make bench-peers` measures against them themselves.
+    """
+    teacher, student = graph.named(Frozen)[0], graph.named(Trained)[0]
+    pair = distill(teacher, student)
+    settings = _of_one(settings, student)
+    steps, kept = _four_ways(pair, models, data, settings, tuned, world)
+    seconds = ratios({"naive": by_hand(pair, models, data, settings, world.device)} | steps, rounds, world.device)
+    for name, reach, note in (("online", 2.0, ""), ("cached", 2.6, kept), ("online fp32", 1.2, ""),
+                              ("cached fp32", 1.8, kept)):
+        yield compare(f"one student, naive / ours {name}", seconds, "naive", [name], reach, at_most=False, note=note)
+
+
+def student_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
+                 world: World, rounds: int, counts: Sequence[int] = (2, 3, 4, 5, 6, 7, 8)) -> Iterator[Row]:
+    """N students like the recipe's first with a cached teacher, against the sum of their floors."""
+    teacher, student = graph.named(Frozen)[0], graph.named(Trained)[0]
+    settings = _of_one(settings, student)
     for count in counts:
         names = [f"s{number}" for number in range(count)]
-        models = {"teacher": teacher, **{name: deepcopy(model) for name in names}}
-        choices = {"teacher": Choice(), **dict.fromkeys(names, choice)}
-        steps: dict[str, Step] = {
-            "ours": _ours(dual_student("teacher", names), models, data, settings, choices, world, cached=True,
-                          compiled=True),
-            "floor": _floor({name: models[name] for name in names}, data, settings, choices, world)}
-        yield compare(f"{count} students, cached / sum of their floors", ratios(steps, rounds, world.device), "ours",
-                      ["floor"], 1.02)
+        networks = {"teacher": models[teacher], **dict.fromkeys(names, models[student])}  # each is copied where it runs
+        choices = {"teacher": tuned.choices[teacher], **dict.fromkeys(names, tuned.choices[student])}
+        ours, kept = _ours(dual_student("teacher", names), networks, data, settings, choices, world, cached=True,
+                           compiled=tuned.compiled_losses)
+        floor = _floor({name: networks[name] for name in names}, data, settings, choices, world)
+        seconds = ratios({"ours": ours, "floor": floor}, rounds, world.device)
+        yield compare(f"{count} students, cached / sum of their floors", seconds, "ours", ["floor"], 1.02, note=kept)
+
+
+def sameness_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
+                  world: World, steps: int = 20, size: int = 16) -> Iterator[Row]:
+    """How far apart the losses of what is compared are, over some steps on the same small batches.
+
+    In float64: untrained networks blow a difference of 1e-7 up to 1e-2 within ten steps, and rounding is no other
+    work. A cache rounds what it keeps, so with it the weights stay where they are and only the batches change.
+    Dropout is switched off, since each loop draws its own; nothing is compiled.
+    """
+    size = min(size, settings.batch_size)
+    settings = replace(settings, batch_size=size, rate=partial(constant, value=GENTLY), warmup_epochs=0, accumulate=1,
+                       clip_norm=None)
+    choices = {node: replace(choice, bf16=False, compiled=False) for node, choice in tuned.choices.items()}
+    rows = torch.arange(len(data.train.ids) // size * size).repeat(steps)[: steps * size].split(size)
+    # Labels as they are, also where a recipe mixes images.
+    batches = [Batch(batch.inputs, data.train.labels[place].to(world.device), batch.ids)
+               for place, batch in zip(rows, data.train.batches(rows, draw=0), strict=True)]
+    students = graph.named(Trained)
+    bare = Graph({node: Trained() for node in students}, [Edge("labels", node, cross_entropy) for node in students])
+    wide, still = {node: _still(model).double() for node, model in models.items()}, replace(
+        settings, rate=partial(constant, value=0.0))
+    for model in wide.values():
+        model.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(), *inputs[1:]))
+    run, _ = _run(graph, wide, data, settings, choices, world, cached=False, compiled=False)
+    yield _apart(f"losses of {steps} steps apart, ours and naive", _our_losses(run, batches),
+                 _hand_losses(graph, wide, settings, batches, world.device, GENTLY), SAME)
+    same = {node: _still(model) for node, model in models.items()}
+    run, _ = _run(graph, same, data, still, choices, world, cached=True, compiled=False)
+    yield _apart(f"losses of {steps} batches apart, ours cached and naive", _our_losses(run, batches),
+                 _hand_losses(graph, same, still, batches, world.device, 0.0), SAME_CACHED)
+    floor = floor_step({node: wide[node] for node in students}, settings, choices, world, gently=GENTLY)
+    yield _apart(f"losses of {steps} steps apart, floor and naive",
+                 [float(floor(_laid_out(batch.inputs), batch.labels)) for batch in batches],
+                 _hand_losses(bare, wide, settings, batches, world.device, GENTLY), SAME)
 
 
 def loss_rows(device: torch.device, rounds: int) -> Iterator[Row]:
@@ -138,7 +200,8 @@ def augmentation_rows(device: torch.device, rounds: int) -> Iterator[Row]:
     images = torch.randint(0, 256, (2560, 3, 32, 32), dtype=torch.uint8)
     how, ids = Augmentation(padding=4, flip=True), torch.arange(len(images)).to(device)
     padded = F.pad(images, [4] * 4).to(device)
-    pictures, draw = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images], _by_pil(32)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    draw = draw_by_pil(how, (3, 32, 32))
 
     def ours() -> None:
         for rows in ids.split(128):
@@ -153,21 +216,18 @@ def augmentation_rows(device: torch.device, rounds: int) -> Iterator[Row]:
 
 def overhead_rows(world: World, rounds: int) -> Iterator[Row]:
     """A step of trivial networks at batch size 8, against the same step written by hand."""
-    from tutelage.data import from_tensors
-
     images = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
     data = from_tensors((images, torch.arange(64) % 4), validation=0.25, augment="none")
     models = {node: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)) for node in ("t", "a", "b")}
     make = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
     settings = Settings(10**6, make, batch_size=8)
-    run = start(dual_student("t", ["a", "b"]), deepcopy(models), data, settings, world, compiled_losses=True)
+    graph = dual_student("t", ["a", "b"])
+    run = start(graph, deepcopy(models), data, settings, world, compiled_losses=True)
     set_modes(run)
     batch = next(iter(data.train.batches([torch.arange(8)], draw=0)))
-    networks = deepcopy(models)
-    optimizers = [make(networks[node].parameters()) for node in "ab"]
-    by_hand = partial(_hand_step, networks, "t", ["a", "b"], optimizers)
-    seconds = ratios({"ours": partial(train_step, run, [batch]), "hand": partial(by_hand, batch)}, rounds, world.device,
-                     repeats=200)
+    networks = networks_of(graph, models, world.device)
+    hand = partial(hand_step, loss_by_hand(graph), graph, networks, optimizers_of(graph, networks, settings), batch)
+    seconds = ratios({"ours": partial(train_step, run, [batch]), "hand": hand}, rounds, world.device, repeats=200)
     microseconds = 1e6 * (statistics.median(seconds["ours"]) - statistics.median(seconds["hand"]))
     yield compare("step of trivial networks / the same by hand", seconds, "ours", ["hand"], 1.10,
                   note=f"{microseconds:+.0f} microseconds a step")
@@ -186,24 +246,93 @@ def _losses(function: Callable, graph: Graph, logits: Mapping[str, Tensor], labe
     torch.stack(list(function(graph, logits, labels).values())).sum().backward()
 
 
+def _four_ways(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
+               world: World) -> tuple[dict[str, Step], str]:
+    """Our step online and cached, as tuned and in float32; and what the cache took."""
+    made, kept = dict[str, Step](), ""
+    fp32 = {node: replace(choice, bf16=False) for node, choice in tuned.choices.items()}
+    for name, choices in (("", tuned.choices), (" fp32", fp32)):
+        for way in ("online", "cached"):
+            made[f"{way}{name}"], note = _ours(graph, models, data, settings, choices, world, cached=way == "cached",
+                                               compiled=tuned.compiled_losses)
+            kept = kept or note
+    return made, kept
+
+
 def _ours(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
-          choices: Mapping[str, Choice], world: World, *, cached: bool, compiled: bool) -> Step:
-    run = start(graph, {node: deepcopy(model) for node, model in models.items()}, data, settings, world, choices,
-                compiled_losses=compiled)
-    set_modes(run)
-    if cached:
-        folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder() / "bench")
-        assert folder is not None, "a recipe with a teacher and data of this package"
-        attach(run, folder)
-        for _ in build(run, 1):
-            pass
-        run.step = 0
+          choices: Mapping[str, Choice], world: World, *, cached: bool, compiled: bool) -> tuple[Step, str]:
+    run, kept = _run(graph, models, data, settings, choices, world, cached=cached, compiled=compiled)
     batches = _endless(run)
 
     def step() -> None:
         run.step %= run.steps_per_epoch  # stay in the first draw
         train_step(run, [next(batches)])
-    return step
+    return step, kept
+
+
+def _run(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
+         choices: Mapping[str, Choice], world: World, *, cached: bool, compiled: bool) -> tuple[Run, str]:
+    """A run of ours that is ready for its first step, and what its cache took to fill."""
+    run = start(graph, {node: deepcopy(models[node]) for node in graph.nodes}, data, settings, world,
+                {node: choices[node] for node in graph.nodes}, compiled_losses=compiled)
+    set_modes(run)
+    if not cached:
+        return run, ""
+    folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder() / "bench")
+    assert folder is not None, "a recipe with a teacher and data of this package"
+    found, began = folder.exists(), _now(world.device)
+    attach(run, folder)
+    for _ in build(run, 1):
+        pass
+    run.step = 0
+    took = "found on disk" if found else f"took {_now(world.device) - began:.1f} s ahead, not counted"
+    return run, f"1 draw of {len(data.train.ids)} images {took}"
+
+
+def _our_losses(run: Run, batches: Iterable[Batch]) -> list[float]:
+    found = []
+    for batch in batches:
+        run.step %= run.steps_per_epoch
+        run.means = Means()
+        train_step(run, [batch])
+        found.append(sum(mean_losses(run).values()))
+    return found
+
+
+def _hand_losses(graph: Graph, models: Mapping[str, nn.Module], settings: Settings, batches: Iterable[Batch],
+                 device: torch.device, gently: float) -> list[float]:
+    networks = networks_of(graph, models, device)
+    optimizers = optimizers_of(graph, networks, settings)
+    _slow_down(optimizers, gently)
+    step = partial(hand_step, loss_by_hand(graph), graph, networks, optimizers)
+    return [float(step(batch)) for batch in batches]
+
+
+def _slow_down(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+
+
+def _apart(name: str, found: Sequence[float], right: Sequence[float], limit: float) -> Row:
+    apart = [abs(one - other) for one, other in zip(found, right, strict=True)]
+    return Row(name, f"<= {limit:g}", max(apart), min(apart), max(apart), max(apart) <= limit)
+
+
+def _still(model: nn.Module) -> nn.Module:
+    """A copy without dropout and without skipped blocks."""
+    copy = deepcopy(model)
+    for module in copy.modules():
+        for name in ("p", "drop_prob"):
+            if isinstance(vars(module).get(name), float):
+                setattr(module, name, 0.0)
+    return copy
+
+
+def _of_one(settings: Settings, student: str) -> Settings:
+    """The settings with the optimizer of one student for whatever is trained."""
+    given = settings.optimizer
+    return settings if callable(given) else replace(settings, optimizer=given.get(student, given.get("")))
 
 
 def _endless(run: Run) -> Iterator[Batch]:
@@ -214,6 +343,20 @@ def _endless(run: Run) -> Iterator[Batch]:
 
 def _floor(students: Mapping[str, nn.Module], data: Data, settings: Settings, choices: Mapping[str, Choice],
            world: World) -> Step:
+    (batch,) = data.train.batches([torch.arange(settings.batch_size)], draw=0)
+    batch = Batch(batch.inputs, data.train.labels[: settings.batch_size].to(world.device), batch.ids)
+    return partial(floor_step(students, settings, choices, world), _laid_out(batch.inputs), batch.labels)
+
+
+def _laid_out(inputs: object) -> dict[bool, Tensor]:
+    """The images channels first (False) and channels last (True)."""
+    assert isinstance(inputs, Tensor), "one view was asked for"
+    return {last: inputs.contiguous(memory_format=torch.channels_last) if last else inputs for last in (False, True)}
+
+
+def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: Mapping[str, Choice], world: World,
+               gently: float = 1.0) -> Callable[[Mapping[bool, Tensor], Tensor], Tensor]:
+    """(images in both layouts, labels) -> the loss of a step that trains each student, alone, on labels."""
     networks = {node: deepcopy(model).to(world.device).train() for node, model in students.items()}
     for node, network in networks.items():
         lay_out(network, choices[node])
@@ -221,82 +364,16 @@ def _floor(students: Mapping[str, nn.Module], data: Data, settings: Settings, ch
     optimizers = make_optimizers(settings.optimizer if callable(settings.optimizer) else
                                  {node: make for node, make in settings.optimizer.items() if node in (*networks, "")},
                                  networks)
-    (batch,) = data.train.batches([torch.arange(settings.batch_size)], draw=0)
-    assert isinstance(batch.inputs, Tensor), "one view was asked for"
-    plain = batch.inputs.to(world.device)
-    inputs = {last: plain.contiguous(memory_format=torch.channels_last) if last else plain for last in (False, True)}
-    labels = batch.labels.to(world.device)
+    _slow_down(optimizers.values(), gently)
 
-    def step() -> None:
+    def step(inputs: Mapping[bool, Tensor], labels: Tensor) -> Tensor:
+        total = torch.zeros((), device=labels.device)
         for node, network in ready.items():
             logits = compute(network, choices[node], inputs[choices[node].channels_last], [""])[""]
             optimizers[node].zero_grad(set_to_none=True)
-            F.cross_entropy(logits, labels).backward()
+            loss = F.cross_entropy(logits, labels, ignore_index=-1)
+            loss.backward()
             optimizers[node].step()
+            total = total + loss.detach()
+        return total
     return step
-
-
-def _naive(teacher: str, students: Sequence[str], models: Mapping[str, nn.Module], data: Data, settings: Settings,
-           world: World) -> Step:
-    networks = {node: deepcopy(models[node]).to(world.device).train() for node in (teacher, *students)}
-    networks[teacher].eval()
-    plain = {node: _unfused(settings, node)(networks[node].parameters()) for node in students}
-    pictures, labels = _pictures(data, 4 * settings.batch_size)
-    draw, side = _by_pil(data.shape[-1]), settings.batch_size
-    place = 0
-
-    def step() -> None:
-        nonlocal place
-        rows = range(place, place + side)
-        place = (place + side) % len(pictures)
-        inputs = torch.stack([draw(pictures[row]) for row in rows])
-        batch = Batch(inputs.to(world.device), labels[rows.start : rows.stop].to(world.device), torch.arange(side))
-        _hand_step(networks, teacher, students, list(plain.values()), batch).item()
-    return step
-
-
-def _unfused(settings: Settings, node: str) -> Callable:
-    given = settings.optimizer
-    make = given if callable(given) else given.get(node, given.get(""))
-    assert make is not None, "every network has an optimizer"
-    return make
-
-
-def _pictures(data: Data, count: int) -> tuple[list[Image.Image], Tensor]:
-    rows = torch.arange(min(count, len(data.train.ids)))
-    (batch,) = data.train.batches([rows], draw=None)
-    assert isinstance(batch.inputs, Tensor), "one view was asked for"
-    images = (batch.inputs * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1)
-    grey = images.shape[-1] == 1
-    return [Image.fromarray(image[..., 0].numpy() if grey else image.numpy()) for image in images], batch.labels.cpu()
-
-
-def _by_pil(side: int) -> Callable[[Image.Image], Tensor]:
-    return transforms.Compose([transforms.RandomCrop(side, padding=side // 8), transforms.RandomHorizontalFlip(),
-                               transforms.ToTensor()])
-
-
-def _hand_step(networks: Mapping[str, nn.Module], teacher: str, students: Sequence[str],
-               optimizers: Sequence[torch.optim.Optimizer], batch: Batch) -> Tensor:
-    """Our dual student (or, with one student, plain distillation) as one writes it without a library."""
-    with torch.no_grad():
-        target = networks[teacher](batch.inputs)
-        p = target.softmax(-1)
-        weight = 1 + (p * p.clamp_min(1e-12).log()).sum(-1) / torch.tensor(float(p.shape[-1])).log()
-    logits = [networks[student](batch.inputs) for student in students]
-    loss = torch.zeros((), device=target.device)
-    for number, mine in enumerate(logits):
-        loss = loss + 0.5 * F.cross_entropy(mine, batch.labels) + 0.5 * (weight * _hand_kl(mine, target)).mean()
-        for other in (*logits[:number], *logits[number + 1 :]):
-            loss = loss + 0.5 / (len(logits) - 1) * _hand_kl(mine, other.detach()).mean()
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    for optimizer in optimizers:
-        optimizer.step()
-    return loss.detach()
-
-
-def _hand_kl(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    rows = F.kl_div(F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1), reduction="none")
-    return temperature**2 * rows.sum(-1)

@@ -37,12 +37,15 @@ def tutelage() -> None:
 
       tutelage compare recipes/digits/study.toml --seeds 5 --out out/study
 
+      tutelage report runs/dual-0 --to report.html
+
       tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """
 
 
-for command in (commands.train, commands.evaluate, commands.compare, commands.export, commands.predict, commands.cache,
-                commands.bench, commands.methods, commands.graph, commands.check_data, commands.pre_resize):
+for command in (commands.train, commands.evaluate, commands.compare, commands.report, commands.export, commands.predict,
+                commands.cache, commands.bench, commands.methods, commands.graph, commands.check_data,
+                commands.pre_resize):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True})(commands.init)
 

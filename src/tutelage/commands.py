@@ -120,6 +120,20 @@ def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", 
         raise error
 
 
+def report(folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Run folders and study folders.")],
+           to: Annotated[Path, typer.Option(help="The file to write.")],
+           format_: Annotated[str | None, typer.Option("--format", help="html, md, csv or json.")] = None,
+           force: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+           debug: Debug = False) -> None:
+    """Put runs and studies on one page: who learned what from whom, how well, and how to do it again.
+
+    tutelage report runs/demo-* --to report.html
+    """
+    from tutelage.reporting.writing import write_report
+
+    say(f"{to}: {write_report(folders, to, kind=format_, force=force)} bytes")
+
+
 def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
            node: Annotated[str, typer.Option(help="Which of its networks.")],
            to: Annotated[Path, typer.Option(help="The file to write; FILE.json is written beside it.")],

@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.errors import ModelError
-from tutelage.types import Labels, Logits, PerSample, Rows
+from tutelage.errors import ModelError, UsageError
+from tutelage.types import Labels, Logits, PerSample, Rows, hard_labels
+
+LEAST_LOG_PROBABILITY = -30.0
+"""Where a probability stands under a negative exponent, it is taken to be this at least."""
 
 
 def cross_entropy(student: Logits, teacher: Labels, labels: object = None, *, smoothing: float = 0.0) -> PerSample:
@@ -65,6 +68,72 @@ def js(student: Logits, teacher: Logits, labels: object = None) -> PerSample:
     return (to_student + to_teacher) / 2
 
 
+def alpha_beta(student: Logits, teacher: Logits, labels: object = None, *, alpha: float, beta: float,
+               temperature: float = 1.0) -> PerSample:
+    """The alpha-beta divergence of p = softmax(teacher / temperature) and q = softmax(student / temperature).
+
+    -1 / (alpha beta) sum_c [p^alpha q^beta - alpha / (alpha + beta) p^(alpha + beta)
+    - beta / (alpha + beta) q^(alpha + beta)], and its limits where alpha, beta or their sum is 0 (Wang et al., 2025,
+    arXiv:2505.04560). (1, 0) is `kl`, (0, 1) `reverse_kl`, (1, 1) half the squared distance of the probabilities. 0 or
+    more, and 0 only where p = q. alpha and beta are -1 or more; the smaller alpha, the more large errors count, the
+    larger beta, the more what the student is sure of.
+
+    The temperature is one of the divergence itself: no T^2 goes with it, as it does with an edge's.
+
+    >>> alpha_beta(torch.zeros(1, 2), torch.zeros(1, 2), alpha=0.8, beta=0.3).item()
+    0.0
+    """
+    _same_shape(student, teacher)
+    _check_temperature(temperature)
+    if not (-1 <= alpha < math.inf and -1 <= beta < math.inf):
+        raise UsageError("an alpha-beta divergence that cannot be", where="alpha, beta",
+                         found=f"alpha = {alpha}, beta = {beta}", expected="two numbers, each -1 or more")
+    log_p, log_q = (teacher / temperature).log_softmax(-1), (student / temperature).log_softmax(-1)
+    if min(alpha, beta, alpha + beta) < 0:
+        log_p, log_q = log_p.clamp(min=LEAST_LOG_PROBABILITY), log_q.clamp(min=LEAST_LOG_PROBABILITY)
+    return _alpha_beta(log_p, log_q, alpha, beta).sum(-1)
+
+
+def _alpha_beta(log_p: Logits, log_q: Logits, alpha: float, beta: float) -> Logits:
+    """The divergence class by class. A limit serves its neighbourhood too: there the general form would cancel."""
+    near = 1e-3 if log_p.dtype == torch.float32 else 1e-6
+    apart, both = log_p - log_q, alpha + beta
+    if abs(alpha) < near and abs(beta) < near:
+        return apart.square() / 2
+    if abs(beta) < near:
+        return ((alpha * log_p).exp() * (alpha * apart - 1) + (alpha * log_q).exp()) / alpha**2
+    if abs(alpha) < near:
+        return ((beta * log_q).exp() * (-beta * apart - 1) + (beta * log_p).exp()) / beta**2
+    if abs(both) < near:
+        return ((alpha * apart).expm1() - alpha * apart) / alpha**2
+    mixed = (both * log_p - beta * apart).exp()  # p^alpha q^beta, so that where p = q the bits are those of p^both
+    of_p, of_q = (both * log_p).exp() - mixed, (both * log_q).exp() - mixed
+    return (alpha * of_p + beta * of_q) / (alpha * beta * both)
+
+
+def plackett_luce(student: Logits, teacher: Logits, labels: Labels, *, temperature: float = 1.0) -> PerSample:
+    """How unlikely the student finds the teacher's ranking of the classes, with the label in front of it, in nats.
+
+    pi is the label, then the other classes by falling teacher logit (the first among equals); with
+    a_k = softmax(teacher / temperature) of class pi_k the loss is
+    sum_k a_k [log sum_(l >= k) exp(student_(pi_l)) - student_(pi_k)] (Bassam et al., 2025, arXiv:2506.12542). The
+    temperature is the teacher's alone. The first term is cross-entropy, weighted by `true_class`: the labels are in
+    it. Of soft labels the largest is the label; a row without one gives 0.
+
+    >>> round(plackett_luce(torch.zeros(1, 2), torch.tensor([[200.0, 0.0]]), torch.tensor([0])).item(), 6)
+    0.693147
+    """
+    _same_shape(student, teacher)
+    _check_temperature(temperature)
+    label = hard_labels(labels)
+    first = teacher.detach().scatter(-1, label.clamp(min=0)[:, None], math.inf)
+    ranking = first.argsort(dim=-1, descending=True, stable=True)
+    ranked = student.log_softmax(-1).gather(-1, ranking)
+    left = ranked.flip(-1).logcumsumexp(-1).flip(-1)
+    share = (teacher / temperature).softmax(-1).gather(-1, ranking)
+    return (share * (left - ranked)).sum(-1) * (label >= 0)
+
+
 def mse(student: Rows, teacher: Rows, labels: object = None) -> PerSample:
     """Mean squared difference over everything but the batch, on what it is given: logits, features, one number a row.
 
@@ -78,6 +147,12 @@ def mse(student: Rows, teacher: Rows, labels: object = None) -> PerSample:
 def value(student: PerSample, teacher: object = None, labels: object = None) -> PerSample:
     """The student end itself, one number a row: for a loss of more than two ends that a `Computed` node works out."""
     return student
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise UsageError("a temperature that cannot be", where="temperature", found=temperature,
+                         expected="a number above 0")
 
 
 def _same_shape(student: Tensor, teacher: Tensor) -> None:

@@ -17,15 +17,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from tutelage.divergences import cross_entropy, js, kl, mse, reverse_kl
+from tutelage.divergences import alpha_beta, cross_entropy, js, kl, mse, plackett_luce, reverse_kl
 from tutelage.errors import UsageError, unknown
 from tutelage.parts import mean_probability
-from tutelage.sample_weights import confidence, correct, entropy, margin
+from tutelage.sample_weights import confidence, correct, discrepancy, entropy, margin, true_class
 from tutelage.types import Batch, Outputs, PerSampleFn, Schedule
 
 BATCH_ENDS = ("labels", "ids")
 _END = re.compile(r"(?P<node>[A-Za-z0-9_-]+)(?:\.(?P<tap>[^@]+))?(?:@(?P<view>[A-Za-z0-9_-]+))?")
-_NEEDS_NETWORK = (kl, reverse_kl, js, mse, entropy, confidence, margin, correct)
+_NEEDS_NETWORK = (kl, reverse_kl, js, mse, alpha_beta, plackett_luce, entropy, confidence, margin, correct, discrepancy,
+                  true_class)
 """What reads the teacher end as logits; an edge from `labels` has none."""
 
 

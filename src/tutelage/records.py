@@ -69,7 +69,10 @@ def read_records(folder: Path) -> list[dict]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("not an event")
+            records.append(record)
         except ValueError:
             if number < len(lines):
                 raise ModelError("a damaged record", where=f"{path}, line {number}",

@@ -9,7 +9,7 @@ import math
 import torch
 
 from tutelage.errors import ModelError
-from tutelage.types import Labels, Logits, PerSample, PerSampleFn, Rows
+from tutelage.types import Labels, Logits, PerSample, PerSampleFn, Rows, hard_labels
 
 
 def entropy(student: object, teacher: Logits, labels: object = None, *, temperature: float = 1.0,
@@ -48,8 +48,32 @@ def correct(student: object, teacher: Logits, labels: Labels) -> PerSample:
     >>> correct(None, logits, torch.tensor([0, 1, -1])).tolist()
     [1.0, 0.0, 0.0]
     """
-    hard = labels.argmax(-1).where(labels.sum(-1) > 0, -1) if labels.is_floating_point() else labels
-    return (teacher.argmax(-1) == hard).to(teacher.dtype)
+    return (teacher.argmax(-1) == hard_labels(labels)).to(teacher.dtype)
+
+
+def true_class(student: object, teacher: Logits, labels: Labels, *, temperature: float = 1.0) -> PerSample:
+    """The teacher's probability of the label, in [0, 1]; without a label 0. Of soft labels, its mean over them.
+
+    >>> logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 200.0]])
+    >>> true_class(None, logits, torch.tensor([0, -1, 1])).tolist()
+    [0.5, 0.0, 1.0]
+    """
+    p = (teacher / temperature).softmax(-1)
+    if labels.is_floating_point():
+        return (labels * p).sum(-1)
+    return p.gather(-1, labels.clamp(min=0)[:, None])[:, 0] * (labels >= 0)
+
+
+def discrepancy(student: Logits, teacher: Logits, labels: object = None) -> PerSample:
+    """How far the two predictions are apart: half the sum of |p_teacher - p_student|, in [0, 1]; symmetric.
+
+    0 where they are the same, 1 where they share no class (the total variation distance).
+
+    >>> discrepancy(torch.tensor([[0.0, 200.0], [5.0, 5.0]]), torch.zeros(2, 2)).tolist()
+    [0.5, 0.0]
+    """
+    apart = (teacher.softmax(-1) - student.softmax(-1)).abs().sum(-1) / 2
+    return apart.clamp(max=1)  # rounding can lift it just above
 
 
 def labelled(student: Rows, teacher: object, labels: Labels) -> PerSample:

@@ -28,6 +28,11 @@ Inputs = Tensor | Mapping[str, Tensor]
 """One view, or the name of each view -> tensor; the plain view is called ""."""
 
 
+def hard_labels(labels: Labels) -> Int[Tensor, " batch"]:
+    """Class numbers with -1 for no label: of soft labels the largest, the first among equals."""
+    return labels.argmax(-1).where(labels.sum(-1) > 0, -1) if labels.is_floating_point() else labels
+
+
 class Batch(NamedTuple):
     """What a data set brings for one step.
 

@@ -1,0 +1,183 @@
+"""AKD, context-aware distillation with adaptive weighting: Li, arXiv:2509.05319.
+
+The balance between labels and a frozen teacher adapts, and a module looks at both predictions and weighs the teacher's
+logits class by class before the student hears them. On rows of logits [B, C], h the weight of the labels,
+
+    L = 1/B sum_i [h_i CE(z_student,i, y_i) + (1 - h_i) T^2 KL(softmax(a z_teacher,i / T) || softmax(z_student,i / T))]
+
+Three ideas, each of which can be switched off: h learns ("learnable"), h follows from how far the student is from the
+teacher ("discrepancy"), and the weights a [B, C] are a module's (`context`). The paper has these three; their equations
+were not at hand, so those below, and all numbers, are this project's choice.
+
+    learnable     h = low + (high - low) sigmoid(r), by the gradient of L - entropy_bonus * H(h, 1 - h) for r alone
+    discrepancy   h = high - (high - low) d, d the running mean of sum_c |p_teacher,c - p_student,c| / 2 over batches
+    per_sample    the same with each row's own distance
+    context       a = 2 sigmoid(MLP and attention over classes), by the gradient of CE(a z_teacher, y)
+                  + closeness * mean_c (a - 1)^2 for the module alone
+
+The gradient of L reaches the student alone: were the module trained by L, it could flatten the teacher.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.divergences import cross_entropy, kl, value
+from tutelage.errors import ModelError, UsageError
+from tutelage.graph import Computed, Edge, Frozen, Graph, Kind, Trained
+from tutelage.sample_weights import discrepancy
+from tutelage.types import Labels, Logits, PerSample
+
+SLOWLY = 0.01
+"""How much slower than the networks the learnable balance moves, under SGD: it has the learning rate that they have."""
+
+
+def akd(teacher: str, student: str, *, temperature: float = 4.0, balance: str = "learnable", context: bool = True,
+        hard: float = 0.5, low: float = 0.1, high: float = 0.9, entropy_bonus: float = 0.1,
+        closeness: float = 0.1) -> Graph:
+    """The student learns from labels and a frozen teacher; their balance adapts, and so does what the teacher says.
+
+    `balance` is "learnable", "discrepancy", "per_sample" or "fixed". `hard` is the labels' weight h: all along if it
+    is fixed, at the start if it learns; `low` and `high` bound it. `entropy_bonus` keeps a learnable h from running
+    to the smaller loss; `closeness` holds the module's weights near 1.
+    """
+    if teacher == student:
+        raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
+    _check(balance, hard, low, high, entropy_bonus)
+    source, judge = f"{teacher}_context" if context else teacher, f"{student}_balance"
+    nodes: dict[str, Kind] = {teacher: Frozen(), student: Trained()}
+    edges = []
+    if context:
+        nodes[source] = Computed((teacher, student), Context())
+        edges += [Edge("labels", source, cross_entropy), Edge("labels", f"{source}.change", value, weight=closeness)]
+    if balance == "fixed":
+        edges += [Edge("labels", student, cross_entropy, weight=hard),
+                  Edge(source, student, kl, weight=1 - hard, temperature=temperature)]
+        return Graph(nodes, edges)
+    if balance == "learnable":
+        nodes[judge] = Computed((student, source, "labels"), Learnable(hard, low, high, temperature, entropy_bonus))
+        edges.append(Edge("labels", f"{judge}.loss", value, weight=SLOWLY))
+    elif balance == "discrepancy":
+        nodes[judge] = Computed((student, teacher), Discrepancy(low, high))
+    else:
+        nodes[judge] = Computed((student, teacher), partial(by_sample, low=low, high=high))
+    edges += [Edge("labels", student, cross_entropy, sample_weight=judge),
+              Edge(source, student, kl, temperature=temperature, sample_weight=f"{judge}.soft")]
+    return Graph(nodes, edges)
+
+
+def _check(balance: str, hard: float, low: float, high: float, entropy_bonus: float) -> None:
+    if balance not in ("learnable", "discrepancy", "per_sample", "fixed"):
+        raise UsageError("not a way to balance", where="balance", found=repr(balance),
+                         expected="'learnable', 'discrepancy', 'per_sample' or 'fixed'")
+    if not 0 <= low < high <= 1:
+        raise UsageError("bounds that cannot be", where="low, high", found=f"low = {low}, high = {high}",
+                         expected="0 <= low < high <= 1")
+    if not 0 <= hard <= 1 or (balance == "learnable" and not low < hard < high):
+        raise UsageError("a weight of the labels that cannot be", where="hard", found=hard,
+                         expected="between low and high" if balance == "learnable" else "0 .. 1")
+    if not 0 <= entropy_bonus < math.inf:
+        raise UsageError("a bonus that cannot be", where="entropy_bonus", found=entropy_bonus, expected="0 or more")
+
+
+class Learnable(nn.Module):
+    """A balance that learns: h of every row [B]; taps `soft` [B], 1 - h, and `loss` [B], what r minimises.
+
+    Plain descent moves h towards the smaller loss; the entropy bonus draws it to 1/2.
+    """
+
+    def __init__(self, hard: float, low: float, high: float, temperature: float, entropy_bonus: float) -> None:
+        super().__init__()
+        self.low, self.high, self.temperature, self.entropy_bonus = low, high, temperature, entropy_bonus
+        share = (hard - low) / (high - low)
+        self.r = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+
+    def forward(self, student: Logits, teacher: Logits, labels: Labels) -> dict[str, Tensor]:
+        """(student, teacher, labels) -> h, 1 - h and the balance's own loss, each [B]."""
+        student, teacher, T = student.detach(), teacher.detach(), self.temperature  # noqa: N806 - the equation's name
+        h = (self.low + (self.high - self.low) * self.r.sigmoid()).to(student.dtype).expand(len(student))
+        rows = h * cross_entropy(student, labels) + (1 - h) * T**2 * kl(student / T, teacher / T)
+        least = torch.finfo(h.dtype).tiny  # at 0 the entropy's slope is infinite
+        entropy = torch.special.entr(h.clamp(min=least)) + torch.special.entr((1 - h).clamp(min=least))
+        return {"logits": h, "soft": 1 - h, "loss": rows - self.entropy_bonus * entropy}
+
+
+class Discrepancy(nn.Module):
+    """A balance by the running mean of how far the student is from the teacher; it remembers, and learns nothing.
+
+    d <- 0.9 d + 0.1 (mean over the batch), begun by the first batch. It is h of every row [B]; tap `soft`, 1 - h.
+    """
+
+    distance: Tensor
+    batches: Tensor
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.register_buffer("distance", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, student: Logits, teacher: Logits) -> dict[str, Tensor]:
+        """(student, teacher) -> h and 1 - h, each [B]."""
+        now = discrepancy(student.detach(), teacher.detach()).mean()
+        now = torch.where(self.batches == 0, now, 0.9 * self.distance + 0.1 * now)
+        if self.training:
+            self.distance.copy_(now)
+            self.batches += 1
+        return _balanced(now.expand(len(student)), self.low, self.high)
+
+
+def by_sample(student: Logits, teacher: Logits, *, low: float, high: float) -> dict[str, Tensor]:
+    """A balance by how far the student is from the teacher on each row: h [B]; tap `soft`, 1 - h."""
+    return _balanced(discrepancy(student.detach(), teacher.detach()), low, high)
+
+
+def _balanced(distance: PerSample, low: float, high: float) -> dict[str, Tensor]:
+    """Far from the teacher the student listens to the teacher, close to it to the labels."""
+    hard = high - (high - low) * distance
+    return {"logits": hard, "soft": 1 - hard}
+
+
+class Context(nn.Module):
+    """Weighs the teacher's logits class by class, seeing both predictions; at first every weight is 1.
+
+    With u, v the centred logits of teacher and student [B, C], m = MLP([u, v]) [B, C]: class c is the token
+    W [u_c, v_c, m_c] of width 16, one head of self-attention over the C tokens gives r [B, C], and a = 2 sigmoid(r).
+    Logits: z_teacher + (a - 1) u, which a softmax takes for a u. Tap `change`: mean_c (a - 1)^2, [B].
+    Attention takes B * C * C numbers. The student is looked at and not trained.
+    """
+
+    WIDTH = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp: nn.Module | None = None
+
+    def forward(self, teacher: Logits, student: Logits) -> dict[str, Tensor]:
+        """(teacher, student) -> re-weighted logits [B, C] and how far the weights are from 1 [B]."""
+        teacher, student = teacher.detach(), student.detach()
+        if self.mlp is None:
+            self._make(teacher)
+        assert self.mlp is not None
+        u, v = (z - z.mean(-1, keepdim=True) for z in (teacher, student))
+        tokens = self.token(torch.stack([u, v, self.mlp(torch.cat([u, v], -1))], -1))
+        query, key, content = self.attention(tokens).chunk(3, -1)
+        heeded = (query @ key.mT / math.sqrt(self.WIDTH)).softmax(-1) @ content
+        extra = 2 * self.out(heeded)[..., 0].sigmoid() - 1
+        return {"logits": teacher + extra * u, "change": extra.square().mean(-1)}
+
+    def _make(self, like: Logits) -> None:
+        classes, where = like.shape[-1], {"device": like.device, "dtype": like.dtype}
+        if classes < 2:
+            raise ModelError("there is nothing to weigh between classes", found=f"{classes} class",
+                             expected="two or more")
+        hidden = max(32, 4 * classes)
+        self.mlp = nn.Sequential(nn.Linear(2 * classes, hidden, **where), nn.GELU(),
+                                 nn.Linear(hidden, classes, **where))
+        self.token = nn.Linear(3, self.WIDTH, bias=False, **where)
+        self.attention = nn.Linear(self.WIDTH, 3 * self.WIDTH, bias=False, **where)
+        self.out = nn.Linear(self.WIDTH, 1, **where)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)

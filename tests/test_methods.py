@@ -51,6 +51,15 @@ def outputs(*nodes: str) -> dict[str, Tensor]:
     return {node: torch.randn(4, 5, generator=generator, dtype=torch.float64) for node in nodes}
 
 
+def outputs_of(graph: Graph) -> dict[str, Tensor]:
+    """What the networks give at every end that the graph reads: logits, and feature maps at the taps."""
+    ends = [parse_end(end) for end in graph.order(graph.ends()) if end not in BATCH_ENDS]
+    ends = [end for end in ends if not isinstance(graph.nodes[end.node], Computed)]
+    logits = outputs(*(end.name for end in ends if not end.tap))
+    return logits | {end.name: torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+                     for k, end in enumerate(ends) if end.tap}
+
+
 def values(graph: Graph, given: dict[str, Tensor]) -> dict[str, float]:
     return {name: term.item() for name, term in losses(graph, given, LABELS).items()}
 
@@ -109,22 +118,14 @@ def test_every_trained_network_of_a_method_learns_and_a_frozen_one_does_not(name
 @pytest.mark.parametrize("name", NAMES)
 def test_the_fast_losses_of_a_method_are_those_of_the_reference(name):
     graph, found = example(name), []
-    ends = [end for end in graph.order(graph.ends()) if not isinstance(graph.nodes.get(parse_end(end).node), Computed)]
     for way in (losses, closed_form.losses):
-        given = given_for([end for end in ends if end not in BATCH_ENDS])
+        given = {end: rows.requires_grad_() for end, rows in outputs_of(graph).items()}
         torch.manual_seed(0)  # for the weights of parts
         all_ends = forward(graph, {}, torch.zeros(0), known={**given, "labels": LABELS, "ids": torch.arange(4)})
         terms = way(graph, all_ends, LABELS, graph.weights(0.5))
         sum(terms.values()).backward()
-        found.append((terms, {end: rows.grad for end, rows in given.items()}))
+        found.append((terms, {node: rows.grad for node, rows in given.items()}))
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
-
-
-def given_for(ends: list[str]) -> dict[str, Tensor]:
-    """Logits, and feature maps for what is inside a network."""
-    generator = torch.Generator().manual_seed(0)
-    return {end: torch.randn((4, 3, 4, 4) if parse_end(end).tap else (4, 5), generator=generator, dtype=torch.float64,
-                             requires_grad=True) for end in ends}
 
 
 def test_scratch_is_cross_entropy_with_the_labels():

@@ -118,7 +118,7 @@ def test_a_teacher_that_does_not_keep_its_signal_stays_exact_and_it_is_said_why(
     held = networks() | {"t": sharp_teacher()}
     found = tuned(4000, held=held)
     assert found.choices == {"t": LAST, "a": BF16, "slow": BF16}
-    notes = [note for note in found.notes if note.startswith("t stays out of bf16, channels first: KL at T = 4 is ")]
+    notes = [note for note in found.notes if note.startswith("t stays out of bf16: KL at T = 4 is ")]
     assert len(notes) == 1
     said = float(notes[0].split("KL at T = 4 is ")[1].split()[0])
     with torch.no_grad():

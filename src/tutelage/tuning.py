@@ -214,8 +214,8 @@ def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module,
         return True
     note = f"{node} stays out of {'bf16' if choice.bf16 else choice}: KL at T = 4 is"
     if not any(told.startswith(note) for told in tuned.notes):  # the layout makes no difference to speak of
-        tuned.notes.append(f"{note} {kl:.1e} (at most {SIGNAL_KL:.0e}), {agree:.1%} of its first choices stay (at least "
-                           f"{SIGNAL_AGREE:.0%})")
+        tuned.notes.append(f"{note} {kl:.1e} (at most {SIGNAL_KL:.0e}), "
+                           f"{agree:.1%} of its first choices stay (at least {SIGNAL_AGREE:.0%})")
     return False
 
 

@@ -18,6 +18,7 @@ from tutelage.divergences import cross_entropy, js, kl, mse, reverse_kl
 from tutelage.errors import UsageError
 from tutelage.graph import Computed, Edge, Ensemble, Frozen, Graph, Trained
 from tutelage.methods.dual_student import dual_student
+from tutelage.methods.mutual import mutual
 from tutelage.parts import Projected
 from tutelage.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
 from tutelage.schedules import ramp_up
@@ -349,22 +350,39 @@ def compilations() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.slow
-def test_generated_code_says_the_same_keeps_one_tensor_for_each_student_and_is_made_once(monkeypatch):
-    from torch._inductor.utils import run_and_get_code
-
-    for name, function in vars(closed_form).items():  # as it is outside of tests: without checks of types
+@pytest.fixture
+def unchecked(monkeypatch):
+    """The page as it is outside of tests: without checks of types, which the compiler cannot follow."""
+    for name, function in vars(closed_form).items():
         if inspect.isfunction(function) and function.__module__ == closed_form.__name__:
             monkeypatch.setattr(closed_form, name, inspect.unwrap(function))
+    closed_form._compiled.cache_clear()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    closed_form._compiled.cache_clear()
+
+
+def test_there_is_no_limit_to_the_graphs_that_one_process_compiles(unchecked, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced, but no code is made
+    for count in range(2, 3 + torch._dynamo.config.recompile_limit):
+        students = [f"s{number}" for number in range(count)]
+        outputs = {student: logits(3, 4, seed=number).float() for number, student in enumerate(students)}
+        found = closed_form.losses(mutual(students), outputs, torch.tensor([0, 1, 2]), compiled=True)
+        expected = objective.losses(mutual(students), outputs, torch.tensor([0, 1, 2]))
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.slow
+def test_generated_code_says_the_same_keeps_one_tensor_for_each_student_and_is_made_once(unchecked):
+    from torch._inductor.utils import run_and_get_code
+
     rows, classes = 40, 33
     dual = dual_student("t", ["a", "b"])
     graph = Graph(dual.nodes, [*dual.edges[:-1], replace(dual.edges[-1], weight=partial(ramp_up, to=0.7))])
     outputs, labels = three_float32(rows, classes, 3.0, 0.0), torch.arange(rows) % classes
     labels[::7] = -1
     exact = {end: tensor.detach().double().requires_grad_(end != "t") for end, tensor in outputs.items()}
-    closed_form._compiled.cache_clear()
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
     compiled = partial(closed_form.losses, compiled=True)
 
     def take(progress: float) -> Result:

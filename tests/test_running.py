@@ -232,8 +232,9 @@ def test_a_network_is_tapped_if_an_edge_or_a_computed_node_reads_inside_it(graph
 
 def test_without_a_measurement_a_cpu_computes_in_float32_unless_bf16_is_asked_for(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert default_choices("ab", "auto", cpu) == default_choices("ab", "exact", cpu) == {"a": Choice(), "b": Choice()}
-    assert default_choices("ab", "bf16", cpu) == {"a": Choice(bf16=True), "b": Choice(bf16=True)}
+    assert default_choices("ab", "exact", cpu) == {"a": Choice(), "b": Choice()}
+    assert default_choices("ab", "auto", cpu) == dict.fromkeys("ab", Choice(channels_last=True))
+    assert default_choices("ab", "bf16", cpu) == dict.fromkeys("ab", Choice(bf16=True, channels_last=True))
     for has_it in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
         assert default_choices("a", "auto", gpu) == {"a": Choice(bf16=has_it, channels_last=True)}

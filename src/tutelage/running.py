@@ -92,10 +92,13 @@ def is_tapped(graph: Graph, node: str) -> bool:
 
 
 def default_choices(networks: Iterable[str], precision: str, device: torch.device) -> dict[str, Choice]:
-    """How networks compute where nothing was measured: bfloat16 if it is asked for, or on a GPU that has it."""
+    """How networks compute where nothing was measured: bfloat16 if it is asked for, or on a GPU that has it.
+
+    Channels last, unless it must be exact: depthwise convolutions are nearly twice as fast, others no slower.
+    """
     gpu = device.type == "cuda" and precision == "auto"
     bf16 = precision == "bf16" or (gpu and torch.cuda.is_bf16_supported())
-    return {node: Choice(bf16=bf16, channels_last=gpu) for node in networks}
+    return {node: Choice(bf16=bf16, channels_last=precision != "exact") for node in networks}
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -255,6 +255,16 @@ def test_peers_may_be_weighted_by_the_teachers_certainty_or_doubt(weighting, wei
         assert terms[edge] == pytest.approx(expected, abs=1e-9)
 
 
+def test_what_the_weights_take_from_the_teacher_may_go_to_the_labels():
+    terms = values(dual_student("teacher", ["s1", "s2"], **GOLDEN | {"soft": 0.4}, label_weighting="1-w"),
+                   golden_outputs())
+    doubt = [0.2240786207, 0.9955106577, 1.0]
+    for student, rows in (("s1", Z_FIRST), ("s2", Z_SECOND)):
+        ce = F.cross_entropy(torch.tensor(rows, dtype=torch.float64), LABELS, reduction="none").tolist()
+        expected = sum((1.0 + 0.4 * d) * loss for d, loss in zip(doubt, ce, strict=True)) / 3
+        assert terms[f"labels->{student}:cross_entropy"] == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize(("options", "where"), [
     ({"uncertainty": "yes"}, "uncertainty"),
     ({"peers": "some"}, "peers"),
@@ -265,7 +275,8 @@ def test_peers_may_be_weighted_by_the_teachers_certainty_or_doubt(weighting, wei
     ({"temperature": 0.0}, "edge teacher -> a"),
     ({"peer_temperature": -1.0}, "edge b -> a"),
     ({"soft": -0.1}, "edge teacher -> a"),
-    ({"hard": -0.1}, "edge labels -> a"),
+    ({"hard": -0.1}, "hard"),
+    ({"label_weighting": "w"}, "label_weighting"),
     ({"peer": -0.1}, "edge b -> a"),
     ({"peers": [["a", "a"]]}, "peers"),
     ({"peers": [["a", "b"], ["a", "b"]]}, "edge a->b:kl/4"),

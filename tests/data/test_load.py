@@ -125,6 +125,38 @@ def test_a_relative_root_is_looked_for_under_the_data_folder(photos, monkeypatch
     assert load(DataSettings("folder", root="photos", image_size=8)).classes == ("cat", "dog")
 
 
+def test_training_images_may_have_other_labels_and_what_is_held_out_keeps_those_of_the_set(tmp_path, monkeypatch):
+    plain = load(DataSettings("digits", limit=50))
+    told = np.full(1797, 3)
+    told[plain.train.ids[:5]] = -1
+    np.savez(tmp_path / "people.npz", first=told, short=told[:5])
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path))
+    other = load(DataSettings("digits", limit=50, labels="people.npz:first"))
+    assert other.train.ids.tolist() == plain.train.ids.tolist()
+    assert other.train.labels.tolist() == [-1] * 5 + [3] * 45
+    assert other.validation.labels.tolist() == plain.validation.labels.tolist()
+    assert other.test.labels.tolist() == plain.test.labels.tolist()
+    assert other.digest != plain.digest
+
+
+@pytest.mark.parametrize(("labels", "complaint"), [
+    ("no.npy", "cannot read"), ("people.npz", "which labels"), ("people.npz:second", "cannot read"),
+    ("people.npz:short", "not the labels of these images"), ("people.npz:real", "not the labels of these images"),
+    ("people.npz:eleven", "labels of other classes"), ("one.npy:first", "which labels"), ("text.npy", "cannot read")])
+def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, complaint):
+    told = np.zeros(1797, int)
+    np.savez(tmp_path / "people.npz", short=told[:5], real=told / 2, eleven=told + 10)
+    np.save(tmp_path / "one.npy", told)
+    (tmp_path / "text.npy").write_text("0 1 2")
+    with pytest.raises(DataError, match=complaint):
+        load(DataSettings("digits", labels=str(tmp_path / labels)))
+
+
+def test_folders_have_no_labels_but_their_own():
+    with pytest.raises(UsageError, match=r"\[data\] labels"):
+        DataSettings("folder", root="x", labels="y.npy")
+
+
 @pytest.mark.parametrize(("field", "value"), [("validation", 0.0), ("batch_size", 0), ("mixup", -1.0), ("limit", 0),
                                               ("image_size", 3), ("workers", -1), ("cutmix", float("nan"))])
 def test_settings_out_of_range_are_refused_with_the_field(field, value):

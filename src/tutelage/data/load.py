@@ -44,6 +44,10 @@ class DataSettings:
         a quarter (up to 8).
     download: fetch cifar and fashion_mnist if they are not there.
     limit: train on so many rows only, the first by the hash of their ids.
+    labels: a file with other labels for the training images of digits, cifar or fashion_mnist, as people or machines
+        gave them: .npy, or FILE.npz:NAME; a whole number for each, in the order of the set's files, -1 for none. What
+        is held out of them for validation keeps the labels of the set. A relative path is looked for here, then
+        under $TUTELAGE_DATA.
     max_pixels: a larger image is refused before it is decoded.
     follow_symlinks: follow links out of the folder of images.
     """
@@ -60,6 +64,7 @@ class DataSettings:
     workers: int | Literal["auto"] = 0
     download: bool = False
     limit: int | None = None
+    labels: str | None = None
     max_pixels: int = MAX_PIXELS
     follow_symlinks: bool = False
 
@@ -73,6 +78,9 @@ class DataSettings:
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
                   "workers": (None if self.workers == "auto" else self.workers, 0, 1024),
                   "max_pixels": (self.max_pixels, 1, 2**40)}
+        if self.labels is not None and self.name in ("folder", "imagenet100"):
+            raise UsageError("the folders say what the labels are", where="[data] labels", found=self.labels,
+                             fix="move the images, or leave it out")
         for field, (value, low, high) in limits.items():
             if value is not None and not low <= value <= high:
                 raise UsageError("a setting out of range", where=f"[data] {field}", found=value,
@@ -127,11 +135,17 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
     if not len(test.ids):
         training, test = held_out(training, TEST_SHARE, "test")
     splits = _with_validation(settings, {"train": training, "test": test})
+    if settings.labels is not None:
+        file, _, name = settings.labels.partition(":")
+        told = published.labels_of(_found(file), name, arrays)
+        splits["train"] = Rows(splits["train"].ids, told[splits["train"].ids])
     if quick:
         splits = {name: _first(rows, QUICK_ROWS[name]) for name, rows in splits.items()}
     prepared = preparation_of(settings)
     content = hashlib.sha256(arrays.images.numpy().tobytes()).hexdigest()
-    return _made(settings, arrays.classes, _prepared(arrays.images, prepared), splits, prepared, content, seed,
+    splits["train"] = _first(splits["train"], settings.limit)
+    kept = torch.cat([rows.ids for rows in splits.values()])
+    return _made(settings, arrays.classes, _prepared(arrays.images, prepared, kept), splits, prepared, content, seed,
                  device)
 
 
@@ -164,7 +178,7 @@ def _folder_splits(settings: DataSettings, listing: folder.Listing) -> dict[str,
     if settings.unlabelled and "unlabelled" in found:
         both = zip(splits["train"], found["unlabelled"], strict=True)
         splits["train"] = Rows(*(torch.cat(pair) for pair in both))
-    return splits
+    return splits | {"train": _first(splits["train"], settings.limit)}
 
 
 def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
@@ -181,6 +195,7 @@ def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
     images = (127 * (pattern[labels] + noise)).to(torch.uint8)
     parts = torch.arange(rows).split(list(QUICK_ROWS.values()))
     splits = {name: Rows(ids, labels[ids]) for name, ids in zip(QUICK_ROWS, parts, strict=True)}
+    splits["train"] = _first(splits["train"], settings.limit)
     return _made(settings, classes, images, splits, prepared, "synthetic", seed, device)
 
 
@@ -199,7 +214,6 @@ def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | parti
     own = "random-resized-crop" if files else "crop" if settings.name == "digits" else "crop-flip"
     how = augmentation(settings.augment or own, prepared.shape, seed=seed, mixup=settings.mixup,
                        cutmix=settings.cutmix, files=files)
-    splits = splits | {"train": _first(splits["train"], settings.limit)}
     rule = f"validation {settings.validation:g}, limit {settings.limit}"
     return assembled(settings.name, classes, maker, splits, how, prepared.as_json(), content, rule)
 
@@ -216,11 +230,14 @@ def _first(rows: Rows, limit: int | None) -> Rows:
     return Rows(rows.ids[kept], rows.labels[kept])
 
 
-def _prepared(images: Tensor, how: Preparation) -> Tensor:
-    """Images [N, C, H, W] uint8 as files with these pixels would be prepared."""
+def _prepared(images: Tensor, how: Preparation, kept: Tensor) -> Tensor:
+    """Images [N, C, H, W] uint8 as files with these pixels would be prepared; resized are those in `kept` alone."""
     if how.resize == how.crop == images.shape[2] == images.shape[3]:
         return torch.nn.functional.pad(images, [how.pad] * 4)
-    return torch.stack([prepare(as_image(image), how) for image in images])
+    prepared = torch.zeros(len(images), *how.shape, dtype=torch.uint8)
+    for place in kept.tolist():
+        prepared[place] = prepare(as_image(images[place]), how)
+    return prepared
 
 
 def _read(paths: list[Path], channels: int, max_pixels: int, place: int) -> Image.Image:
@@ -234,7 +251,12 @@ def _root(settings: DataSettings) -> Path:
         if settings.name == "folder":
             raise UsageError("a folder of images needs its path", where="[data] root", fix='root = "path/of/images"')
         return home / "imagenet100" if settings.name == "imagenet100" else home
-    given = Path(settings.root).expanduser()
+    return _found(settings.root)
+
+
+def _found(path: str) -> Path:
+    """A path of the settings: as it is or, where nothing is there, under $TUTELAGE_DATA."""
+    given, home = Path(path).expanduser(), Path(os.environ.get("TUTELAGE_DATA", "data"))
     return given if given.exists() or not (home / given).exists() else home / given
 
 

@@ -8,6 +8,9 @@ For student s of N, rows i of a batch of B, p^T = softmax(z / T):
         + soft * 1/B sum_i w_i T^2 KL(p_teacher,i^T || p_s,i^T)
         + peer / (N - 1) * sum over the others r of 1/B sum_i T_p^2 KL(p_r,i^T_p || p_s,i^T_p)
 
+With `label_weighting` "1-w" what w takes from the teacher goes to the labels: the first term is then
+1/B sum_i (hard + soft (1 - w_i)) CE(z_s,i, y_i).
+
 The gradient of each term reaches student s alone. The paper gives w and the three terms; the balance, the
 temperatures and the form of the peer term are this project's choice.
 """
@@ -27,12 +30,14 @@ from tutelage.types import Logits, PerSample, PerSampleFn
 def dual_student(teacher: str, students: Sequence[str], *, temperature: float = 4.0, hard: float = 0.5,
                  soft: float = 0.5, peer: float = 0.5, peer_temperature: float | None = None,
                  peer_warmup: float = 0.0, uncertainty: bool | str = True, entropy_temperature: float = 1.0,
-                 peers: str | Sequence[Sequence[str]] = "all", peer_weighting: str = "none") -> Graph:
+                 peers: str | Sequence[Sequence[str]] = "all", peer_weighting: str = "none",
+                 label_weighting: str = "none") -> Graph:
     """Two or more students learn from the labels, from a teacher weighted by its certainty, and from each other.
 
     `uncertainty` is True (w), False (no weights) or "mean_one" (w scaled to mean 1 in each batch). `peers` is
     "all", "none" or a list of (teacher, student) pairs; `peer_weighting` weighs the peer edges by "none", by the
-    teacher's "w" or by "1-w"; `peer_warmup` is the share of the run over which they grow from 0.
+    teacher's "w" or by "1-w"; `peer_warmup` is the share of the run over which they grow from 0. `label_weighting`
+    "1-w" gives the labels what `uncertainty` takes from the teacher.
     """
     pairs = _pairs(students, peers)
     if teacher in students:
@@ -43,10 +48,17 @@ def dual_student(teacher: str, students: Sequence[str], *, temperature: float = 
         raise UsageError("not a way to weigh", where="uncertainty", found=repr(uncertainty),
                          expected="true, false or 'mean_one'")
     trust, trust_nodes = _trust(teacher, sure, peer_weighting)
+    if label_weighting not in ("none", "1-w"):
+        raise UsageError("not a way to weigh the labels", where="label_weighting", found=repr(label_weighting),
+                         expected="'none' or '1-w'")
     peer_temperature = temperature if peer_temperature is None else peer_temperature
-    _check(entropy_temperature, peer, peer_warmup)
+    _check(entropy_temperature, hard, peer, peer_warmup)
 
     edges = [Edge("labels", student, cross_entropy, weight=hard) for student in students]
+    if label_weighting == "1-w":
+        name = f"{teacher}_label_weight"
+        trust_nodes[name] = Computed((teacher,), partial(label_weight, sure, hard, soft))
+        edges = [Edge("labels", student, cross_entropy, sample_weight=name) for student in students]
     for student in students:
         edges.append(Edge(teacher, student, kl, soft, temperature, sample_weight=weights[uncertainty]))
     for other, student in pairs:
@@ -56,11 +68,13 @@ def dual_student(teacher: str, students: Sequence[str], *, temperature: float = 
     return Graph({teacher: Frozen(), **{student: Trained() for student in students}, **trust_nodes}, edges)
 
 
-def _check(entropy_temperature: float, peer: float, peer_warmup: float) -> None:
+def _check(entropy_temperature: float, hard: float, peer: float, peer_warmup: float) -> None:
     """The numbers that end up in no edge by themselves, so that no edge refuses them."""
     if not 0 < entropy_temperature < math.inf:
         raise UsageError("a temperature that cannot be", where="entropy_temperature", found=entropy_temperature,
                          expected="a number above 0")
+    if not 0 <= hard < math.inf:
+        raise UsageError("a weight that cannot be", where="hard", found=hard, expected="0 or more")
     if peer_warmup and not 0 <= peer < math.inf:
         raise UsageError("a weight that cannot be", where="peer", found=peer, expected="0 or more")
     if not 0 <= peer_warmup <= 1:
@@ -104,3 +118,8 @@ def teacher_weight(weight: PerSampleFn, logits: Logits) -> PerSample:
 def teacher_doubt(weight: PerSampleFn, logits: Logits) -> PerSample:
     """1 - w of the teacher's logits, [B]: the peers are heard where the teacher is unsure."""
     return 1 - teacher_weight(weight, logits)
+
+
+def label_weight(weight: PerSampleFn, hard: float, soft: float, logits: Logits) -> PerSample:
+    """hard + soft (1 - w) of the teacher's logits, [B]: the labels are heard more where the teacher is unsure."""
+    return hard + soft * teacher_doubt(weight, logits)

@@ -90,7 +90,7 @@ def _closed(edges: Sequence[Edge], outputs: Outputs, labels: Tensor, weights: Ma
     # gathering over ranks would make of it, and an optimizer would decay and push on.
     learn = {edge.student for edge in edges}
     tensors = [outputs[end] if end in learn else outputs[end].detach() for end in ends]
-    return _ClosedForm.apply(terms, compiled, labels, rows, scale, *tensors).unbind()
+    return _ClosedForm.apply(terms, compiled, labels, rows, scale, *tensors)
 
 
 @lru_cache(maxsize=64)
@@ -127,18 +127,18 @@ def _rows(edge: Edge, outputs: Outputs, labels: Tensor) -> Tensor:
 class _ClosedForm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, terms: tuple[Term, ...], compiled: bool, labels: Tensor, rows: list[Tensor], scale: list[float],
-                *ends: Tensor) -> Tensor:
+                *ends: Tensor) -> tuple[Tensor, ...]:
         work = _compiled(terms) if compiled else partial(arithmetic, terms)
         values, ctx.gradients = work(labels, ends, rows, _on_device(scale, ends[0]))
-        return values
+        return values.unbind()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, given: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        # What is differentiated is the plain sum, so every entry of `given` is the same.
+    def backward(ctx, given: Tensor, *others: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        # What is differentiated is the plain sum, so all that is given is the same.
         gradients, ctx.gradients = ctx.gradients, None
-        if given.device.type != "cpu" or given[0].item() != 1:
-            gradients = [gradient if gradient is None else gradient.mul_(given[0]) for gradient in gradients]
+        if given.device.type != "cpu" or given.item() != 1:
+            gradients = [gradient if gradient is None else gradient.mul_(given) for gradient in gradients]
         return None, None, None, None, None, *gradients
 
 

@@ -25,8 +25,8 @@ FLOORS = [
     {"uncertainty", "assessment", "cost",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking", "naive", "exporting", "predicting", "comparison"},
-    {"config", "jobs", "benching", "shipping", "starting", "studies", "tabulating", "working", "studying",
-     "reporting", "terminal", "commands", "cli", "__main__"},
+    {"words", "config", "sequence", "jobs", "benching", "shipping", "starting", "studies", "tabulating", "working",
+     "studying", "reporting", "terminal", "commands", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}

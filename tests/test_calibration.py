@@ -9,7 +9,16 @@ from torch import Tensor
 
 from test_metrics import C, N, predictions
 from tutelage import metrics
-from tutelage.calibration import COLDEST, WARMEST, adaptive_ece, classwise_ece, fit_temperature, reliability, scaled
+from tutelage.calibration import (
+    COLDEST,
+    WARMEST,
+    adaptive_ece,
+    classwise_ece,
+    diversity,
+    fit_temperature,
+    reliability,
+    scaled,
+)
 from tutelage.metrics import ece, nll
 
 
@@ -135,3 +144,26 @@ def test_one_class_and_two_classes_have_numbers():
         logits, labels = predictions(classes=classes)
         for number in (adaptive_ece(logits, labels), classwise_ece(logits, labels), fit_temperature(logits, labels)):
             assert math.isfinite(number)
+
+
+def test_diversity_by_hand():
+    p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)
+    found = diversity(p.log(), torch.tensor([0, 0, 0]))
+    assert found["sd"] == pytest.approx(math.sqrt(((0.9 - 2 / 3) ** 2 + (0.8 - 2 / 3) ** 2 + (0.3 - 2 / 3) ** 2) / 2))
+    # psi(3) - psi(1) = 1 + 1/2; the nearest neighbours are 0.1, 0.1 and 0.5 away
+    assert found["entropy"] == pytest.approx(1.5 + (2 * math.log(0.2) + math.log(1.0)) / 3)
+    assert found["predictive_entropy"] == pytest.approx(-(p * p.log()).sum().item() / 3)
+
+
+def test_the_spread_of_even_probabilities_is_the_entropy_of_an_even_density():
+    generator = torch.Generator().manual_seed(0)
+    p = 0.25 + 0.5 * torch.rand(4000, 1, generator=generator, dtype=torch.float64)
+    found = diversity(torch.cat([p, 1 - p], 1).log(), torch.zeros(4000, dtype=torch.long))
+    assert found["entropy"] == pytest.approx(math.log(0.5), abs=0.05)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_rows_that_are_all_alike_have_a_finite_diversity(rows):
+    found = diversity(torch.tensor([[200.0, 0.0]]).expand(rows, 2), torch.ones(rows, dtype=torch.long))
+    assert all(map(math.isfinite, found.values()))
+    assert found["sd"] == 0

@@ -58,7 +58,8 @@ def measure(logits: Logits, labels: metrics.ClassNumbers) -> dict[str, object]:
         "brier": metrics.brier(logits, labels), "ece": metrics.ece(logits, labels),
         "adaptive_ece": calibration.adaptive_ece(logits, labels),
         "classwise_ece": calibration.classwise_ece(logits, labels), "macro_f1": metrics.macro_f1(logits, labels),
-        "aurc": metrics.aurc(logits, labels), "per_class": metrics.per_class_accuracy(logits, labels)}
+        "aurc": metrics.aurc(logits, labels), "per_class": metrics.per_class_accuracy(logits, labels),
+        "diversity": calibration.diversity(logits, labels)}
     if logits.shape[-1] <= MOST_CLASSES_OF_A_CONFUSION:
         scores["confusion"] = metrics.confusion(logits, labels).tolist()
     return {**scores, "reliability": calibration.reliability(logits, labels)}

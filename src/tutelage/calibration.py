@@ -8,6 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
+from scipy.special import digamma
 from torch import Tensor
 
 from tutelage.metrics import ClassNumbers, bin_of, by_parts, confidence, ece, nll, right, sorted_with_ties_shared
@@ -53,6 +54,24 @@ def reliability(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> dict
                     zip(torch.bincount(bin_, weights=values, minlength=bins).tolist(), counts, strict=True)]
              for name, values in sums.items()}
     return {**means, "count": counts}
+
+
+def diversity(logits: Logits, labels: ClassNumbers) -> dict[str, float]:
+    """How unlike each other the rows are to the network, by the probability p of their label (arXiv:2006.05065).
+
+    "sd" is the standard deviation of p; "entropy" the differential entropy of its distribution, in nats, estimated from
+    the distance of each row to its nearest neighbour (Kozachenko & Leonenko, 1987): psi(N) - psi(1) + mean log(2 d), d
+    at least 1e-12; both 0 for a single row. "predictive_entropy" is the mean entropy of the predictions.
+    """
+    log_p = logits.double().log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1).mean().item()
+    p = log_p.gather(-1, labels[:, None])[:, 0].exp().sort().values
+    if len(p) < 2:
+        return {"sd": 0.0, "entropy": 0.0, "predictive_entropy": entropy}
+    gaps = p.diff()
+    nearest = torch.minimum(torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]])).clamp(min=1e-12)
+    spread = digamma(len(p)) - digamma(1) + (2 * nearest).log().mean().item()
+    return {"sd": p.std().item(), "entropy": float(spread), "predictive_entropy": entropy}
 
 
 def fit_temperature(logits: Logits, labels: ClassNumbers) -> float:

@@ -32,7 +32,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
     tutelage train recipes/cifar100/dual_student.toml --out runs/dual-0 --set train.seed=1
     """
     from tutelage.config import read_recipe
-    from tutelage.jobs import make_job, recipe_of_run, train_job
+    from tutelage.jobs import Job, recipe_of_run, train_recipe
     from tutelage.world import connect, disconnect
 
     if (recipe is None) == (resume is None) or (recipe is not None and out is None):
@@ -52,12 +52,14 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
     try:
         if world.main and _already_finished(folder, words.text(), as_json):
             return
-        job = make_job(words, world, where)
-        if world.main and not as_json:
-            say(f"{job.graph}\n")
-        for text in job.notes if world.main else ():
-            note(text)
-        for event in train_job(job, folder, world, lambda: asked[0] if asked else 0):
+
+        def started(job: Job, place: Path) -> None:
+            if world.main and not as_json:
+                say((f"{place}\n\n" if place != folder else "") + f"{job.graph}\n")
+            for text in job.notes if world.main else ():
+                note(text)
+
+        for job, event in train_recipe(words, folder, world, lambda: asked[0] if asked else 0, where, started):
             if world.main and event is not None:
                 show(event, job.settings.epochs, as_json)
         if world.main:

@@ -11,26 +11,21 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from torch import nn
+from pydantic import TypeAdapter, ValidationError
 
-from tutelage import divergences, methods, parts, sample_weights, schedules
+from tutelage import methods, schedules
 from tutelage.data.load import DataSettings
 from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown
-from tutelage.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Kind, Trained
+from tutelage.graph import Frozen, Graph, Kind, Trained
 from tutelage.loop import Settings
 from tutelage.models.architecture import Architecture
 from tutelage.optim import MakeOptimizer, optimizer_named
-from tutelage.types import PerSampleFn
-
-STRICT = ConfigDict(arbitrary_types_allowed=True)
+from tutelage.words import edge_of, function_of, kind_of, told, typed, wrong_type
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,10 @@ class TrainSettings(OptimizerSettings):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe, resolved: paths are absolute, every default is filled in."""
+    """A whole recipe, resolved: paths are absolute, every default is filled in.
+
+    `number` says which of a method's several runs it is, from 1 on.
+    """
 
     data: DataSettings
     models: dict[str, Architecture]
@@ -78,11 +76,12 @@ class Recipe:
     optimizers: dict[str, dict[str, Any]] = field(default_factory=dict)
     quick: bool = False
     plugins: list[str] = field(default_factory=list)
+    number: int | None = None
 
     def text(self) -> str:
         """The recipe as TOML, which reads back as the same recipe."""
         train = asdict(self.train) | self.optimizers
-        run = {"quick": self.quick, "plugins": self.plugins}
+        run = {"quick": self.quick, "plugins": self.plugins, "number": self.number}
         tables = {"data": asdict(self.data), "models": {node: asdict(arch) for node, arch in self.models.items()},
                   "method": self.method, "nodes": self.nodes, "edges": self.edges, "train": train, "run": run}
         return tomli_w.dumps({name: _without_none(table) for name, table in tables.items() if table})
@@ -108,7 +107,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = Fals
         if module not in plugins:
             raise SecurityError(f"this file asks to run the Python module {module!r}, which is not allowed",
                                 where=source.where("run", "plugins"), fix=f"if you trust it, add --plugin {module}")
-    recipe = _recipe(tables, source, quick=quick or run.quick, plugins=list(dict.fromkeys([*run.plugins, *plugins])))
+    recipe = _recipe(tables, source, quick=quick or run.quick, plugins=list(dict.fromkeys([*run.plugins, *plugins])),
+                     number=run.number)
     return _quickened(recipe) if recipe.quick else recipe
 
 
@@ -118,25 +118,43 @@ class RunTable:
 
     quick: bool = False
     plugins: list[str] = field(default_factory=list)
+    number: int | None = None
 
 
 def graph_of(recipe: Recipe, where: object = "recipe") -> Graph:
-    """The graph that the recipe's [method], or its [nodes] and [[edges]], describe."""
+    """The graph of a recipe; of a method of several runs that of the run it is, or of the last."""
+    return graphs_of(recipe, where)[-1]
+
+
+def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
+    """The graphs that the recipe's [method], or its [nodes] and [[edges]], describe: one for each run that it is."""
     if recipe.method:
-        graph = _from_method(recipe.method, f"{where}, [method]")
+        graphs = _from_method(recipe.method, f"{where}, [method]")
     else:
-        nodes = {name: _kind(kind, f"{where}, [nodes] {name}") for name, kind in recipe.nodes.items()}
-        edges = [_edge(edge, f"{where}, [[edges]] {i + 1}") for i, edge in enumerate(recipe.edges)]
-        graph = _told(lambda: Graph(nodes, edges), str(where))
-    networks = [name for name, kind in graph.nodes.items() if isinstance(kind, Trained | Frozen)]
-    for node in networks:
+        nodes = {name: kind_of(kind, f"{where}, [nodes] {name}") for name, kind in recipe.nodes.items()}
+        edges = [edge_of(edge, f"{where}, [[edges]] {i + 1}") for i, edge in enumerate(recipe.edges)]
+        graphs = [told(lambda: Graph(nodes, edges), str(where))]
+    if recipe.number is not None:
+        if not 1 <= recipe.number <= len(graphs):
+            raise UsageError("the method has no such run", where=f"{where}, [run] number", found=recipe.number,
+                             expected=f"1 .. {len(graphs)}")
+        graphs = graphs[recipe.number - 1:recipe.number]
+    given = [name for graph in graphs for name, kind in graph.nodes.items() if _is_given(kind, recipe)]
+    for node in given:
         if node not in recipe.models:
             raise unknown("network", node, recipe.models, where=f"{where}, [models]")
     for node in recipe.models:
-        if node not in networks:
+        if node not in given:
             raise UsageError(f"the graph does not use the network {node!r}", where=f"{where}, [models.{node}]",
-                             expected=f"one of: {', '.join(networks)}", fix="name it in [method], or take it out")
-    return graph
+                             expected=f"one of: {', '.join(dict.fromkeys(given))}",
+                             fix="name it in [method], or take it out")
+    return graphs
+
+
+def _is_given(kind: Kind, recipe: Recipe) -> bool:
+    """Whether a recipe says what network this node is: one of several runs does for what an earlier one left."""
+    whole = recipe.number is None
+    return isinstance(kind, Trained) or (isinstance(kind, Frozen) and not (kind.before and whole))
 
 
 def settings_of(recipe: Recipe, graph: Graph) -> Settings:
@@ -148,8 +166,8 @@ def settings_of(recipe: Recipe, graph: Graph) -> Settings:
     makers = {"": _optimizer(train, "[train]")}
     for node, table in recipe.optimizers.items():
         makers[node] = _optimizer(replace(train, **table), f"[train.{node}]")
-    rate = _function(schedules, train.schedule, "schedule", "[train] schedule")
-    return _told(lambda: Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size,
+    rate = function_of(schedules, train.schedule, "schedule", "[train] schedule")
+    return told(lambda: Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size,
                                   train.accumulate, train.clip_norm, train.precision, train.seed,
                                   train.checkpoint_steps, train.best, train.draws, train.cache, train.cache_gib,
                                   train.cache_top),
@@ -161,8 +179,8 @@ def method_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
 
 
-def method(name: str, where: object = None) -> Callable[..., Graph]:
-    """The function of a method, by its name."""
+def method(name: str, where: object = None) -> Callable[..., Graph | list[Graph]]:
+    """The function of a method, by its name; it gives a graph, or one for each of several runs."""
     if name not in method_names():
         raise unknown("method", name, method_names(), where=where)
     return vars(import_module(f"tutelage.methods.{name}"))[name]
@@ -207,13 +225,14 @@ class TomlFile:
             if isinstance(refused, UserError):
                 key = (refused.where or "").removeprefix(f"[{name}] ")
                 raise placed(refused, self.where(name, key), key) from None
-            raise _wrong_type(first, self.where(name, str(first["loc"][0]))) from None
+            raise wrong_type(first, self.where(name, str(first["loc"][0]))) from None
 
 
 TABLES = ("data", "models", "method", "nodes", "edges", "train", "run")
 
 
-def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: list[str]) -> Recipe:
+def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: list[str],
+            number: int | None) -> Recipe:
     for name, table in tables.items():
         if name not in TABLES:
             raise unknown("table", name, TABLES, where=source.where("", name))
@@ -241,7 +260,7 @@ def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: l
         data = _absolute(data, source.path, "root")  # else the data set looks where it lies
     return Recipe(data, models,
                   source.table(train, "train", TrainSettings, extra=list(optimizers)), tables.get("method", {}),
-                  tables.get("nodes", {}), tables.get("edges", []), optimizers, quick, plugins)
+                  tables.get("nodes", {}), tables.get("edges", []), optimizers, quick, plugins, number)
 
 
 def _absolute(table: Any, recipe: Path, *keys: str) -> Any:
@@ -260,8 +279,8 @@ def _seen_from(recipe: Path, path: str) -> Path:
 
 def _quickened(recipe: Recipe) -> Recipe:
     """A smoke run: synthetic images (on digits, the real ones), batch 8, three steps, no file of weights."""
-    models = {node: replace(arch, weights=None, pretrained=False, head="strict", classes=None)
-              for node, arch in recipe.models.items()}
+    models = {node: replace(arch, weights=arch.weights if recipe.number else None, pretrained=False, head="strict",
+                            classes=None) for node, arch in recipe.models.items()}
     data = replace(recipe.data, batch_size=8, limit=24, workers=0)
     train = replace(recipe.train, epochs=1, warmup_epochs=0.0, accumulate=1)
     return replace(recipe, data=data, models=models, train=train, quick=True)
@@ -284,108 +303,21 @@ def _set(tables: dict[str, Any], override: str) -> None:
     table[path[-1]] = parsed
 
 
-def _from_method(table: Mapping[str, Any], where: str) -> Graph:
+def _from_method(table: Mapping[str, Any], where: str) -> list[Graph]:
     options = {key: value for key, value in table.items() if key != "name"}
     if "name" not in table:
         raise UsageError("the key 'name' is missing", where=where, expected=f"one of: {', '.join(method_names())}")
     function = method(str(table["name"]), where)
-    arguments = _typed(options, inspect.signature(function).parameters, f"option of {table['name']}", where)
-    return _told(lambda: function(**arguments), where)
-
-
-def _told(make: Callable[[], Any], where: str) -> Any:
-    """What `make` gives; its complaints with the place in the recipe."""
-    try:
-        return make()
-    except ValidationError as error:
-        raise _wrong_type(error.errors()[0], where) from None
-    except UserError as error:
-        raise placed(error, where) from None
-
-
-def _wrong_type(complaint: Mapping[str, Any], where: str) -> UserError:
-    """What pydantic complains of, as an error of ours."""
-    loc = ".".join(map(str, complaint["loc"]))
-    if complaint["type"] == "literal_error" and isinstance(complaint["input"], str):
-        return unknown(loc, complaint["input"], re.findall(r"'([^']*)'", complaint["ctx"]["expected"]), where=where)
-    return UsageError("a value of the wrong type" + (f": {loc}" if loc else ""), where=where,
-                      found=repr(complaint["input"]), expected=complaint["msg"])
-
-
-def _typed(values: Mapping[str, Any], known: Mapping[str, inspect.Parameter], what: str, where: str) -> dict[str, Any]:
-    """Arguments by name: none unknown, none missing, each of the type that the signature says."""
-    for key in values:
-        if key not in known:
-            raise unknown(what, key, known, where=where)
-    for key, parameter in known.items():
-        if parameter.default is parameter.empty and key not in values:
-            raise UsageError(f"the key {key!r} is missing", where=where, expected=f"{key} = ...")
-    return {key: _told(lambda key=key, value=value: TypeAdapter(known[key].annotation, config=STRICT)
-                       .validate_python(value), f"{where}, {key}") for key, value in values.items()}
-
-
-KINDS = {"trained": Trained, "frozen": Frozen, "ema": Ema, "ensemble": Ensemble, "computed": Computed}
-
-
-def _kind(value: Any, where: str) -> Kind:
-    table = _named(value, "kind", "a kind of node", where)
-    kind = table.pop("kind", None)
-    if kind not in KINDS:
-        raise unknown("kind of node", str(kind), KINDS, where=where)
-    if kind == "computed" and "by" in table:
-        table["by"] = _function(parts, table["by"], "function", where)
-    arguments = _typed(table, inspect.signature(KINDS[kind]).parameters, "key", where)
-    return _told(lambda: KINDS[kind](**arguments), where)
-
-
-def _edge(table: Mapping[str, Any], where: str) -> Edge:
-    made = dict(table)
-    if "divergence" in made:
-        made["divergence"] = _function(divergences, made["divergence"], "divergence", where, parts)
-    if isinstance(made.get("weight"), str | dict):
-        made["weight"] = _function(schedules, made["weight"], "schedule", where)
-    weight = made.get("sample_weight")
-    if isinstance(weight, dict) and "end" in weight:
-        made["sample_weight"] = weight["end"]
-    elif weight is not None:
-        made["sample_weight"] = _function(sample_weights, weight, "sample weight", where)
-    arguments = _typed(made, inspect.signature(Edge).parameters, "key", where)
-    return _told(lambda: Edge(**arguments), where)
-
-
-def _named(value: Any, key: str, what: str, where: str) -> dict[str, Any]:
-    """A word, or a table that holds it as `key` besides its options."""
-    if not isinstance(value, str | Mapping):
-        raise UsageError(f"not {what}", where=where, found=repr(value), expected=f'"NAME" or {{ {key} = "NAME", ... }}')
-    return {key: value} if isinstance(value, str) else dict(value)
-
-
-def _function(page: ModuleType, value: Any, what: str, where: str, *more: ModuleType) -> Any:
-    """The function that a word, or a table with its options, names among those defined on the pages."""
-    table = _named(value, "name", f"a {what}", where)
-    name = table.pop("name", None)
-    found = {key: item for module in (page, *more) for key, item in vars(module).items()
-             if getattr(item, "__module__", None) == module.__name__ and callable(item) and not key.startswith("_")}
-    if name not in found:
-        raise unknown(what, str(name), found, where=where)
-    function = found[name]
-    is_module = inspect.isclass(function) and issubclass(function, nn.Module)
-    known = {key: parameter for key, parameter in inspect.signature(function).parameters.items()
-             if is_module or parameter.kind is parameter.KEYWORD_ONLY}
-    for key in table:
-        if key in known and known[key].annotation is PerSampleFn:
-            table[key] = _function(page, table[key], what, where)
-    options = _typed(table, known, f"option of {name}", where)
-    if is_module:
-        return _told(lambda: function(**options), where)
-    return partial(function, **options) if options else function
+    arguments = typed(options, inspect.signature(function).parameters, f"option of {table['name']}", where)
+    made = told(lambda: function(**arguments), where)
+    return [made] if isinstance(made, Graph) else list(made)
 
 
 def _optimizer(settings: OptimizerSettings, where: str) -> MakeOptimizer:
     """The optimizer of a table; only SGD takes its momentum: others mean something else by it, or have none."""
     numbers = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     own = {"momentum": settings.momentum, "nesterov": settings.nesterov} if settings.optimizer.lower() == "sgd" else {}
-    return _told(lambda: optimizer_named(settings.optimizer, numbers | own, settings.options), where)
+    return told(lambda: optimizer_named(settings.optimizer, numbers | own, settings.options), where)
 
 
 def _without_none(value: Any) -> Any:

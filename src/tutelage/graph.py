@@ -64,7 +64,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A network that never changes: always in eval mode, its bytes are checked at the end."""
+    """A network that never changes: always in eval mode, its bytes are checked at the end.
+
+    In a method of several runs, one after another, `before` names a network as the run before this one left it.
+    """
+
+    before: str | None = None
 
 
 @dataclass(frozen=True)
@@ -332,7 +337,8 @@ def describe(function: object) -> str:
     if function is None or isinstance(function, str):
         return str(function)
     if isinstance(function, Trained | Frozen):
-        return name_of(function).lower()
+        before = getattr(function, "before", None)
+        return name_of(function).lower() + (f", {before} of the run before" if before else "")
     if isinstance(function, Ema):
         return f"ema of {function.of}, decay {function.decay:g}" + (f", every {function.every}" * (function.every > 1))
     if isinstance(function, Computed):

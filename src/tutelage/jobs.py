@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from tutelage.models.build import build
 from tutelage.models.weights import read_metadata
 from tutelage.records import finished, read_json
 from tutelage.results import finite, write_cost, write_evaluation
+from tutelage.sequence import gather, open_whole, runs_of
 from tutelage.training import Progress, load, train_in_folder
 from tutelage.tuning import begin, choose
 from tutelage.world import World, lead
@@ -49,6 +51,9 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
     graph = graph_of(recipe, where)
     settings = settings_of(recipe, graph)
     for node in graph.named(Frozen):
+        if node not in recipe.models:
+            raise UsageError("this method is several runs", where=where, found=f"{node!r} comes from the run before",
+                             fix="take the recipe of one of them: RUN/2/config.toml")
         arch = recipe.models[node]
         if arch.weights is None and not arch.pretrained and not recipe.quick:
             raise ModelError(f"the frozen network {node!r} has no trained weights", where=f"{where}, [models.{node}]",
@@ -59,10 +64,22 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
     return Job(recipe, graph, models, data, settings, _notes(recipe, graph, data))
 
 
-def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int]) -> Iterator[Epoch | Progress | None]:
-    """Train a job in its run folder."""
-    return train_in_folder(out, job.graph, job.models, job.data, job.settings, world, config=job.recipe.text(),
-                           interrupted=interrupted)
+def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[[], int] = lambda: 0,
+                 where: object = "recipe", started: Callable[[Job, Path], None] = lambda job, folder: None
+                 ) -> Iterator[tuple[Job, Epoch | Progress | None]]:
+    """Train a recipe in its run folder, or its several runs in theirs; a finished run gives its epochs again."""
+    runs = runs_of(recipe, out, where)
+    with ExitStack() as stack:
+        for folder, one in runs:
+            job = make_job(one, world, where)
+            if len(runs) > 1 and folder == runs[0][0]:
+                stack.enter_context(open_whole(out, recipe, job.data.digest, world))
+            started(job, folder)
+            for event in train_in_folder(folder, job.graph, job.models, job.data, job.settings, world,
+                                         config=one.text(), interrupted=interrupted):
+                yield job, event
+        if len(runs) > 1:
+            lead(world, partial(gather, out, runs[-1][0]) if world.main else None)
 
 
 def cache_job(job: Job, world: World) -> Iterator[tuple[int, Run]]:
@@ -115,6 +132,7 @@ def finished_run(run: Path, world: World, plugins: Sequence[str] = ()) -> Finish
     recipe, where = recipe_of_run(run, plugins), run / "config.toml"
     if finished(run) is None:
         raise UsageError("this run is not finished", where=run, fix=f"tutelage train --resume {run}")
+    recipe = runs_of(recipe, run, where)[-1][1]
     graph = graph_of(recipe, where)
     data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     models = {}

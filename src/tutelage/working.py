@@ -32,7 +32,7 @@ from tutelage.errors import (
     UserError,
 )
 from tutelage.files import is_locked
-from tutelage.jobs import make_job, train_job
+from tutelage.jobs import train_recipe
 from tutelage.records import finished
 from tutelage.studies import Cell
 from tutelage.training import Interrupted
@@ -160,7 +160,7 @@ def train_cell(cell: Cell, asked: Callable[[], int]) -> Ending:
     """Train one cell in its run folder; errors are its ending."""
     try:
         world = World(choose_device(cell.recipe.train.device))
-        for _ in train_job(make_job(cell.recipe, world, cell.words[0]), cell.run, world, asked):
+        for _ in train_recipe(cell.recipe, cell.run, world, asked, cell.words[0]):
             pass
     except Interrupted:
         return Ending(stopped=True)

@@ -143,7 +143,8 @@ def full_names(tree: ast.AST) -> dict[str, str]:
 def unsafe(source: str) -> set[str]:
     tree = ast.parse(source)
     known = full_names(tree)
-    calls = (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    calls = (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
+             if not any(ast.unparse(keyword) == "allow_pickle=False" for keyword in node.keywords))
     called = {known.get(name, name) for name in calls}
     imported = {name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
                 for name in [alias.name.split(".")[0]]}
@@ -160,7 +161,8 @@ def test_trap_33_nothing_here_can_run_what_a_file_says(page):
 
 
 @pytest.mark.parametrize("source", ["import pickle", "from yaml import safe_load", "import torch\ntorch.load(p)",
-                                    "from torch import load\nload(p)", "eval('1')", "np.load(p, allow_pickle=True)"])
+                                    "from torch import load\nload(p)", "eval('1')", "np.load(p)",
+                                    "np.load(p, allow_pickle=True)"])
 def test_the_search_for_what_is_unsafe_finds_it(source):
     assert unsafe(source)
 

@@ -8,7 +8,19 @@ import pytest
 from tutelage.config import graph_of, read_recipe
 from tutelage.errors import UsageError, UserError
 from tutelage.files import locked
-from tutelage.studies import Asked, Cell, MethodTable, StudyTable, TeacherTable, cells_of, claim, read_study
+from tutelage.graph import Computed
+from tutelage.studies import (
+    Asked,
+    Cell,
+    ConditionTable,
+    MethodTable,
+    StudyTable,
+    TeacherTable,
+    cells_of,
+    claim,
+    read_study,
+    under_conditions,
+)
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 DIGITS = RECIPES / "digits"
@@ -74,6 +86,37 @@ def test_overrides_go_from_the_study_to_the_method_to_the_command(write, tmp_pat
     assert rates == {"teacher": 0.01, "plain": 0.01, "dual": 0.01, "alone": 0.02}
     rates = {cell.method: cell.recipe.train.lr for cell in cells(path, tmp_path, 1, set=("train.lr=0.5",))}
     assert set(rates.values()) == {0.5}
+
+
+CONDITIONS = STUDY + """
+[conditions.few]
+set = ["data.limit=50", "train.lr=0.03"]
+teachers = ["data.limit=900"]
+
+[conditions.as_it_is]
+"""
+
+
+def test_each_condition_changes_every_recipe_and_those_of_teachers_once_more(write, tmp_path):
+    studies = under_conditions(read_study([write(CONDITIONS)]))
+    assert list(studies) == ["few", "as_it_is"]
+    few, plain = ({cell.method: cell.recipe for cell in cells_of(study, Asked(1), tmp_path)}
+                  for study in studies.values())
+    assert {name: recipe.data.limit for name, recipe in few.items()} == {
+        "teacher": 900, "plain": 50, "dual": 50, "alone": 50}
+    assert {name: recipe.train.lr for name, recipe in few.items()} == {
+        "teacher": 0.03, "plain": 0.03, "dual": 0.03, "alone": 0.02}
+    assert {recipe.data.limit for recipe in plain.values()} == {None}
+
+
+def test_one_condition_may_be_chosen_and_a_study_without_any_is_itself(write):
+    study = read_study([write(CONDITIONS)])
+    assert list(under_conditions(study, ["as_it_is"])) == ["as_it_is"]
+    plain = read_study([write(STUDY)])
+    assert under_conditions(plain) == {"": plain}
+    with pytest.raises(UsageError, match="condition 'few_'") as caught:
+        under_conditions(study, ["few_"])
+    assert "few" in str(caught.value)
 
 
 def test_all_methods_of_a_seed_have_its_seed_and_their_own_options(write, tmp_path):
@@ -195,7 +238,19 @@ def test_a_folder_with_something_else_is_refused(write, tmp_path):
         claim(tmp_path, cells(write(STUDY), tmp_path), "test")
 
 
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in RECIPES.glob("*/study.toml")))
+def test_the_study_of_the_defaults_changes_one_thing_at_a_time(tmp_path):
+    studies = under_conditions(read_study([RECIPES / "defaults" / "study.toml"]))
+    assert {"fashion_mnist", "cifar10", "cifar100", "weak_teacher", "noisy_labels"} <= set(studies)
+    for name, study in studies.items():
+        made = {cell.method: cell.recipe for cell in cells_of(study, Asked(1, "validation"), tmp_path / name)}
+        plain = made["plain"]
+        assert all(recipe.data == plain.data and recipe.train == plain.train
+                   for method, recipe in made.items() if method != "teacher")
+        assert not graph_of(plain).named(Computed)
+        assert {edge.sample_weight for edge in graph_of(plain).edges} == {None}
+
+
+@pytest.mark.parametrize("name", ["cifar100", "digits", "imagenet100"])
 def test_a_shipped_study_has_the_papers_experiments_and_tables(name, tmp_path):
     study = read_study([RECIPES / name / "study.toml"])
     made = cells_of(study, Asked(2), tmp_path)
@@ -220,6 +275,6 @@ def test_the_studys_ablations_are_the_shipped_ablation_recipes(name, tmp_path):
 
 def test_the_document_names_every_key() -> None:
     text = (RECIPES.parent / "docs" / "compare.md").read_text(encoding="utf-8")
-    for table in (StudyTable, MethodTable, TeacherTable):
+    for table in (StudyTable, MethodTable, TeacherTable, ConditionTable):
         for key in fields(table):
             assert f"`{key.name}`" in text, f"{table.__name__}.{key.name}"

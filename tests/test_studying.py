@@ -20,8 +20,8 @@ from tutelage.errors import ModelError, UsageError
 from tutelage.files import fingerprint, unpack
 from tutelage.records import read_records
 from tutelage.results import evaluation_of
-from tutelage.studies import Asked, read_study
-from tutelage.studying import Hands, compare
+from tutelage.studies import Asked, read_study, under_conditions
+from tutelage.studying import Hands, compare, compare_all
 from tutelage.training import Interrupted
 
 HEAD = '[data]\nname = "digits"\nimage_size = 8\n[train]\nlr = 0.05\n[models.{0}]\narch = "{1}"\n'
@@ -237,6 +237,30 @@ def test_a_study_on_validation_images_does_not_touch_the_test_images(tmp_path, m
     assert not list((tmp_path / "out").glob("runs/*/*/evaluation/test"))
     with pytest.raises(UsageError, match="this study reports on validation"):
         run(tmp_path / "study.toml", tmp_path / "out", seeds=1)
+
+
+def test_under_several_conditions_each_has_a_study_of_its_own_and_one_page_shows_all(tmp_path):
+    text = HEAD.format("a", "resnet8") + '[method]\nname = "scratch"\nstudent = "a"\n'
+    (tmp_path / "alone.toml").write_text(text)
+    study = ('[study]\nbaseline = "alone"\ntables = ["accuracy"]\n[methods.alone]\nrecipes = ["alone.toml"]\n'
+             '[conditions.slow]\nset = ["train.lr=0.01"]\n[conditions.same]\n')
+    (tmp_path / "study.toml").write_text(study)
+    studies = under_conditions(read_study([tmp_path / "study.toml"]))
+    results, error = compare_all(studies, Asked(1, quick=True), tmp_path / "out", Hands(), tell=lambda text: None)
+    assert error is None
+    assert list(results) == ["slow", "same"]
+    assert {name: json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in results} == results
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert page.index("# slow") < page.index("# same")
+
+
+def test_a_mistake_under_one_condition_is_told_before_anything_is_trained(tmp_path):
+    (tmp_path / "alone.toml").write_text(HEAD.format("a", "resnet8") + '[method]\nname = "scratch"\nstudent = "a"\n')
+    (tmp_path / "study.toml").write_text('[study]\nbaseline = "alone"\n[methods.alone]\nrecipes = ["alone.toml"]\n'
+                                         '[conditions.good]\n[conditions.bad]\nset = ["train.lr=much"]\n')
+    with pytest.raises(UsageError):
+        compare_all(under_conditions(read_study([tmp_path / "study.toml"])), Asked(1), tmp_path / "out", Hands())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):

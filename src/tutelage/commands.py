@@ -102,6 +102,8 @@ def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", 
             ray: Annotated[str | None, typer.Option("--ray", metavar="[ADDRESS]", help="Run on a Ray cluster, or on a "
                                                     "local one; needs tutelage[ray].")] = None,
             set_: Set = None, plugin: Plugin = None,
+            condition: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this condition of the study."
+                                                                )] = None,
             quick: Annotated[bool, typer.Option(help="Three steps a run on synthetic images.")] = False,
             as_json: Json = False, debug: Debug = False) -> None:
     """Train methods with several seeds, whatever is missing of them, and compare them pair by pair.
@@ -110,13 +112,13 @@ def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", 
     """
     if on not in ("validation", "test"):
         raise UsageError("unknown split", where="--on", found=on, expected="test or validation")
-    from tutelage.studies import Asked, read_study
-    from tutelage.studying import REPORT_FILE, Hands
-    from tutelage.studying import compare as compare_
+    from tutelage.studies import Asked, read_study, under_conditions
+    from tutelage.studying import REPORT_FILE, Hands, compare_all
 
     asked, stop = Asked(seeds, on, tuple(set_ or ()), quick, tuple(plugin or ())), listen_to_signals()
-    results, error = compare_(read_study(recipes, baseline), asked, out, Hands(jobs, ray),
-                              lambda: stop[0] if stop else 0, note if as_json else say)
+    studies = under_conditions(read_study(recipes, baseline), condition or [])
+    results, error = compare_all(studies, asked, out, Hands(jobs, ray), lambda: stop[0] if stop else 0,
+                                 note if as_json else say)
     say(json.dumps(results) if as_json else "\n" + (out / REPORT_FILE).read_text(encoding="utf-8"))
     if error is not None:
         raise error

@@ -16,6 +16,10 @@
     set = ["method.peers=none"]
     ablation_of = "dual_student"
 
+    [conditions.few_images]               # the whole study under each condition, in OUT/few_images
+    set = ["data.limit=500"]              # for every recipe
+    teachers = ["data.limit=30000"]       # for those of teachers, after all others
+
 Paths are seen from the study's own file. Recipes given without a study file are a study too: their names are the
 methods.
 """
@@ -69,6 +73,14 @@ class TeacherTable:
 
 
 @dataclass(frozen=True)
+class ConditionTable:
+    """A [conditions.NAME] table: overrides for every recipe, and for those of teachers alone."""
+
+    set: list[str] = field(default_factory=list)
+    teachers: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Study:
     """A study as its file says it: paths of recipes are seen from `folder`."""
 
@@ -76,6 +88,7 @@ class Study:
     table: StudyTable
     methods: dict[str, MethodTable]
     teachers: dict[str, TeacherTable] = field(default_factory=dict)
+    conditions: dict[str, ConditionTable] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -128,6 +141,21 @@ def read_study(paths: Sequence[Path], baseline: str | None = None) -> Study:
     if study.table.baseline not in study.methods:
         raise unknown("baseline", study.table.baseline, study.methods, where=study.path or "--baseline")
     return study
+
+
+def under_conditions(study: Study, only: Sequence[str] = ()) -> dict[str, Study]:
+    """The study under each of its conditions, or those named in `only`; {"": study} if it has none."""
+    for name in only:
+        if name not in study.conditions:
+            raise unknown("condition", name, study.conditions, where=study.path or "--condition")
+    found = {}
+    for name, condition in study.conditions.items():
+        if not only or name in only:
+            teachers = {node: replace(teacher, set=[*teacher.set, *condition.teachers])
+                        for node, teacher in study.teachers.items()}
+            found[name] = replace(study, table=replace(study.table, set=[*study.table.set, *condition.set]),
+                                  teachers=teachers, conditions={})
+    return found or {"": study}
 
 
 def cells_of(study: Study, asked: Asked, out: Path) -> list[Cell]:
@@ -197,18 +225,19 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _from_tables(tables: dict[str, Any], source: TomlFile) -> Study:
+    kinds = {"teachers": TeacherTable, "methods": MethodTable, "conditions": ConditionTable}
     for name in tables:
-        if name not in ("study", "teachers", "methods"):
-            raise unknown("table", name, ("study", "teachers", "methods"), where=source.where("", name))
-    named: dict[str, dict[str, Any]] = {"teachers": {}, "methods": {}}
-    for kind, table in (("teachers", TeacherTable), ("methods", MethodTable)):
+        if name not in ("study", *kinds):
+            raise unknown("table", name, ("study", *kinds), where=source.where("", name))
+    named: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    for kind, table in kinds.items():
         held = tables.get(kind, {})
         for name, values in (held if isinstance(held, dict) else {}).items():
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
                 raise UsageError("not a name", where=source.where(kind, name), found=repr(name),
                                  expected="letters, digits, _ and -")
             named[kind][name] = source.table(values, f"{kind}.{name}", table)
-    study = Study(source.path, source.table(tables["study"], "study", StudyTable), named["methods"], named["teachers"])
+    study = Study(source.path, source.table(tables["study"], "study", StudyTable), **named)
     for name, method in study.methods.items():
         if name in study.teachers:
             raise UsageError("two methods of one name", where=source.where("methods", name), found=f"{name!r} twice",

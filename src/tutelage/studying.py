@@ -53,6 +53,25 @@ class Hands:
     ray: str | None = None
 
 
+def compare_all(studies: Mapping[str, Study], asked: Asked, out: Path, hands: Hands,
+                stop: Callable[[], int] = lambda: 0,
+                tell: Callable[[str], None] = print) -> tuple[dict[str, Any], UserError | None]:
+    """`compare` under each condition, in OUT/CONDITION (in `out` itself where there are none), all checked before."""
+    for name, study in studies.items():
+        cells_of(study, asked, out / name)
+    found: dict[str, Any] = {}
+    failed: UserError | None = None
+    for name, study in studies.items():
+        if name:
+            tell(f"\n{name}")
+        found[name], error = compare(study, asked, out / name, hands, stop, tell)
+        failed = failed or error
+    if list(studies) != [""]:
+        pages = [f"# {name}\n\n{as_markdown(results)}" for name, results in found.items()]
+        write(out / REPORT_FILE, "\n".join(pages).encode())
+    return found.get("", found), failed
+
+
 def compare(study: Study, asked: Asked, out: Path, hands: Hands, stop: Callable[[], int] = lambda: 0,
             tell: Callable[[str], None] = print) -> tuple[dict[str, Any], UserError | None]:
     """Train the cells of a study that are missing, then write and give its results, and the first error of a cell.

@@ -59,14 +59,20 @@ def parse_end(text: str) -> End:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network that learns by its own optimizer: a student, a peer, a co-trained teacher."""
+    """A network that learns by its own optimizer: a student, a peer, a co-trained teacher.
+
+    In a method of several runs, one after another, `before` names the network whose weights, as the run before this
+    one left them, it starts from.
+    """
+
+    before: str | None = None
 
 
 @dataclass(frozen=True)
 class Frozen:
     """A network that never changes: always in eval mode, its bytes are checked at the end.
 
-    In a method of several runs, one after another, `before` names a network as the run before this one left it.
+    `before` is as for `Trained`: it is that network, as the run before this one left it.
     """
 
     before: str | None = None
@@ -337,8 +343,7 @@ def describe(function: object) -> str:
     if function is None or isinstance(function, str):
         return str(function)
     if isinstance(function, Trained | Frozen):
-        before = getattr(function, "before", None)
-        return name_of(function).lower() + (f", {before} of the run before" if before else "")
+        return name_of(function).lower() + (f", {function.before} of the run before" if function.before else "")
     if isinstance(function, Ema):
         return f"ema of {function.of}, decay {function.decay:g}" + (f", every {function.every}" * (function.every > 1))
     if isinstance(function, Computed):

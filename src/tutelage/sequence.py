@@ -24,14 +24,14 @@ def runs_of(recipe: Recipe, out: Path, where: object = "recipe") -> list[tuple[P
     graphs = graphs_of(recipe, where)
     if len(graphs) == 1:
         return [(out, recipe)]
-    return [(out / str(number), _one(recipe, graph, number, out)) for number, graph in enumerate(graphs, 1)]
+    return [(out / str(number), one_of(recipe, graph, number, out)) for number, graph in enumerate(graphs, 1)]
 
 
-def _one(recipe: Recipe, graph: Graph, number: int, out: Path) -> Recipe:
+def one_of(recipe: Recipe, graph: Graph, number: int, out: Path) -> Recipe:
     """The recipe of one run: a seed of its own; what an earlier run left comes from that run's folder."""
     models = {}
     for node, kind in graph.nodes.items():
-        if isinstance(kind, Frozen) and kind.before is not None:
+        if isinstance(kind, Frozen | Trained) and kind.before is not None:
             weights = str((out / str(number - 1) / kind.before).resolve())
             models[node] = replace(recipe.models[kind.before], weights=weights, pretrained=False, head="strict",
                                    classes=None)

@@ -140,9 +140,9 @@ def test_training_images_may_have_other_labels_and_what_is_held_out_keeps_those_
 
 
 @pytest.mark.parametrize(("labels", "complaint"), [
-    ("no.npy", "cannot read"), ("people.npz", "which labels"), ("people.npz:second", "cannot read"),
-    ("people.npz:short", "not the labels of these images"), ("people.npz:real", "not the labels of these images"),
-    ("people.npz:eleven", "labels of other classes"), ("one.npy:first", "which labels"), ("text.npy", "cannot read")])
+    ("no.npy", "cannot read"), ("people.npz", "which numbers"), ("people.npz:second", "cannot read"),
+    ("people.npz:short", "not the labels of these images"), ("people.npz:real", "whole numbers"),
+    ("people.npz:eleven", "labels of other classes"), ("one.npy:first", "which numbers"), ("text.npy", "cannot read")])
 def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, complaint):
     told = np.zeros(1797, int)
     np.savez(tmp_path / "people.npz", short=told[:5], real=told / 2, eleven=told + 10)
@@ -150,6 +150,26 @@ def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, complaint):
     (tmp_path / "text.npy").write_text("0 1 2")
     with pytest.raises(DataError, match=complaint):
         load(DataSettings("digits", labels=str(tmp_path / labels)))
+
+
+def test_the_rows_to_train_on_may_be_chosen_by_their_ids(tmp_path):
+    whole = load(DataSettings("digits"))
+    wanted = whole.train.ids[[5, 900, 17]]
+    np.save(tmp_path / "rows.npy", wanted.numpy())
+    some = load(DataSettings("digits", only=str(tmp_path / "rows.npy")))
+    assert some.train.ids.tolist() == sorted(wanted.tolist())
+    assert some.train.labels.tolist() == [int(whole.train.labels[whole.train.ids == id_]) for id_ in some.train.ids]
+    assert parts(some)[1:] == parts(whole)[1:]
+
+
+@pytest.mark.parametrize("ids", [[-1], [0.5], [], [[0, 1]]])
+def test_rows_that_cannot_be_meant_are_refused(tmp_path, ids):
+    np.save(tmp_path / "rows.npy", np.array(ids))
+    with pytest.raises(DataError):
+        load(DataSettings("digits", only=str(tmp_path / "rows.npy")))
+    np.save(tmp_path / "rows.npy", load(DataSettings("digits")).test.ids[:2].numpy())
+    with pytest.raises(DataError, match="not the ids of training images"):
+        load(DataSettings("digits", only=str(tmp_path / "rows.npy")))
 
 
 def test_folders_have_no_labels_but_their_own():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tutelage.data import folder, published
+from tutelage.data import folder, numbers, published
 from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare
 from tutelage.data.making import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.source import Data
@@ -48,6 +48,7 @@ class DataSettings:
         gave them: .npy, or FILE.npz:NAME; a whole number for each, in the order of the set's files, -1 for none. What
         is held out of them for validation keeps the labels of the set. A relative path is looked for here, then
         under $TUTELAGE_DATA.
+    only: a .npy file with the ids of the rows to train on, for whoever chooses them; before `limit`.
     max_pixels: a larger image is refused before it is decoded.
     follow_symlinks: follow links out of the folder of images.
     """
@@ -65,6 +66,7 @@ class DataSettings:
     download: bool = False
     limit: int | None = None
     labels: str | None = None
+    only: str | None = None
     max_pixels: int = MAX_PIXELS
     follow_symlinks: bool = False
 
@@ -137,13 +139,13 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
     splits = _with_validation(settings, {"train": training, "test": test})
     if settings.labels is not None:
         file, _, name = settings.labels.partition(":")
-        told = published.labels_of(_found(file), name, arrays)
+        told = numbers.labels_of(_found(file), name, arrays)
         splits["train"] = Rows(splits["train"].ids, told[splits["train"].ids])
     if quick:
         splits = {name: _first(rows, QUICK_ROWS[name]) for name, rows in splits.items()}
     prepared = preparation_of(settings)
     content = hashlib.sha256(arrays.images.numpy().tobytes()).hexdigest()
-    splits["train"] = _first(splits["train"], settings.limit)
+    splits["train"] = _chosen(splits["train"], settings)
     kept = torch.cat([rows.ids for rows in splits.values()])
     return _made(settings, arrays.classes, _prepared(arrays.images, prepared, kept), splits, prepared, content, seed,
                  device)
@@ -178,7 +180,7 @@ def _folder_splits(settings: DataSettings, listing: folder.Listing) -> dict[str,
     if settings.unlabelled and "unlabelled" in found:
         both = zip(splits["train"], found["unlabelled"], strict=True)
         splits["train"] = Rows(*(torch.cat(pair) for pair in both))
-    return splits | {"train": _first(splits["train"], settings.limit)}
+    return splits | {"train": _chosen(splits["train"], settings)}
 
 
 def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
@@ -195,7 +197,7 @@ def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
     images = (127 * (pattern[labels] + noise)).to(torch.uint8)
     parts = torch.arange(rows).split(list(QUICK_ROWS.values()))
     splits = {name: Rows(ids, labels[ids]) for name, ids in zip(QUICK_ROWS, parts, strict=True)}
-    splits["train"] = _first(splits["train"], settings.limit)
+    splits["train"] = _chosen(splits["train"], settings)
     return _made(settings, classes, images, splits, prepared, "synthetic", seed, device)
 
 
@@ -223,6 +225,14 @@ def _with_validation(settings: DataSettings, splits: dict[str, Rows]) -> dict[st
         return splits
     train, validation = held_out(splits["train"], settings.validation, "validation")
     return splits | {"train": train, "validation": validation}
+
+
+def _chosen(rows: Rows, settings: DataSettings) -> Rows:
+    """The training rows that the settings ask for."""
+    if settings.only is not None:
+        kept = numbers.rows_of(_found(settings.only), rows.ids)
+        rows = Rows(rows.ids[kept], rows.labels[kept])
+    return _first(rows, settings.limit)
 
 
 def _first(rows: Rows, limit: int | None) -> Rows:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -58,26 +57,6 @@ def fashion_mnist(root: Path, download: bool) -> Arrays:
     train, test = _read(lambda first: FashionMNIST(str(root), train=first, download=download), files, download)
     images = torch.cat([train.data, test.data])[:, None]
     return Arrays(images, torch.cat([train.targets, test.targets]).long(), tuple(train.classes), len(train.data))
-
-
-def labels_of(path: Path, name: str, arrays: Arrays) -> Tensor:
-    """Other labels [N] int64 for the training rows of `arrays`: a .npy file or, by their name, those of a .npz file."""
-    fix = "labels = FILE.npy, or FILE.npz:NAME"
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray) == bool(name):
-            raise DataError("which labels of this file?", where=path, found=name or ", ".join(found), fix=fix)
-        found = found[name] if name else found
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
-        raise DataError("cannot read the labels", where=path, found=error, fix=fix) from None
-    if found.dtype.kind not in "iu" or found.shape != (arrays.training,):
-        raise DataError("not the labels of these images", where=path, found=f"{found.dtype} {list(found.shape)}",
-                        expected=f"whole numbers [{arrays.training}], one for each training image", fix=fix)
-    labels = torch.from_numpy(found.astype(np.int64))
-    if not -1 <= int(labels.min()) <= int(labels.max()) < len(arrays.classes):
-        raise DataError("labels of other classes", where=path, found=f"{int(labels.min())} .. {int(labels.max())}",
-                        expected=f"0 .. {len(arrays.classes) - 1}, or -1 for none")
-    return labels
 
 
 def _read(make: Callable, files: list[Path], download: bool) -> tuple:

@@ -22,7 +22,7 @@ FLOORS = [
      "models", "results", "calibration"},
     {"graph"},
     {"methods", "objective", "closed_form", "kept_rows", "teacher_cache"},
-    {"uncertainty", "assessment", "cost",
+    {"uncertainty", "assessment", "cost", "knowledge_quality",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking", "naive", "exporting", "predicting", "comparison"},
     {"words", "config", "sequence", "jobs", "benching", "shipping", "starting", "studies", "tabulating", "working",

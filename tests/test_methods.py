@@ -19,6 +19,7 @@ from tutelage.loop import Run, steps_of
 from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual
 from tutelage.methods.scratch import scratch
+from tutelage.models.wrappers import cut, draw
 from tutelage.objective import forward, losses
 from tutelage.training import capture, restore
 
@@ -28,13 +29,17 @@ LABELS = torch.tensor([0, 3, 1, 2])
 
 ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"], "teachers": ["u", "v"]}
 NODES = {"teacher": ["t"], "student": ["s"], "students": ["a", "b"]}
+LAYERS = {"feature_only": {"t": "0", "s": "cut"}, "stochastic_teacher": {"t": "4", "s": "4"}}
+WRAPPED = {"feature_only": ("s", lambda network: cut(network, "2")),
+           "stochastic_teacher": ("t", lambda network: draw(network, 3))}
+"""The node whose recipe has one word more, and what that word does to its network."""
 
 
 def example(name: str) -> Graph:
     """The method as it comes: only what has no default is given. Of several runs the last."""
     function = vars(import_module(f"tutelage.methods.{name}"))[name]
     required = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
-    layers = {node: "0" for argument in required for node in NODES.get(argument, ())}
+    layers = LAYERS.get(name) or {node: "0" for argument in required for node in NODES.get(argument, ())}
     made = function(*({**ARGUMENTS, "layers": layers}[argument] for argument in required))
     return made if isinstance(made, Graph) else made[-1]
 
@@ -43,7 +48,11 @@ def example_run(name: str, batch_size: int = 12) -> Run:
     """Two epochs of two steps on tiny networks."""
     graph = example(name)
     nodes = [*graph.named(Trained), *graph.named(Frozen)]
-    networks = {node: toys.network(seed, width=4 + seed % 3) for seed, node in enumerate(nodes)}
+    wrapped, wrap = WRAPPED.get(name, ("", None))
+    alike = name == "stochastic_teacher"
+    networks = {node: toys.network(seed, width=4 if alike else 4 + seed % 3) for seed, node in enumerate(nodes)}
+    if wrap is not None:
+        wrap(networks[wrapped])
     return toys.run(graph, networks, data=toys.data(32), epochs=2, batch_size=batch_size)
 
 
@@ -57,7 +66,8 @@ def outputs_of(graph: Graph) -> dict[str, Tensor]:
     ends = [parse_end(end) for end in graph.order(graph.ends()) if end not in BATCH_ENDS]
     ends = [end for end in ends if not isinstance(graph.nodes[end.node], Computed)]
     logits = outputs(*(end.name for end in ends if not end.tap))
-    return logits | {end.name: torch.randn(4, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+    return logits | {end.name: torch.randn(4, *[7] * end.tap.startswith("draws."), 3, 4, 4, dtype=torch.float64,
+                                           generator=torch.Generator().manual_seed(k))
                      for k, end in enumerate(ends) if end.tap}
 
 

@@ -13,14 +13,16 @@ import torch
 SCRIPT = """
 import json, sys, torch
 from pathlib import Path
-from toys import data, everything, models, settings
+from toys import data, everything, models, network, settings
 from tutelage import Edge, Graph, Trained
 from tutelage.divergences import cross_entropy
 from tutelage.files import fingerprint
 from tutelage.loop import start, steps_of
 from tutelage.methods.akd import akd
 from tutelage.methods.dual_student import dual_student
+from tutelage.methods.stochastic_teacher import stochastic_teacher
 from tutelage.methods.switokd import switokd
+from tutelage.models.wrappers import draw
 from tutelage.training import capture
 from tutelage.world import connect, disconnect
 
@@ -32,11 +34,18 @@ if case == "akd":  # a part with a memory of the batch, and one that learns
     graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
 if case == "gate":  # at this temperature the teacher waits in the first step and learns in the others
     graph = switokd(["a"], ["b"], gap_temperature=0.03)
+networks = models(norm=case == "norm")
+if case == "draws":  # what a teacher drops is of the sample, whichever rank has it
+    graph = stochastic_teacher("t", "b", {"t": "0", "b": "0"}, percentile=50.0)
+    graph = Graph({**graph.nodes, "a": Trained()}, [*graph.edges, Edge("labels", "a", cross_entropy)],
+                  graph.controllers)
+    networks["t"] = network(1, width=5, norm=False)
+    draw(networks["t"], 6, 0.3)
 if case == "norm":
     graph += Edge("labels", "a@strong", cross_entropy, weight=0.5)
 accumulate = 2 if case == "norm" and world.size == 1 else 1
 options = settings(1, accumulate=accumulate, batch_size=12)
-job = start(graph, models(norm=case == "norm"), data(52), options, world)
+job = start(graph, networks, data(52), options, world)
 first = next(steps_of(job))
 gradients = {f"{node}.{name}": p.grad.tolist() for node in "ab" for name, p in job.models[node].named_parameters()
              if p.grad is not None}
@@ -76,7 +85,7 @@ def launch(folder: Path, case: str, size: int) -> list[dict]:
     return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "gate"])
+@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "gate", "draws"])
 def runs(request, tmp_path_factory) -> tuple[str, dict, list[dict]]:
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, launch(folder, request.param, 1)[0], launch(folder, request.param, 2)

@@ -48,6 +48,9 @@ for command in (commands.train, commands.evaluate, commands.compare, commands.re
                 commands.pre_resize):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True})(commands.init)
+analyse = typer.Typer(help="Look into networks before anything is trained.", no_args_is_help=True)
+analyse.command("layers")(commands.analyse_layers)
+app.add_typer(analyse, name="analyse")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.errors import UsageError
+from tutelage.errors import UsageError, unknown
 from tutelage.terminal import listen_to_signals, note, say, show, table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -261,6 +261,35 @@ def graph(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: 
         say(json.dumps({"nodes": list(made.nodes), "edges": [edge.name for edge in made.edges], "table": str(made)}))
     else:
         say(str(made))
+
+
+def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="Whose teacher to look into.")],
+                   node: Annotated[str | None, typer.Option(help="Which network; the frozen one.")] = None,
+                   layers: Annotated[list[str] | None, typer.Option("--layer", help="Only this layer; or all.")] = None,
+                   count: Annotated[int, typer.Option(help="How many layers to pick.", min=1)] = 4,
+                   images: Annotated[int, typer.Option(help="Training images to look at.", min=4)] = 1000,
+                   set_: Set = None, plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Say how much there is to learn at each layer of a network, and pick the teacher's layers for feature_only.
+
+    tutelage analyse layers recipes/digits/feature_only.toml --count 3
+    """
+    from tutelage.jobs import networks_of
+    from tutelage.knowledge_quality import best, measure
+
+    found, data = networks_of(of, set_ or [], plugin or [])
+    node = node or next(iter(found))
+    if node not in found:
+        raise unknown("network", node, found, where="--node")
+    qualities = measure(found[node], data.train, layers=layers or [], images=images, seed=0)
+    picked = best(qualities, count)
+    if as_json:
+        each = {layer: {**vars(one), "quality": one.quality} for layer, one in qualities.items()}
+        say(json.dumps({"node": node, "layers": each, "picked": picked}))
+        return
+    rows = [[layer, *(f"{number:.3f}" for number in (*vars(one).values(), one.quality)), "picked" * (layer in picked)]
+            for layer, one in qualities.items()]
+    say(table([["layer", "separation", "information", "efficiency", "quality", ""], *rows]))
+    say(f"\nlayers = {{ {node} = {json.dumps(picked)}, ... }}")
 
 
 def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],

@@ -29,7 +29,7 @@ from tutelage.results import finite, write_cost, write_evaluation
 from tutelage.sequence import gather, open_whole, runs_of
 from tutelage.training import Progress, load, train_in_folder
 from tutelage.tuning import begin, choose
-from tutelage.world import World, lead
+from tutelage.world import World, choose_device, lead
 
 ENSEMBLE = "ensemble"
 
@@ -102,6 +102,23 @@ def recipe_of_run(run: Path, plugins: Sequence[str] = ()) -> Recipe:
         raise UsageError("this run was started from Python", where=run,
                          fix="run that script again; train(..., out=...) resumes it")
     return read_recipe(run / "config.toml", plugins=plugins)
+
+
+def networks_of(path: Path, overrides: Sequence[str] = (),
+                plugins: Sequence[str] = ()) -> tuple[dict[str, nn.Module], data_page.Data]:
+    """The networks of a finished run or of a recipe, frozen ones first, and the data, on the recipe's device."""
+    if path.is_dir():
+        if overrides:
+            raise UsageError("a run keeps its own recipe", where="--set", found=", ".join(overrides),
+                             fix="give the recipe instead of its run")
+        recipe = recipe_of_run(path, plugins)
+        made = finished_run(path, World(choose_device(recipe.train.device)), plugins)
+    else:
+        recipe = read_recipe(path, overrides, plugins=plugins)
+        made = make_job(recipe, World(choose_device(recipe.train.device)), path)
+    device = choose_device(recipe.train.device)
+    order = sorted(made.models, key=lambda node: not isinstance(made.graph.nodes[node], Frozen))
+    return {node: made.models[node].to(device) for node in order}, made.data
 
 
 @dataclass(frozen=True)

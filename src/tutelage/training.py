@@ -22,7 +22,7 @@ from tutelage.graph import Ema, Graph, Trained, describe
 from tutelage.loop import Epoch as Epoch
 from tutelage.loop import Run, Settings, check, hash_frozen, mean_losses, steps_of
 from tutelage.machine import peak_memory
-from tutelage.models.network import Network, weights_of
+from tutelage.models.network import body_of, weights_of
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.optim import MakeOptimizer
 from tutelage.preparation import prepare as prepare
@@ -262,7 +262,7 @@ def restore(run: Run, manifest: Mapping, state: State) -> None:
         raise ModelError("this run was started with another teacher", where=f"nodes {changed}",
                          found="weights with another SHA-256", fix="give the weights the run was started with")
     for node in _learned(run):
-        checkpoint.load_strictly(_plain(run.models[node]), state[node], node)
+        checkpoint.load_strictly(body_of(run.models[node]), state[node], node)
     checkpoint.load_named(run.graph.parts(), state["run.parts"], "part")
     checkpoint.load_named(run.graph.controllers, state["run.controllers"], "controller")
     checkpoint.load_optimizers(run.optimizers, run.learners, state["run.optimizers"])
@@ -302,7 +302,7 @@ def _take_final_weights(run: Run, out: Path, done: Mapping) -> None:
         tensors, _ = unpack(path.read_bytes() if path.exists() else b"", path)
         if fingerprint(tensors) != expected:
             raise ModelError("the weights of a finished run have changed", where=path, expected=f"SHA-256 {expected}")
-        checkpoint.load_strictly(_plain(run.models[node]), tensors, str(path))
+        checkpoint.load_strictly(body_of(run.models[node]), tensors, str(path))
 
 
 def load(run: str | Path, node: str, *, into: nn.Module | None = None,
@@ -324,10 +324,6 @@ def _learned(run: Run) -> list[str]:
     return [*run.graph.named(Trained), *run.graph.named(Ema)]
 
 
-def _plain(network: nn.Module) -> nn.Module:
-    return network.body if isinstance(network, Network) else network
-
-
 def _conditions(run: Run) -> dict[str, object]:
     """What bit-identity stands on besides the recipe."""
     return {key: value for key, value in versions().items() if key != "command"} | {"ranks": run.world.size,
@@ -344,7 +340,7 @@ def _described(graph: Graph, models: Mapping[str, nn.Module], settings: Settings
              f"rate = {json.dumps(describe(settings.rate))}", "[python.optimizer]",
              *(f"{json.dumps(name)} = {json.dumps(describe(make))}" for name, make in optimizers.items()),
              "[python.models]",
-             *(f"{json.dumps(node)} = {json.dumps(f'{type(_plain(network)).__name__}, {_count(network)} parameters')}"
+             *(f"{json.dumps(node)} = {json.dumps(f'{type(body_of(network)).__name__}, {_count(network)} parameters')}"
                for node, network in models.items())]
     return "\n".join(lines) + "\n"
 

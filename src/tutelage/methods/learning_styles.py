@@ -67,7 +67,7 @@ def _unit(features: Tensor) -> Tensor:
     return features / (features.square().sum(over, keepdim=True) + 1e-8).sqrt()
 
 
-def check_layers(layers: Mapping[str, str], networks: Sequence[str]) -> None:
+def check_layers(layers: Mapping[str, object], networks: Sequence[str]) -> None:
     """Each of these networks has a layer, and nothing else has one."""
     for name in layers:
         if name not in networks:

@@ -24,6 +24,9 @@ class Architecture:
     classes     cuts a network that knows more classes to those of the data: "by-name", or the path of a file with one
                 class name a line, in the order of the network's outputs
     mean, std   of images in [0, 1], one number a channel, instead of the network's own
+    cut         a layer: labels teach what comes after it alone; its output is the tap "cut"
+    draws       so many draws are made of the network's dropout: the taps "draws.LAYER"
+    dropout     the share that is left out of what a drawn layer gives, for networks without dropout of their own
     options     further keyword arguments of the network's function
 
     >>> Architecture("timm:resnet18", stem="cifra")
@@ -41,6 +44,9 @@ class Architecture:
     classes: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    cut: str | None = None
+    draws: int | None = None
+    dropout: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,7 +61,17 @@ class Architecture:
             raise UsageError("a new head has no other classes to cut", where=self.arch,
                              found=f'head = "new" and classes = {self.classes!r}', fix="keep one of the two")
         self._check_normalisation()
+        self._check_draws()
         self._check_options()
+
+    def _check_draws(self) -> None:
+        if self.draws is not None and self.draws < 1:
+            raise UsageError("a number of draws that cannot be", where=f"{self.arch}, draws", found=self.draws,
+                             expected="1 or more")
+        if self.dropout is not None and (self.draws is None or not 0 < self.dropout < 1):
+            raise UsageError("a dropout that cannot be", where=f"{self.arch}, dropout",
+                             found=f"dropout = {self.dropout}" + " without draws" * (self.draws is None),
+                             expected="between 0 and 1, beside draws")
 
     def _check_options(self) -> None:
         # They are written beside the weights. At the end of a training it is too late to learn that they cannot be.

@@ -20,6 +20,7 @@ from tutelage.models.network import Network
 from tutelage.models.sources import Source, find
 from tutelage.models.stem import fit_to_32px
 from tutelage.models.weights import WeightsFile, load_weights, read_weights
+from tutelage.models.wrappers import cut, draw
 from tutelage.randomness import seeded
 
 NEW_HEAD = 'write head = "new" to fine-tune with a fresh classifier'
@@ -60,9 +61,14 @@ def assemble(spec: Architecture, source: Source, body_classes: Sequence[str], ch
                                  found='stem = "cifar"', fix='write stem = "as-is"')
             fit_to_32px(body, spec.arch)
     whole = columns is None or columns == tuple(range(len(body_classes)))
-    return Network(body, spec, mean=_one_a_channel(spec.mean, source.mean, channels, f"{spec.arch}, mean"),
-                   std=_one_a_channel(spec.std, source.std, channels, f"{spec.arch}, std"), channels=channels,
-                   body_classes=tuple(body_classes), columns=None if whole else columns)
+    network = Network(body, spec, mean=_one_a_channel(spec.mean, source.mean, channels, f"{spec.arch}, mean"),
+                      std=_one_a_channel(spec.std, source.std, channels, f"{spec.arch}, std"), channels=channels,
+                      body_classes=tuple(body_classes), columns=None if whole else columns)
+    if spec.cut is not None:
+        cut(network, spec.cut)
+    if spec.draws is not None:
+        draw(network, spec.draws, spec.dropout)
+    return network
 
 
 def _downloaded(source: Source, seed: int, name: str) -> Mapping[str, Tensor]:

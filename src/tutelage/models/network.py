@@ -47,9 +47,14 @@ class Network(nn.Module):
         return output if self.columns is None else _cut(output, self.columns)
 
 
+def body_of(network: nn.Module) -> nn.Module:
+    """The plain network, without normalisation; a user's own module is that itself."""
+    return network.body if isinstance(network, Network) else network
+
+
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """What is saved of a network: the state of the plain network, under the names that timm's own users know."""
-    return (network.body if isinstance(network, Network) else network).state_dict()
+    return body_of(network).state_dict()
 
 
 def preprocessing_of(network: nn.Module) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, unknown
-from tutelage.models.network import Network, logits_of
+from tutelage.models.network import body_of, logits_of
+from tutelage.models.wrappers import CUT, DRAWS, drawing, draws_of, is_cut
 
 
 def read(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
@@ -22,16 +23,31 @@ def read(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Ten
 
     "" is the logits; another name is a key of the mapping that the network returns, or else the output of the
     sub-module of that name, without "body." in front for a `Network`. A sub-module that runs several times in a pass
-    gives its last output.
+    gives its last output. `wrappers` says what the taps "cut" and "draws.LAYER" are.
     """
     if not any(taps):
         return {"": logits_of(model(inputs))} if taps else {}
-    body = model.body if isinstance(model, Network) else model
-    modules = dict(body.named_modules())
+    if any(tap.startswith(DRAWS) for tap in taps):
+        return _read_draws(model, inputs, taps)
+    modules = dict(body_of(model).named_modules())
+    for module in [module for module in modules.values() if is_cut(module)]:
+        modules[CUT] = module
     with _listening({tap: modules[tap] for tap in taps if tap and tap in modules}) as heard:
         output = model(inputs)
     returned = output if isinstance(output, Mapping) else {}
     return {tap: _choose(tap, output, returned, heard, modules) for tap in taps}
+
+
+def _read_draws(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+    """The draws in a pass of their own, beside the pass for what is not drawn."""
+    layers = [tap.removeprefix(DRAWS) for tap in taps if tap.startswith(DRAWS)]
+    if draws_of(model) is None:
+        raise ModelError("the dropout of this network is not drawn", found=f"tap {DRAWS + layers[0]!r}",
+                         fix="write draws = 30 in its [models.NODE]: so many draws are made of each image")
+    rest = read(model, inputs, [tap for tap in taps if not tap.startswith(DRAWS)])
+    with drawing(model, len(inputs)) as drawn:
+        heard = read(model, inputs, layers)
+    return rest | {DRAWS + layer: drawn(layer, tensor) for layer, tensor in heard.items()}
 
 
 class Tapped(nn.Module):
@@ -63,6 +79,9 @@ def _choose(tap: str, output: object, returned: Mapping[str, Any], heard: Mappin
     if tap in modules:
         raise ModelError(f"tap {tap!r} did not run in this pass", found=type(modules[tap]).__name__,
                          fix="tap a sub-module that the network calls in its forward")
+    if tap == CUT:
+        raise ModelError("the gradient of this network is not cut", found=f"tap {CUT!r}",
+                         fix='write cut = "LAYER" in its [models.NODE]: what comes after it learns from labels alone')
     raise unknown("tap", tap, [*filter(None, modules), *map(str, returned)], error=ModelError)
 
 
@@ -97,7 +116,8 @@ def _listening(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, _Heard]]:
             heard[tap] = _Heard(output, _version(output))
         return hear
 
-    handles = [module.register_forward_hook(hook(tap)) for tap, module in modules.items()]
+    # First in line where the gradient is cut: what is tapped there still has it.
+    handles = [module.register_forward_hook(hook(tap), prepend=is_cut(module)) for tap, module in modules.items()]
     try:
         yield heard
     finally:

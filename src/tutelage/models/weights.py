@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.errors import ModelError, SecurityError
 from tutelage.files import fingerprint
 from tutelage.models.class_names import SHOWN
-from tutelage.models.network import Network, weights_of
+from tutelage.models.network import body_of, weights_of
 
 Entry = TypeVar("Entry", list, dict, int)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar", ".th", ".npz", ".npy")
@@ -81,8 +81,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, head: str
     if wrong or missing or unexpected:
         only_head = not missing and not unexpected and all(text.partition(" ")[0] in fresh for text in wrong)
         raise _misfit(where, missing, unexpected, wrong, only_head)
-    body = network.body if isinstance(network, Network) else network
-    body.load_state_dict(dict(tensors), strict=False)
+    body_of(network).load_state_dict(dict(tensors), strict=False)
 
 
 def classifiers_of(body: nn.Module) -> tuple[str, ...]:
@@ -116,7 +115,7 @@ def json_entry(file: WeightsFile, key: str, kind: type[Entry]) -> Entry:
 
 
 def _classifier_names(network: nn.Module, own: Iterable[str]) -> set[str]:
-    prefixes = classifiers_of(network.body if isinstance(network, Network) else network)
+    prefixes = classifiers_of(body_of(network))
     # A network that is one linear layer has the classifier "", and every tensor is the classifier's.
     return {name for name in own for prefix in prefixes if prefix == "" or name.startswith(f"{prefix}.")}
 

@@ -1,0 +1,139 @@
+"""What a recipe adds to a network in one word: a cut of its gradient, or many draws of its dropout.
+
+    cut = "layer3"    the labels teach what comes after this layer alone; the tap `cut` is what the layer gives
+    draws = 30        the tap `draws.LAYER` is what LAYER gives in so many draws: [B, 30, ...]
+
+Weights, their names and the logits stay as they were.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError, unknown
+from tutelage.models.network import body_of
+from tutelage.models.weights import classifiers_of
+from tutelage.randomness import derive, uniform
+
+CUT, DRAWS = "cut", "draws."
+_BY_NUMBER = (nn.Dropout,)
+_BY_CHANNEL = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+def cut(network: nn.Module, layer: str) -> None:
+    """Let no gradient through where `layer` ends: what comes after it learns, what is before it does not.
+
+    A tap of the layer has its gradient. Everything must pass through the layer: one inside a block has a way around it.
+    """
+    body = body_of(network)
+    modules = dict(body.named_modules())
+    if not layer or layer not in modules:
+        raise unknown("layer", layer, filter(None, modules), where="cut", error=ModelError)
+    if any(name == layer or name.startswith(f"{layer}.") for name in classifiers_of(body)):
+        raise ModelError("after the classifier there is nothing that could learn", where="cut", found=repr(layer),
+                         fix="cut before it: at the network's last stage")
+    modules[layer].register_forward_hook(_detached)
+
+
+def is_cut(module: nn.Module) -> bool:
+    """Whether the gradient is cut where this module ends."""
+    return any(hook is _detached for hook in module._forward_hooks.values())
+
+
+def _detached(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise ModelError("what is cut must be one tensor", where="cut", found=f"a {type(output).__name__}",
+                         fix="cut at a layer before or after it")
+    return output.detach()
+
+
+@dataclass
+class Draws:
+    """How a network's dropout is drawn: `count` times an image, by (key, its id) and by nothing else.
+
+    `dropout`, if any, is the share of what a tapped layer gives that is left out, for networks that have no dropout of
+    their own. `key` and `ids` [B] are what a method sets for each batch; else rows are numbered.
+    """
+
+    count: int
+    dropout: float | None = None
+    key: int = 0
+    ids: Tensor | None = None
+
+    def left_out(self, name: str, rows: Tensor, share: float, by_channel: bool = False) -> Tensor:
+        """Rows [B * count, ...] with a share of their numbers (or channels) at 0 and the others made larger for it."""
+        count, device = self.count, rows.device
+        ids = torch.arange(len(rows) // count, device=device) if self.ids is None else self.ids.to(device)
+        numbers = (ids[:, None] * count + torch.arange(count, device=device)).flatten()
+        shape = rows.shape[1:2] if by_channel else rows.shape[1:]
+        kept = uniform(derive(self.key, name), numbers, shape.numel()).view(len(rows), *shape) >= share
+        kept = kept.view(*kept.shape, *[1] * (rows.dim() - kept.dim()))
+        return rows * kept / (1 - share)
+
+
+def draw(network: nn.Module, count: int, dropout: float | None = None) -> None:
+    """Give a network the taps `draws.LAYER`; ModelError if it has no dropout and is given none."""
+    if dropout is None and not any(map(_share, network.modules())):
+        raise ModelError("this network has no dropout to draw from", where="draws", found=f"draws = {count}",
+                         fix="write dropout = 0.5 beside it: that share of what the tapped layer gives is left out")
+    network.draws = Draws(count, dropout)  # pyright: ignore[reportArgumentType] - no tensor, and no module
+
+
+def draws_of(network: nn.Module) -> Draws | None:
+    """How the network's dropout is drawn, if it is."""
+    found = vars(network).get("draws")
+    return found if isinstance(found, Draws) else None
+
+
+@contextmanager
+def drawing(network: nn.Module, rows: int) -> Iterator[Callable[[str, Tensor], Tensor]]:
+    """Inside, a pass over `rows` images draws each of them so many times, from the first dropout on.
+
+    Yields what makes of a layer's name and its output the draws of it: [rows, count, ...]. Where a block holds
+    dropout all of the block is drawn, for its shortcut must have as many rows.
+    """
+    draws = draws_of(network)
+    assert draws is not None, "checked by who asks for the tap"
+    body = body_of(network)
+
+    def widen(module: nn.Module, inputs: tuple) -> tuple:
+        return tuple(x.repeat_interleave(draws.count, 0) if isinstance(x, Tensor) and len(x) == rows else x
+                     for x in inputs)
+
+    def drop(name: str) -> Callable[[nn.Module, Any, Any], Tensor]:
+        return lambda module, inputs, output: draws.left_out(name, inputs[0], _share(module),
+                                                             isinstance(module, _BY_CHANNEL))
+
+    def drawn(layer: str, output: Tensor) -> Tensor:
+        if len(output) < rows * draws.count:
+            if draws.dropout is None:
+                raise ModelError(f"layer {layer!r} comes before the network's first dropout: all draws are alike",
+                                 fix="name a later layer, or write dropout = 0.5 beside draws")
+            output = output.repeat_interleave(draws.count, 0)
+        if draws.dropout is not None:
+            output = draws.left_out(f"{layer} itself", output, draws.dropout)
+        return output.unflatten(0, (rows, draws.count))
+
+    handles = [module.register_forward_pre_hook(widen) for module in _entrances(body)]
+    handles += [module.register_forward_hook(drop(name)) for name, module in body.named_modules() if _share(module)]
+    try:
+        yield drawn
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _share(module: nn.Module) -> float:
+    return module.p if isinstance(module, (*_BY_NUMBER, *_BY_CHANNEL)) else 0.0
+
+
+def _entrances(module: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a network that hold dropout, as small as sequences let them be."""
+    for child in module.children():
+        if any(map(_share, child.modules())):
+            plain = isinstance(child, nn.Sequential) and type(child).forward is nn.Sequential.forward
+            yield from _entrances(child) if plain else [child]

@@ -25,8 +25,8 @@ FLOORS = [
     {"uncertainty", "assessment", "cost", "knowledge_quality",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking", "naive", "exporting", "predicting", "comparison"},
-    {"words", "config", "sequence", "jobs", "benching", "shipping", "starting", "studies", "tabulating", "working",
-     "studying", "reporting", "terminal", "commands", "cli", "__main__"},
+    {"words", "config", "sequence", "incremental", "jobs", "benching", "shipping", "starting", "studies", "tabulating",
+     "working", "studying", "reporting", "terminal", "commands", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}

@@ -19,7 +19,7 @@ from tutelage.loop import Run, steps_of
 from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual
 from tutelage.methods.scratch import scratch
-from tutelage.models.wrappers import cut, draw
+from tutelage.models.wrappers import compare_directions, cut, draw
 from tutelage.objective import forward, losses
 from tutelage.training import capture, restore
 
@@ -31,8 +31,12 @@ ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"], "teachers":
 NODES = {"teacher": ["t"], "student": ["s"], "students": ["a", "b"]}
 LAYERS = {"feature_only": {"t": "0", "s": "cut"}, "stochastic_teacher": {"t": "4", "s": "4"}}
 WRAPPED = {"feature_only": ("s", lambda network: cut(network, "2")),
-           "stochastic_teacher": ("t", lambda network: draw(network, 3))}
-"""The node whose recipe has one word more, and what that word does to its network."""
+           "stochastic_teacher": ("t", lambda network: draw(network, 3)),
+           "class_incremental": ("s before", compare_directions)}
+"""The nodes whose recipe has one word more, and what that word does to their networks."""
+OPTIONS = {"class_incremental": {"phases": 2}}
+TAPPED = {"draws.4": (7, 3, 4, 4), "cosine": (5,), "cosine.features": (3,)}
+"""Of taps that are no feature maps [B, 3, 4, 4]: the shape of a row."""
 
 
 def example(name: str) -> Graph:
@@ -40,7 +44,7 @@ def example(name: str) -> Graph:
     function = vars(import_module(f"tutelage.methods.{name}"))[name]
     required = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
     layers = LAYERS.get(name) or {node: "0" for argument in required for node in NODES.get(argument, ())}
-    made = function(*({**ARGUMENTS, "layers": layers}[argument] for argument in required))
+    made = function(*({**ARGUMENTS, "layers": layers}[argument] for argument in required), **OPTIONS.get(name, {}))
     return made if isinstance(made, Graph) else made[-1]
 
 
@@ -51,8 +55,8 @@ def example_run(name: str, batch_size: int = 12) -> Run:
     wrapped, wrap = WRAPPED.get(name, ("", None))
     alike = name == "stochastic_teacher"
     networks = {node: toys.network(seed, width=4 if alike else 4 + seed % 3) for seed, node in enumerate(nodes)}
-    if wrap is not None:
-        wrap(networks[wrapped])
+    for node in wrapped.split():
+        wrap(networks[node])
     return toys.run(graph, networks, data=toys.data(32), epochs=2, batch_size=batch_size)
 
 
@@ -66,7 +70,7 @@ def outputs_of(graph: Graph) -> dict[str, Tensor]:
     ends = [parse_end(end) for end in graph.order(graph.ends()) if end not in BATCH_ENDS]
     ends = [end for end in ends if not isinstance(graph.nodes[end.node], Computed)]
     logits = outputs(*(end.name for end in ends if not end.tap))
-    return logits | {end.name: torch.randn(4, *[7] * end.tap.startswith("draws."), 3, 4, 4, dtype=torch.float64,
+    return logits | {end.name: torch.randn(4, *TAPPED.get(end.tap, (3, 4, 4)), dtype=torch.float64,
                                            generator=torch.Generator().manual_seed(k))
                      for k, end in enumerate(ends) if end.tap}
 

@@ -185,7 +185,7 @@ def test_again_trains_nothing_and_looks_at_nothing(study, results, monkeypatch):
     def never(*_arguments, **_options):
         raise AssertionError("done once")
 
-    monkeypatch.setattr(working, "train_job", never)
+    monkeypatch.setattr(working, "train_recipe", never)
     monkeypatch.setattr(studying, "evaluate_run", never)
     again, error = run(study / "study.toml", study / "out")
     assert error is None
@@ -193,8 +193,8 @@ def test_again_trains_nothing_and_looks_at_nothing(study, results, monkeypatch):
 
 
 def test_one_more_seed_trains_only_that(study, monkeypatch):
-    began, real = [], working.train_job
-    monkeypatch.setattr(working, "train_job", lambda job, out, *rest: began.append(out) or real(job, out, *rest))
+    began, real = [], working.train_recipe
+    monkeypatch.setattr(working, "train_recipe", lambda recipe, out, *by: began.append(out) or real(recipe, out, *by))
     results, _ = run(study / "study.toml", study / "out", seeds=4)
     assert [path.name for path in began] == ["seed-3"] * 4
     assert row(results, "dual", "a", "top1")["n"] == 4

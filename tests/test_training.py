@@ -139,7 +139,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
     for node in ("a", "b"):
         for one, other in zip(whole.models[node].parameters(), parts.models[node].parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
-    assert mean_losses(parts) == pytest.approx(mean_losses(whole), rel=1e-6)
+    # Losses near 0 are differences of numbers near 1, in float32.
+    assert mean_losses(parts) == pytest.approx(mean_losses(whole), rel=1e-6, abs=1e-9)
 
 
 def test_an_ema_node_follows_by_the_warmed_up_decay():

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from tutelage.errors import ModelError, UsageError, UserError, placed
 from tutelage.evaluation import predict
 from tutelage.files import MANIFEST, fingerprint
 from tutelage.graph import Computed, Ema, Ensemble, Frozen, Graph, Trained, parse_end, unbound
+from tutelage.incremental import train_phases
 from tutelage.loop import Epoch, Run, Settings
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
@@ -64,22 +64,34 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
     return Job(recipe, graph, models, data, settings, _notes(recipe, graph, data))
 
 
+def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int]) -> Iterator[Epoch | Progress | None]:
+    """Train a job in its run folder."""
+    return train_in_folder(out, job.graph, job.models, job.data, job.settings, world, config=job.recipe.text(),
+                           interrupted=interrupted)
+
+
 def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[[], int] = lambda: 0,
                  where: object = "recipe", started: Callable[[Job, Path], None] = lambda job, folder: None
                  ) -> Iterator[tuple[Job, Epoch | Progress | None]]:
     """Train a recipe in its run folder, or its several runs in theirs; a finished run gives its epochs again."""
+    def train_one(one: Recipe, folder: Path) -> Iterator[tuple[Job, Epoch | Progress | None]]:
+        job = make_job(one, world, where)
+        started(job, folder)
+        for event in train_job(job, folder, world, interrupted):
+            yield job, event
+
     runs = runs_of(recipe, out, where)
-    with ExitStack() as stack:
-        for folder, one in runs:
-            job = make_job(one, world, where)
-            if len(runs) > 1 and folder == runs[0][0]:
-                stack.enter_context(open_whole(out, recipe, job.data.digest, world))
-            started(job, folder)
-            for event in train_in_folder(folder, job.graph, job.models, job.data, job.settings, world,
-                                         config=one.text(), interrupted=interrupted):
-                yield job, event
-        if len(runs) > 1:
-            lead(world, partial(gather, out, runs[-1][0]) if world.main else None)
+    if len(runs) == 1:
+        yield from train_one(recipe, out)
+        return
+    data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
+    with open_whole(out, recipe, data.digest, world):
+        if recipe.method["name"] == "class_incremental":  # each run depends on what those before it have found
+            yield from train_phases(recipe, out, data, world, train_one)
+        else:
+            for folder, one in runs:
+                yield from train_one(one, folder)
+        lead(world, partial(gather, out, runs[-1][0]) if world.main else None)
 
 
 def cache_job(job: Job, world: World) -> Iterator[tuple[int, Run]]:

@@ -12,7 +12,7 @@ from tutelage.errors import DataError
 
 
 def labels_of(path: Path, name: str, arrays: Arrays) -> Tensor:
-    """Other labels [N] int64 for the training rows of `arrays`: of a .npy file or, by their name, those of a .npz file."""
+    """Other labels [N] int64 for the training rows of `arrays`: of a .npy file or, by their name, of a .npz file."""
     labels = _read(path, name, f"labels = {path}, or FILE.npz:NAME")
     if len(labels) != arrays.training:
         raise DataError("not the labels of these images", where=path, found=f"{len(labels)} numbers",

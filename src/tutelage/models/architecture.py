@@ -27,6 +27,7 @@ class Architecture:
     cut         a layer: labels teach what comes after it alone; its output is the tap "cut"
     draws       so many draws are made of the network's dropout: the taps "draws.LAYER"
     dropout     the share that is left out of what a drawn layer gives, for networks without dropout of their own
+    cosine      true: the classifier compares directions alone; the taps "cosine" and "cosine.features"
     options     further keyword arguments of the network's function
 
     >>> Architecture("timm:resnet18", stem="cifra")
@@ -47,6 +48,7 @@ class Architecture:
     cut: str | None = None
     draws: int | None = None
     dropout: float | None = None
+    cosine: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from tutelage.models.network import Network
 from tutelage.models.sources import Source, find
 from tutelage.models.stem import fit_to_32px
 from tutelage.models.weights import WeightsFile, load_weights, read_weights
-from tutelage.models.wrappers import cut, draw
+from tutelage.models.wrappers import compare_directions, cut, draw
 from tutelage.randomness import seeded
 
 NEW_HEAD = 'write head = "new" to fine-tune with a fresh classifier'
@@ -64,6 +64,9 @@ def assemble(spec: Architecture, source: Source, body_classes: Sequence[str], ch
     network = Network(body, spec, mean=_one_a_channel(spec.mean, source.mean, channels, f"{spec.arch}, mean"),
                       std=_one_a_channel(spec.std, source.std, channels, f"{spec.arch}, std"), channels=channels,
                       body_classes=tuple(body_classes), columns=None if whole else columns)
+    if spec.cosine:
+        with seeded(seed, "cosine", name):
+            compare_directions(network)
     if spec.cut is not None:
         cut(network, spec.cut)
     if spec.draws is not None:

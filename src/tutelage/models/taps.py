@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError, unknown
 from tutelage.models.network import body_of, logits_of
-from tutelage.models.wrappers import CUT, DRAWS, drawing, draws_of, is_cut
+from tutelage.models.wrappers import COSINE, CUT, DRAWS, FEATURES, drawing, draws_of, is_cut, taps_of
 
 
 def read(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
@@ -23,15 +23,14 @@ def read(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Ten
 
     "" is the logits; another name is a key of the mapping that the network returns, or else the output of the
     sub-module of that name, without "body." in front for a `Network`. A sub-module that runs several times in a pass
-    gives its last output. `wrappers` says what the taps "cut" and "draws.LAYER" are.
+    gives its last output. `wrappers` says what the taps "cut", "draws.LAYER", "cosine" and "cosine.features" are.
     """
     if not any(taps):
         return {"": logits_of(model(inputs))} if taps else {}
     if any(tap.startswith(DRAWS) for tap in taps):
         return _read_draws(model, inputs, taps)
-    modules = dict(body_of(model).named_modules())
-    for module in [module for module in modules.values() if is_cut(module)]:
-        modules[CUT] = module
+    body = body_of(model)
+    modules = dict(body.named_modules()) | taps_of(body)
     with _listening({tap: modules[tap] for tap in taps if tap and tap in modules}) as heard:
         output = model(inputs)
     returned = output if isinstance(output, Mapping) else {}
@@ -82,6 +81,9 @@ def _choose(tap: str, output: object, returned: Mapping[str, Any], heard: Mappin
     if tap == CUT:
         raise ModelError("the gradient of this network is not cut", found=f"tap {CUT!r}",
                          fix='write cut = "LAYER" in its [models.NODE]: what comes after it learns from labels alone')
+    if tap in (COSINE, FEATURES):
+        raise ModelError("the classifier of this network is not one of cosines", found=f"tap {tap!r}",
+                         fix="write cosine = true in its [models.NODE]")
     raise unknown("tap", tap, [*filter(None, modules), *map(str, returned)], error=ModelError)
 
 

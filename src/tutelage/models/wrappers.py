@@ -1,9 +1,10 @@
-"""What a recipe adds to a network in one word: a cut of its gradient, or many draws of its dropout.
+"""What a recipe changes of a network in one word: a cut of its gradient, many draws of its dropout, its classifier.
 
     cut = "layer3"    the labels teach what comes after this layer alone; the tap `cut` is what the layer gives
     draws = 30        the tap `draws.LAYER` is what LAYER gives in so many draws: [B, 30, ...]
+    cosine = true     the classifier is one of cosines; its taps are `cosine` [B, C] and `cosine.features` [B, D]
 
-Weights, their names and the logits stay as they were.
+Weights, their names and the logits stay as they were, but for the classifier of cosines, which has no bias.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, unknown
@@ -19,9 +21,46 @@ from tutelage.models.network import body_of
 from tutelage.models.weights import classifiers_of
 from tutelage.randomness import derive, uniform
 
-CUT, DRAWS = "cut", "draws."
+CUT, DRAWS, COSINE, FEATURES = "cut", "draws.", "cosine", "cosine.features"
+STEEP = 16.0
+"""What cosines are multiplied by to be logits (a choice of this project): e^16 is sure enough for 10000 classes."""
 _BY_NUMBER = (nn.Dropout,)
 _BY_CHANNEL = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+class CosineHead(nn.Linear):
+    """Logits = 16 cos(h, w_c) for features h [B, D] and one row w_c for each class, both at norm 1; no bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.features, self.cosine = nn.Identity(), nn.Identity()
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has for it
+        """Features [B, D] -> logits [B, C] in [-16, 16]."""
+        features = self.features(F.normalize(input, dim=-1))
+        return STEEP * self.cosine(F.linear(features, F.normalize(self.weight, dim=-1)))
+
+
+def compare_directions(network: nn.Module) -> None:
+    """Put a classifier of cosines in the place of the network's linear one, started afresh."""
+    body = body_of(network)
+    names = classifiers_of(body)
+    head = body.get_submodule(names[0]) if len(names) == 1 else None
+    if not isinstance(head, nn.Linear) or names == ("",):
+        raise ModelError("this network's classifier is not one linear layer", where="cosine",
+                         found=", ".join(names) or "none", fix="choose another network")
+    body.set_submodule(names[0], CosineHead(head.in_features, head.out_features))
+
+
+def taps_of(body: nn.Module) -> dict[str, nn.Module]:
+    """The modules behind the taps that wrappers add, by name."""
+    found: dict[str, nn.Module] = {}
+    for module in body.modules():
+        if is_cut(module):
+            found[CUT] = module
+        if isinstance(module, CosineHead):
+            found |= {COSINE: module.cosine, FEATURES: module.features}
+    return found
 
 
 def cut(network: nn.Module, layer: str) -> None:

@@ -20,6 +20,7 @@ from tutelage.files import fingerprint
 from tutelage.loop import start, steps_of
 from tutelage.methods.akd import akd
 from tutelage.methods.dual_student import dual_student
+from tutelage.methods.pesf import pesf
 from tutelage.methods.stochastic_teacher import stochastic_teacher
 from tutelage.methods.switokd import switokd
 from tutelage.models.wrappers import draw
@@ -31,6 +32,9 @@ uncertainty = True if case == "norm" else "mean_one"  # a mean over a micro-batc
 graph = everything() if case == "everything" else dual_student("t", ["a", "b"], uncertainty=uncertainty)
 if case == "akd":  # a part with a memory of the batch, and one that learns
     graph = akd("t", "a", balance="discrepancy")
+    graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
+if case == "pesf":  # a part that learns on a frozen network
+    graph = pesf("t", "a", "0")
     graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
 if case == "gate":  # at this temperature the teacher waits in the first step and learns in the others
     graph = switokd(["a"], ["b"], gap_temperature=0.03)
@@ -85,7 +89,7 @@ def launch(folder: Path, case: str, size: int) -> list[dict]:
     return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "gate", "draws"])
+@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "pesf", "gate", "draws"])
 def runs(request, tmp_path_factory) -> tuple[str, dict, list[dict]]:
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, launch(folder, request.param, 1)[0], launch(folder, request.param, 2)

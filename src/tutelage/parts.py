@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.types import Logits, PerSampleFn
+from tutelage.types import Logits, PerSampleFn, Rows
 
 
 def mean_probability(*logits: Logits) -> Logits:
@@ -21,6 +21,18 @@ def mean_probability(*logits: Logits) -> Logits:
     [[0.5, 0.5]]
     """
     return torch.stack([rows.log_softmax(-1) for rows in logits]).logsumexp(0) - math.log(len(logits))
+
+
+def pooled(features: Rows) -> Tensor:
+    """One vector a row, [B, D]: feature maps [B, D, H, W] are averaged over their places, vectors stay as they are.
+
+    >>> pooled(torch.tensor([[[[1.0, 3.0]]]])).tolist()
+    [[2.0]]
+    """
+    if features.dim() not in (2, 4):
+        raise ModelError("features that are neither vectors nor maps", found=f"shape {list(features.shape)}",
+                         expected="[B, D] or [B, D, H, W]", fix="name another layer")
+    return features if features.dim() == 2 else features.mean((2, 3))
 
 
 class Projected(nn.Module):

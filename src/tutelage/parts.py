@@ -5,6 +5,7 @@ module holds, and gives it an optimizer. A module that remembers does so in trai
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,36 @@ class Projected(nn.Module):
             height, width = teacher.shape[2:]
             student = F.adaptive_avg_pool2d(student, (height, width))
         return self.divergence(self.projection(student), teacher, labels)
+
+
+class Table(nn.Module):
+    """Numbers for each training image, looked up by `ids`: a tap [B] for each name in `start`, where each begins.
+
+    `numbers` [ids, names] float32 learns nothing by a gradient; a controller may write into it. The trainer makes it
+    for the ids of all training images; without a trainer it is made for those it first sees.
+
+    >>> Table({"hard": 0.1, "soft": 0.9})(torch.tensor([4, 0]))["soft"].tolist() == [torch.tensor(0.9).item()] * 2
+    True
+    """
+
+    numbers: Tensor | None
+
+    def __init__(self, start: Mapping[str, float]) -> None:
+        super().__init__()
+        self.start = dict(start)
+        self.register_buffer("numbers", None)
+
+    def make(self, ids: Tensor) -> None:
+        """Give a row to every id from 0 to the largest of these."""
+        start = torch.tensor(list(self.start.values()), device=ids.device)
+        self.numbers = start.repeat(int(ids.max()) + 1, 1)
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        """ids [B] -> name -> [B]."""
+        if self.numbers is None:
+            self.make(ids)
+        assert self.numbers is not None
+        return dict(zip(self.start, self.numbers[ids].unbind(-1), strict=True))
 
 
 def _projection(student: Tensor, teacher: Tensor) -> nn.Module:

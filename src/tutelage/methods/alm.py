@@ -202,6 +202,7 @@ def look(run: Any, source: Source, pools: Sequence[Tensor], draw: int | None,
     for pool, share in zip(pools, shares, strict=True):
         found: dict[str, list[Tensor]] = defaultdict(list)
         for batch in islice(batches, len(share)):
+            assert isinstance(batch.inputs, Tensor), "one view was asked for"
             images = batch.inputs.to(world.device)
             for node, taps in wanted.items():
                 for tap, rows in read(run.models[node], images, taps).items():

@@ -112,8 +112,8 @@ def changed(old: str, new: str, text: str = GRAPH) -> str:
     ("train.schedule={name='cosine', lst=1}", "unknown option of cosine 'lst'", "last"),
     ("train.a.momentun=0", "unknown key 'momentun'", "momentum"),
     ("train.a.epochs=3", "unknown key 'epochs'", None),
-    ("train.c.lr=1", "unknown key 'c'", None),
-    ("train.t.lr=1", "unknown trained network 't'", None),
+    ("train.c.lr=1", "unknown trained network or part 'c'", None),
+    ("train.t.lr=1", "unknown trained network or part 't'", None),
     ("run.quik=true", "unknown key 'quik'", "quick"),
 ])
 def test_an_unknown_word_is_refused_with_the_nearest_that_is_known(refused, override, what, meant):
@@ -482,6 +482,13 @@ def test_a_network_may_have_an_optimizer_of_its_own_and_the_others_keep_theirs(r
         "lr": 0.2, "momentum": 0.5, "nesterov": True, "weight_decay": 5e-4}
     assert type(own) is torch.optim.AdamW
     assert (own.defaults["lr"], tuple(own.defaults["betas"])) == (0.01, (0.5, 0.6))
+
+
+def test_a_part_may_have_an_optimizer_of_its_own(read):
+    loop = read(HEAD + '[method]\nname = "akd"\nteacher = "t"\nstudent = "a"\n'
+                       '[train.t_context]\noptimizer = "adam"\nlr = 0.002\n')[2]
+    made = loop.optimizer["t_context"]([nn.Parameter(torch.zeros(1))])
+    assert (type(made), made.defaults["lr"]) == (torch.optim.Adam, 0.002)
 
 
 def test_momentum_is_given_to_sgd_alone(read):

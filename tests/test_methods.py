@@ -27,7 +27,7 @@ NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
 LABELS = torch.tensor([0, 3, 1, 2])
 
 
-ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"], "teachers": ["u", "v"]}
+ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"], "teachers": ["u", "v"], "layer": "4"}
 NODES = {"teacher": ["t"], "student": ["s"], "students": ["a", "b"]}
 LAYERS = {"feature_only": {"t": "0", "s": "cut"}, "stochastic_teacher": {"t": "4", "s": "4"}}
 WRAPPED = {"feature_only": ("s", lambda network: cut(network, "2")),
@@ -53,7 +53,7 @@ def example_run(name: str, batch_size: int = 12) -> Run:
     graph = example(name)
     nodes = [*graph.named(Trained), *graph.named(Frozen)]
     wrapped, wrap = WRAPPED.get(name, ("", None))
-    alike = name == "stochastic_teacher"
+    alike = name in ("stochastic_teacher", "class_incremental")
     networks = {node: toys.network(seed, width=4 if alike else 4 + seed % 3) for seed, node in enumerate(nodes)}
     for node in wrapped.split():
         wrap(networks[node])

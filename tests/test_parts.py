@@ -11,7 +11,7 @@ from tutelage.divergences import cross_entropy, kl, mse
 from tutelage.errors import ModelError
 from tutelage.graph import Computed, Edge, Ensemble, Frozen, Graph, Trained
 from tutelage.objective import forward, losses
-from tutelage.parts import Projected, mean_probability
+from tutelage.parts import Projected, Table, mean_probability
 from tutelage.preparation import prepare, with_followers
 from tutelage.types import Batch
 
@@ -114,6 +114,35 @@ def test_projected_refuses_what_no_projection_brings_together(student, teacher):
     with pytest.raises(ModelError, match="no projection brings together") as caught:
         Projected(mse)(torch.zeros(student), torch.zeros(teacher), torch.zeros(B, dtype=torch.long))
     assert caught.value.found == f"student {list(student)}, teacher {list(teacher)}"
+
+
+def test_a_table_begins_with_its_numbers_and_gives_every_row_its_own():
+    part = Table({"hard": 0.25, "soft": 2.0})
+    assert part.state_dict() == {}, "before it has seen ids it holds nothing"
+    found = part(torch.tensor([3, 0]))
+    assert {name: rows.tolist() for name, rows in found.items()} == {"hard": [0.25] * 2, "soft": [2.0] * 2}
+    part.numbers[3] = torch.tensor([5.0, 6.0])
+    found = part(torch.tensor([0, 3, 3]))
+    assert found["hard"].tolist() == [0.25, 5.0, 5.0]
+    assert found["soft"].tolist() == [2.0, 6.0, 6.0]
+    assert not list(part.parameters())
+
+
+def test_prepare_makes_tables_for_all_ids_also_inside_other_parts():
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = Table({"w": 1.0})
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.table(ids)["w"]
+
+    nodes = {**NODES, "w": Computed(("ids",), Holder())}
+    graph = Graph(nodes, [Edge("labels", "s", cross_entropy, sample_weight="w")])
+    networks = {"t": network(), "s": network()}
+    prepared = prepare(graph, networks, batch(), ids=torch.tensor([7, 11, 2]))
+    assert prepared.parts()["w"].table.numbers.shape == (12, 1)
+    assert graph.parts()["w"].table.numbers is None, "the graph you hold is left as it is"
 
 
 # --- prepare: what works ---------------------------------------------------------------------------------------

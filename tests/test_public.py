@@ -13,7 +13,7 @@ PAGES = {
     "divergences": {"cross_entropy", "kl", "reverse_kl", "js", "mse", "alpha_beta", "plackett_luce"},
     "sample_weights": {"entropy", "confidence", "margin", "correct", "mean_one", "discrepancy", "true_class"},
     "schedules": {"constant", "linear", "cosine", "ramp_up", "ramp_up_exp", "ramp_down", "window"},
-    "parts": {"Projected", "mean_probability"},
+    "parts": {"Projected", "Table", "mean_probability", "pooled"},
 }
 
 

@@ -19,7 +19,9 @@ from tutelage.divergences import cross_entropy
 from tutelage.files import fingerprint
 from tutelage.loop import start, steps_of
 from tutelage.methods.akd import akd
+from tutelage.methods.alm import alm
 from tutelage.methods.dual_student import dual_student
+from tutelage.methods.pesf import pesf
 from tutelage.methods.stochastic_teacher import stochastic_teacher
 from tutelage.methods.switokd import switokd
 from tutelage.models.wrappers import draw
@@ -32,6 +34,13 @@ graph = everything() if case == "everything" else dual_student("t", ["a", "b"], 
 if case == "akd":  # a part with a memory of the batch, and one that learns
     graph = akd("t", "a", balance="discrepancy")
     graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
+if case == "pesf":  # a part that learns on a frozen network
+    graph = pesf("t", "a", "0")
+    graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
+if case == "alm":  # a table for all images, refreshed in the first step from work that the ranks share
+    graph = alm(["t"], "a", "3", first=0, every=1, pool=2, validation_batch=5)
+    graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)],
+                  graph.controllers)
 if case == "gate":  # at this temperature the teacher waits in the first step and learns in the others
     graph = switokd(["a"], ["b"], gap_temperature=0.03)
 networks = models(norm=case == "norm")
@@ -52,6 +61,8 @@ gradients = {f"{node}.{name}": p.grad.tolist() for node in "ab" for name, p in j
 losses = job.means.read([edge.name for edge in job.graph.edges], accumulate)
 for event in steps_of(job):
     pass
+if case == "alm":
+    assert job.graph.controllers["look_ahead"].change > 0.01
 if case == "gate":
     assert job.graph.controllers["switch"].paused.tolist() == [[1]]
 result = {"gradients": gradients, "losses": losses, "accuracy": event.accuracy, "scores": job.scores["a"],
@@ -85,7 +96,7 @@ def launch(folder: Path, case: str, size: int) -> list[dict]:
     return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "gate", "draws"])
+@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "pesf", "alm", "gate", "draws"])
 def runs(request, tmp_path_factory) -> tuple[str, dict, list[dict]]:
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, launch(folder, request.param, 1)[0], launch(folder, request.param, 2)

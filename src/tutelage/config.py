@@ -42,7 +42,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class TrainSettings(OptimizerSettings):
-    """The [train] table; [train.NODE] overrides the optimizer's keys for one network."""
+    """The [train] table; [train.NAME] overrides the optimizer's keys for one network or part of the graph."""
 
     epochs: int = 100
     seed: int = 0
@@ -158,11 +158,12 @@ def _is_given(kind: Kind, recipe: Recipe) -> bool:
 
 
 def settings_of(recipe: Recipe, graph: Graph) -> Settings:
-    """The loop's settings, with an optimizer for each network."""
+    """The loop's settings, with an optimizer for each network and part that [train.NAME] names."""
     train = recipe.train
-    for node in recipe.optimizers:
-        if node not in graph.named(Trained):
-            raise unknown("trained network", node, graph.named(Trained), where=f"[train.{node}]")
+    learners = [*graph.named(Trained), *graph.parts()]
+    for name in recipe.optimizers:
+        if name not in learners:
+            raise unknown("trained network or part", name, learners, where=f"[train.{name}]")
     makers = {"": _optimizer(train, "[train]")}
     for node, table in recipe.optimizers.items():
         makers[node] = _optimizer(replace(train, **table), f"[train.{node}]")
@@ -248,7 +249,8 @@ def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: l
         raise UsageError("a recipe needs a [method], or [nodes] and [[edges]] of its own", where=source.path,
                          found="both" if method else "neither")
     train = tables.get("train", {})
-    optimizers = {key: value for key, value in train.items() if isinstance(value, dict) and key in tables["models"]}
+    own = {item.name for item in fields(TrainSettings)}
+    optimizers = {key: value for key, value in train.items() if isinstance(value, dict) and key not in own}
     models = {}
     for node, table in tables["models"].items():
         models[node] = _absolute(source.table(table, f"models.{node}", Architecture), source.path, "weights", "classes")

@@ -192,7 +192,7 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     _check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
     few = on_device(few, world.device)
-    return prepare(graph, networks, few, settings.seed, data.classes), networks, few
+    return prepare(graph, networks, few, settings.seed, data.classes, data.train.ids), networks, few
 
 
 def hash_frozen(run: Run) -> dict[str, str]:
@@ -233,7 +233,10 @@ def train_step(run: Run, batches: Sequence[Batch]) -> None:
     """One step from the micro-batches of this rank; afterwards `run.step` is one more."""
     weights = run.graph.weights(run.progress)
     reseed(run.world.device, run.settings.seed, "step", run.step)
+    factor = learning_rate_factor(run.step, run.steps, round(run.settings.warmup_epochs * run.steps_per_epoch),
+                                  run.settings.rate)
     for optimizer in run.optimizers.values():
+        set_learning_rate(optimizer, factor)
         optimizer.zero_grad(set_to_none=True)
     if any(choice.graphs for choice in run.choices.values()):
         torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the step before may be overwritten
@@ -275,12 +278,9 @@ def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> Tensor:
 
 
 def _update(run: Run) -> None:
-    factor = learning_rate_factor(run.step, run.steps, round(run.settings.warmup_epochs * run.steps_per_epoch),
-                                  run.settings.rate)
     for name, optimizer in run.optimizers.items():
         if run.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(run.learners[name].parameters(), run.settings.clip_norm)
-        set_learning_rate(optimizer, factor)
         guarded_step(optimizer, run.healthy)
     for node in run.graph.named(Ema):
         _follow(run, node)

@@ -5,13 +5,14 @@ module holds, and gives it an optimizer. A module that remembers does so in trai
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.types import Logits, PerSampleFn
+from tutelage.types import Logits, PerSampleFn, Rows
 
 
 def mean_probability(*logits: Logits) -> Logits:
@@ -21,6 +22,18 @@ def mean_probability(*logits: Logits) -> Logits:
     [[0.5, 0.5]]
     """
     return torch.stack([rows.log_softmax(-1) for rows in logits]).logsumexp(0) - math.log(len(logits))
+
+
+def pooled(features: Rows) -> Tensor:
+    """One vector a row, [B, D]: feature maps [B, D, H, W] are averaged over their places, vectors stay as they are.
+
+    >>> pooled(torch.tensor([[[[1.0, 3.0]]]])).tolist()
+    [[2.0]]
+    """
+    if features.dim() not in (2, 4):
+        raise ModelError("features that are neither vectors nor maps", found=f"shape {list(features.shape)}",
+                         expected="[B, D] or [B, D, H, W]", fix="name another layer")
+    return features if features.dim() == 2 else features.mean((2, 3))
 
 
 class Projected(nn.Module):
@@ -44,6 +57,36 @@ class Projected(nn.Module):
             height, width = teacher.shape[2:]
             student = F.adaptive_avg_pool2d(student, (height, width))
         return self.divergence(self.projection(student), teacher, labels)
+
+
+class Table(nn.Module):
+    """Numbers for each training image, looked up by `ids`: a tap [B] for each name in `start`, where each begins.
+
+    `numbers` [ids, names] float32 learns nothing by a gradient; a controller may write into it. The trainer makes it
+    for the ids of all training images; without a trainer it is made for those it first sees.
+
+    >>> Table({"hard": 0.1, "soft": 0.9})(torch.tensor([4, 0]))["soft"].tolist() == [torch.tensor(0.9).item()] * 2
+    True
+    """
+
+    numbers: Tensor | None
+
+    def __init__(self, start: Mapping[str, float]) -> None:
+        super().__init__()
+        self.start = dict(start)
+        self.register_buffer("numbers", None)
+
+    def make(self, ids: Tensor) -> None:
+        """Give a row to every id from 0 to the largest of these."""
+        start = torch.tensor(list(self.start.values()), device=ids.device)
+        self.numbers = start.repeat(int(ids.max()) + 1, 1)
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        """ids [B] -> name -> [B]."""
+        if self.numbers is None:
+            self.make(ids)
+        assert self.numbers is not None
+        return dict(zip(self.start, self.numbers[ids].unbind(-1), strict=True))
 
 
 def _projection(student: Tensor, teacher: Tensor) -> nn.Module:

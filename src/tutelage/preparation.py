@@ -12,6 +12,7 @@ from tutelage.errors import ModelError, UserError, placed, unknown
 from tutelage.graph import BATCH_ENDS, Computed, Edge, Ema, Graph, parse_end, unbound
 from tutelage.models.taps import read
 from tutelage.objective import edge_loss, forward
+from tutelage.parts import Table
 from tutelage.randomness import derive, seeded
 from tutelage.types import Batch, Outputs
 
@@ -33,8 +34,10 @@ def with_followers(graph: Graph, models: Mapping[str, nn.Module]) -> dict[str, n
 
 
 def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: int = 0,
-            classes: Sequence[str] | None = None) -> Graph:
+            classes: Sequence[str] | None = None, ids: Tensor | None = None) -> Graph:
     """A copy of the graph whose parts have made their weights, after one dry pass in eval mode without gradient.
+
+    `ids` are those of all training images: every `Table` has a row for each of them.
 
     Weights of parts depend on (seed, name of the part) alone. Every edge is tried, whatever its weight is now: taps
     that do not exist, images that a network cannot take, shapes that cannot meet and heads of another size are told
@@ -42,6 +45,9 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
     """
     graph = deepcopy(graph)
     parts = graph.parts()
+    for module in (module for part in parts.values() for module in part.modules()):
+        if isinstance(module, Table) and ids is not None:
+            module.make(ids.to(batch.ids.device))
     modules = {**models, **parts}
     modes = {module: module.training for whole in modules.values() for module in whole.modules()}
     hooks = [part.register_forward_pre_hook(_seed(derive(seed, "part", name)), prepend=True)

@@ -202,6 +202,7 @@ def test_more_candidates_than_evaluations_evolve(data):
 def test_a_candidate_has_learned_nothing():
     assert fresh(Architecture("timm:resnet18", pretrained=True)) == Architecture("timm:resnet18")
     assert fresh(Architecture("resnet8", weights="a", classes="by-name")) == Architecture("resnet8")
+    assert fresh(Architecture("resnet8", cut="layer3", draws=3)) == Architecture("resnet8")
 
 
 def test_images_without_a_label_are_not_looked_at(data):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import ModelError, UsageError
-from tutelage.models.network import Network, logits_of
+from tutelage.models.network import body_of, logits_of
 
 SEMANTICS = ("grad_outer", "channel_gram", "cam")
 EPS = 1e-12
@@ -102,7 +102,7 @@ def read_batch(network: nn.Module, images: Float[Tensor, "batch channels height 
     The classifier is the last linear layer, whose outputs must be the logits, and the map the last tensor
     [B, ch, H, W] of more than one pixel that goes into or comes out of a layer before it. ModelError without one.
     """
-    with _listening(network.body if isinstance(network, Network) else network) as heard:
+    with _listening(body_of(network)) as heard:
         logits = logits_of(network(images), where)
     classifier = heard.classifier
     if classifier is None or heard.features is None or heard.logits is not logits:

@@ -163,7 +163,7 @@ def teacher_of(place: Path, node: str | None, overrides: Sequence[str] = (),
     if place.is_dir() and overrides:
         raise UsageError("a run keeps its own recipe", where="--set", found=", ".join(overrides),
                          fix="give a recipe instead of the run folder")
-    frozen = graph_of(recipe, place).named(Frozen)
+    frozen = [name for name in graph_of(recipe, place).named(Frozen) if name in recipe.models]
     if node is None:
         alone = [names[0] for names in (frozen, list(recipe.models)) if len(names) == 1]
         if not alone:
@@ -183,8 +183,8 @@ def search_for(recipe: Recipe, teacher: Architecture, candidates: Candidates, se
 
 
 def fresh(spec: Architecture) -> Architecture:
-    """The same network with nothing learned."""
-    return replace(spec, weights=None, pretrained=False, head="strict", classes=None)
+    """The same network, plain and with nothing learned."""
+    return replace(spec, weights=None, pretrained=False, head="strict", classes=None, cut=None, draws=None, dropout=None)
 
 
 def _network(name: str, spec: Architecture, *, seed: int, data: Data, plugins: Sequence[str],

@@ -184,7 +184,8 @@ def search_for(recipe: Recipe, teacher: Architecture, candidates: Candidates, se
 
 def fresh(spec: Architecture) -> Architecture:
     """The same network, plain and with nothing learned."""
-    return replace(spec, weights=None, pretrained=False, head="strict", classes=None, cut=None, draws=None, dropout=None)
+    return replace(spec, weights=None, pretrained=False, head="strict", classes=None, cut=None, draws=None,
+                   dropout=None)
 
 
 def _network(name: str, spec: Architecture, *, seed: int, data: Data, plugins: Sequence[str],

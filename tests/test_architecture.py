@@ -22,11 +22,12 @@ FLOORS = [
      "models", "results", "calibration"},
     {"graph"},
     {"methods", "objective", "closed_form", "kept_rows", "teacher_cache"},
-    {"uncertainty", "assessment", "cost", "knowledge_quality",
+    {"uncertainty", "assessment", "cost", "knowledge_quality", "diswot", "evolution", "complexity",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking", "naive", "exporting", "predicting", "comparison"},
     {"words", "config", "sequence", "incremental", "jobs", "benching", "shipping", "starting", "studies", "tabulating",
-     "working", "studying", "reporting", "terminal", "commands", "cli", "__main__"},
+     "working", "studying", "candidates", "searching", "supervision", "reporting", "terminal", "commands", "exploring",
+     "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}
@@ -36,7 +37,8 @@ ONLY = {  # rooms that know less than their floor allows
     "world": WORDS, "machine": WORDS, "files": WORDS, "records": {*WORDS, "files"},
     "results": {*WORDS, "files"}, "calibration": {*WORDS, "metrics"},
     "data": {*WORDS, "randomness", "files"}, "models": {*WORDS, "randomness", "files"},
-    "predicting": {"errors", "data"},
+    "predicting": {"errors", "data"}, "evolution": {"randomness"},
+    "diswot": {*WORDS, "models"}, "complexity": {*WORDS, "models"},
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.config import Recipe, TrainSettings, graph_of, method, method_names, read_recipe, settings_of
+from tutelage.config import Recipe, TrainSettings, graph_of, graphs_of, method, method_names, read_recipe, settings_of
 from tutelage.data.load import DataSettings
 from tutelage.graph import Edge
 from tutelage.jobs import train_recipe
@@ -17,7 +17,8 @@ from tutelage.models.architecture import Architecture
 from tutelage.world import World, choose_device
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-PATHS = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob("**/*.toml") if path.stem != "study")
+PATHS = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob("**/*.toml")
+               if path.stem != "study" and path.parent.name != "search")  # those are candidates
 WHOLE = "imagenet100/experiment_1.toml"
 """The ImageNet recipe whose quick run keeps its 224 pixels; the others take 64, which is as much of a test."""
 

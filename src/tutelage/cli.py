@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from tutelage import commands
+from tutelage import commands, exploring
 from tutelage.errors import PeerError, ResourceError, UserError
 from tutelage.terminal import clear
 
@@ -48,8 +48,12 @@ for command in (commands.train, commands.evaluate, commands.compare, commands.re
                 commands.pre_resize):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True})(commands.init)
-analyse = typer.Typer(help="Look into networks before anything is trained.", no_args_is_help=True)
+search = typer.Typer(no_args_is_help=True, help="Choose networks before any is trained.")
+search.command("diswot")(exploring.search_diswot)
+app.add_typer(search, name="search")
+analyse = typer.Typer(no_args_is_help=True, help="Look into networks without training any.")
 analyse.command("layers")(commands.analyse_layers)
+analyse.command("complexity")(exploring.analyse_complexity)
 app.add_typer(analyse, name="analyse")
 
 

@@ -257,9 +257,12 @@ def _with_action(recipe: Recipe, action: Sequence[float]) -> Recipe:
 def _look(student: nn.Module, source: Source, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [N, C] and features [N, D], at norm 1, of these rows as they are, in eval mode."""
     student.eval()
-    found = [read(student, batch.inputs, ["", FEATURES]) for batch in
-             source.batches(_places(source, ids).split(PART), draw=None)]
-    return tuple(torch.cat([part[tap] for part in found]).float().cpu() for tap in ("", FEATURES))
+    found = []
+    for batch in source.batches(_places(source, ids).split(PART), draw=None):
+        assert isinstance(batch.inputs, Tensor), "one view was asked for"
+        found.append(read(student, batch.inputs, ["", FEATURES]))
+    logits, features = (torch.cat([part[tap] for part in found]).float().cpu() for tap in ("", FEATURES))
+    return logits, features
 
 
 def _write_ids(path: Path, ids: Tensor) -> None:

@@ -198,7 +198,7 @@ def herded(features: Tensor, count: int) -> Tensor:
     """The rows of [N, D] whose running mean stays nearest the mean of all: [count] (Welling, 2009; iCaRL, 2017).
 
     >>> herded(torch.tensor([[0.0], [1.0], [4.0], [3.0]]), 2).tolist()
-    [3, 1]
+    [1, 3]
     """
     features = features.double()
     mean, total, left = features.mean(0), torch.zeros_like(features[0]), torch.ones(len(features), dtype=torch.bool)

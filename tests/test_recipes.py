@@ -18,7 +18,7 @@ from tutelage.world import World, choose_device
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 PATHS = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob("**/*.toml")
-               if path.stem != "study" and path.parent.name != "search")  # those are candidates
+               if "[study]" not in path.read_text() and path.parent.name != "search")  # those are candidates
 WHOLE = "imagenet100/experiment_1.toml"
 """The ImageNet recipe whose quick run keeps its 224 pixels; the others take 64, which is as much of a test."""
 

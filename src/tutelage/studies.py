@@ -261,8 +261,12 @@ def _cell(study: Study, asked: Asked, out: Path, name: str, recipe: str, overrid
     plain = read_recipe(path, sets, plugins=asked.plugins)
     graph = graph_of(plain, path)
     settings_of(plain, graph)
-    needs = {node: _teacher_run(study, out, node, seed) for node in graph.named(Frozen) if node in study.teachers}
-    sets += [f"models.{node}.weights={json.dumps(str(folder.resolve()))}" for node, folder in needs.items()]
+    needs = {node: _teacher_run(study, out, node, seed) for node in graph.named(Frozen)
+             if node in study.teachers and node in plain.models}
+    for node, folder in needs.items():
+        told = plain.models[node].weights  # a student may start there too
+        alike = [other for other, arch in plain.models.items() if other == node or (told and arch.weights == told)]
+        sets += [f"models.{other}.weights={json.dumps(str(folder.resolve()))}" for other in alike]
     resolved = read_recipe(path, sets, quick=asked.quick, plugins=asked.plugins)
     words = [str(path), *(word for one in sets for word in ("--set", one)), *(["--quick"] if asked.quick else []),
              *(word for module in asked.plugins for word in ("--plugin", module))]

@@ -21,6 +21,7 @@ from tutelage.loop import start, steps_of
 from tutelage.methods.akd import akd
 from tutelage.methods.alm import alm
 from tutelage.methods.dual_student import dual_student
+from tutelage.methods.peeraid import peeraid
 from tutelage.methods.pesf import pesf
 from tutelage.methods.stochastic_teacher import stochastic_teacher
 from tutelage.methods.switokd import switokd
@@ -50,6 +51,8 @@ if case == "draws":  # what a teacher drops is of the sample, whichever rank has
                   graph.controllers)
     networks["t"] = network(1, width=5, norm=False)
     draw(networks["t"], 6, 0.3)
+if case == "attack":  # each rank attacks its own rows
+    graph = peeraid("a", "b", eps=0.1, step_size=0.03, steps=3)
 if case == "norm":
     graph += Edge("labels", "a@strong", cross_entropy, weight=0.5)
 accumulate = 2 if case == "norm" and world.size == 1 else 1
@@ -96,7 +99,8 @@ def launch(folder: Path, case: str, size: int) -> list[dict]:
     return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "pesf", "alm", "gate", "draws"])
+@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "pesf", "alm", "gate", "draws",
+                                        "attack"])
 def runs(request, tmp_path_factory) -> tuple[str, dict, list[dict]]:
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, launch(folder, request.param, 1)[0], launch(folder, request.param, 2)

@@ -160,6 +160,10 @@ class Run:
         """What has an optimizer: trained networks and parts, by name."""
         return {name: self.models[name] for name in self.graph.named(Trained)} | self.graph.parts()
 
+    def logits(self, node: str, images: Tensor) -> Tensor:
+        """What a network says of this rank's own images outside of the step's forward passes, in the mode it is in."""
+        return running.compute(self.models[node], self.choices[node], images, [""])[""]
+
 
 def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
           choices: Mapping[str, Choice] | None = None, *, compiled_losses: bool = False) -> Run:

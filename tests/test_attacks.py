@@ -9,10 +9,11 @@ from test_evaluation import Rows
 from toys import data, network, run
 from tutelage.attacks import Adversary, Attack, pgd
 from tutelage.divergences import cross_entropy
-from tutelage.errors import UsageError
+from tutelage.errors import ModelError, UsageError
 from tutelage.evaluation import robustness
 from tutelage.graph import Edge, Frozen, Graph, Trained
 from tutelage.loop import Run
+from tutelage.models.wrappers import cut
 from tutelage.types import Batch
 
 ATTACK = Attack(0.1, 0.03, 5)
@@ -109,6 +110,14 @@ def test_logits_of_any_size_give_numbers():
     moved = attacked(job, x)
     assert moved.isfinite().all()
     assert (moved - x).abs().max() <= ATTACK.eps + 1e-6
+
+
+def test_a_network_whose_gradient_is_cut_is_refused():
+    job = start()
+    cut(job.models["s"], "0")
+    with pytest.raises(ModelError, match="cannot be attacked") as caught:
+        attacked(job, images())
+    assert "cut" in caught.value.fix
 
 
 class Linear(nn.Module):

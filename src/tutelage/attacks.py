@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tutelage.divergences import kl
-from tutelage.errors import UsageError
+from tutelage.errors import ModelError, UsageError
 from tutelage.graph import Controller
 from tutelage.randomness import derive, normal
 from tutelage.types import Batch
@@ -54,7 +54,10 @@ def pgd(attack: Attack, images: Tensor, start: Tensor, loss: Callable[[Tensor], 
     for _ in range(attack.steps):
         found.requires_grad_()
         with torch.enable_grad():
-            (slope,) = torch.autograd.grad(loss(found).sum(), found)
+            (slope,) = torch.autograd.grad(loss(found).sum(), found, allow_unused=True)
+        if slope is None:
+            raise ModelError("a network that cannot be attacked: no gradient reaches its images", found="a cut network",
+                             fix="take `cut` out of its [models.NODE]")
         found = (found.detach() + attack.step_size * slope.sign()).clamp(low, high)
     return found
 

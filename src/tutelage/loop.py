@@ -372,6 +372,9 @@ def _check_batches(rows: int, settings: Settings, world: World) -> None:
 
 
 def _check_labels(data: Data) -> None:
+    if len(data.classes) < 2:
+        raise DataError("too few classes: there is nothing to tell apart", where="training data",
+                        found=f"{len(data.classes)} classes", expected="two or more")
     least, most = (int(end) for end in data.train.labels.aminmax())
     if least < -1 or most >= len(data.classes):
         raise DataError("labels out of range", where="training data", found=f"{least} .. {most}",

@@ -11,8 +11,8 @@ were not at hand, so those below, and all numbers, are this project's choice.
 
     learnable     h = low + (high - low) sigmoid(r), by the gradient of L - entropy_bonus * H(h, 1 - h) for r alone
     held_out      the same h, by the gradient for r alone of the labels' loss on held-out images after one step,
-                  L_held-out(w - e dL/dw), w the student's weights and e its base learning rate: with the gradients
-                  g_labels and g_teacher of the two terms of L, dL_held-out/dh = -e <dL_held-out, g_labels - g_teacher>
+                  L_held-out(w - e dL/dw), w the student's weights and e its learning rate: with the gradients g_labels
+                  and g_teacher of the two terms of L, dL_held-out/dh = -e <dL_held-out/dw, g_labels - g_teacher>
     discrepancy   h = high - (high - low) d, d the running mean of sum_c |p_teacher,c - p_student,c| / 2 over batches
     per_sample    the same with each row's own distance
     context       a = 2 sigmoid(MLP and attention over classes), by the gradient of CE(a z_teacher, y)
@@ -72,7 +72,7 @@ def akd(teacher: str, student: str, *, temperature: float = 4.0, balance: str = 
         edges.append(Edge("labels", f"{judge}.loss", value, weight=SLOWLY))
     elif balance == "held_out":
         nodes[judge] = Computed((student,), HeldOut(hard, low, high))
-        edges.append(Edge("labels", f"{judge}.loss", value))
+        edges.append(Edge("labels", f"{judge}.loss", value))  # its gradient has the learning rate in it already
         controllers["look_ahead"] = LookAhead(teacher, student, judge, source if context else None, temperature)
     elif balance == "discrepancy":
         nodes[judge] = Computed((student, teacher), Discrepancy(low, high))
@@ -154,9 +154,10 @@ class HeldOut(nn.Module):
 class LookAhead(Controller):
     """Takes the next step of the student for trial, and tells the balance how h would change a held-out loss by it.
 
-    The step is one of plain descent, in eval mode, at the base learning rate; held-out images are validation images
-    with a label, as many as a micro-batch has, drawn by (seed, step). With accumulation each micro-batch looks ahead by
-    itself. No weight, statistic or gradient is touched. It takes two forward and three backward passes more.
+    The step is one of plain descent at the step's learning rate, with the statistics of each batch. Held-out images are
+    validation images with a label, as many as a micro-batch has, drawn by (seed, step). With accumulation each
+    micro-batch looks ahead by itself. No weight, statistic or gradient is touched. The student runs forward twice and
+    backward three times more, in float32.
     """
 
     def __init__(self, teacher: str, student: str, judge: str, context: str | None, temperature: float) -> None:
@@ -167,51 +168,53 @@ class LookAhead(Controller):
     def before_forward(self, run: Any, batch: Batch) -> Batch:
         """Set the balance's slope."""
         student, balance = run.models[self.student], run.graph.parts()[self.judge]
-        images = batch.inputs if isinstance(batch.inputs, Tensor) else batch.inputs[""]
-        rate = run.optimizers[self.student].param_groups[0]["base_lr"]
+        rate, h = run.optimizers[self.student].param_groups[0]["lr"], balance.hard.detach()
         weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
-        student.eval()
-        hard, soft = self._pulls(run, images, batch.labels, list(weights.values()))
-        h = balance.hard.detach()
+        hard, soft = (_gradients(term, weights, run.world) for term in self._terms(run, weights, batch))
         ahead = {name: (weight.detach() - rate * (h * x + (1 - h) * y)).requires_grad_()
                  for (name, weight), x, y in zip(weights.items(), hard, soft, strict=True)}
-        held_out = _held_out(run)
-        assert isinstance(held_out.inputs, Tensor), "one view was asked for"
-        said = logits_of(functional_call(student, ahead, (held_out.inputs.to(images.device),)))
-        loss = cross_entropy(said, held_out.labels.to(images.device)).mean()
-        pull = _gradients(loss, list(ahead.values()), run.world)
-        student.train()
-        change = sum(((x - y) * z).sum() for x, y, z in zip(hard, soft, pull, strict=True))
-        balance.slope.copy_(-rate * change)
+        images, labels = _held_out(run, batch.labels.device)
+        loss = cross_entropy(_said(student, ahead, images), labels).mean()
+        pull = _gradients(loss, ahead, run.world)
+        balance.slope.copy_(-rate * sum(((x - y) * z).sum() for x, y, z in zip(hard, soft, pull, strict=True)))
         return batch
 
-    def _pulls(self, run: Any, images: Tensor, labels: Labels, weights: list[Tensor]) -> tuple[list[Tensor], ...]:
-        """The gradients for the student's weights of the two terms of L: of the labels', and of the teacher's."""
-        said, T = run.logits(self.student, images), self.temperature  # noqa: N806 - the equation's name
+    def _terms(self, run: Any, weights: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The two terms of L on this rank's rows: the labels', and the teacher's."""
+        images = batch.inputs if isinstance(batch.inputs, Tensor) else batch.inputs[""]
+        said, T = _said(run.models[self.student], weights, images), self.temperature  # noqa: N806 - the equation's name
         with torch.no_grad():
             heard = run.logits(self.teacher, images)
             if self.context is not None:
                 heard = run.graph.parts()[self.context](heard, said)["logits"]
-        terms = cross_entropy(said, labels).mean(), T**2 * kl(said / T, heard / T).mean()
-        return tuple(_gradients(term, weights, run.world) for term in terms)
+        return cross_entropy(said, batch.labels).mean(), T**2 * kl(said / T, heard / T).mean()
 
 
-def _gradients(loss: Tensor, weights: list[Tensor], world: World) -> list[Tensor]:
+def _said(network: nn.Module, weights: dict[str, Tensor], images: Tensor) -> Logits:
+    """What the network says with these weights; its own statistics stay as they are."""
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    return logits_of(functional_call(network, {**weights, **buffers}, (images,)))
+
+
+def _gradients(loss: Tensor, weights: dict[str, Tensor], world: World) -> list[Tensor]:
     """The gradients of the mean of the loss over the ranks."""
-    found = list(torch.autograd.grad(loss, weights, retain_graph=True, materialize_grads=True))
+    found = list(torch.autograd.grad(loss, list(weights.values()), retain_graph=True, materialize_grads=True))
     average(found, world)
     return found
 
 
-def _held_out(run: Any) -> Batch:
-    """This rank's share of some labelled validation images."""
+def _held_out(run: Any, device: torch.device) -> tuple[Tensor, Labels]:
+    """This rank's share of some labelled validation images, and their labels."""
     source, world = run.data.validation, run.world
     rows = (source.labels >= 0).nonzero()[:, 0]
     count = min(len(rows) // world.size * world.size, run.settings.batch_size // run.settings.accumulate)
-    if not count:
-        raise DataError("there is nothing to look ahead to", found="no validation image with a label")
+    if count < 2 * world.size:
+        raise DataError("there is too little to look ahead to", found=f"{len(rows)} validation images with a label",
+                        expected="two or more for each rank")
     chosen = rows[permutation(derive(run.settings.seed, "held out", run.step, run.micro), len(rows))[:count]]
-    return next(iter(source.batches([world.own(chosen)], draw=None)))
+    batch = next(iter(source.batches([world.own(chosen)], draw=None)))
+    assert isinstance(batch.inputs, Tensor), "one view was asked for"
+    return batch.inputs.to(device), batch.labels.to(device)
 
 
 class Discrepancy(nn.Module):

@@ -1,6 +1,8 @@
 """akd: each of its three ideas against numbers worked out by hand, alone, together and switched off."""
 
 import math
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,18 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toys import models, run
-from tutelage.errors import ModelError, UsageError
+from test_evaluation import Rows
+from toys import data, models, network, run
+from tutelage.errors import DataError, ModelError, UsageError
 from tutelage.files import fingerprint, pack, unpack
 from tutelage.graph import Graph
-from tutelage.loop import Run, steps_of
-from tutelage.methods.akd import Context, Discrepancy, Learnable, akd, by_sample
+from tutelage.loop import Run, set_modes, steps_of
+from tutelage.methods.akd import Context, Discrepancy, HeldOut, Learnable, akd, by_sample
 from tutelage.methods.distill import distill
 from tutelage.objective import forward, losses
 from tutelage.training import capture, restore
+from tutelage.types import Batch
 
 LABELS = torch.tensor([0, 4, -1, 2, 1, 3])
-BALANCES = ["learnable", "discrepancy", "per_sample", "fixed"]
+BALANCES = ["learnable", "held_out", "discrepancy", "per_sample", "fixed"]
 each_form = pytest.mark.parametrize(("balance", "context"), [(b, c) for b in BALANCES for c in (True, False)])
 
 
@@ -69,8 +73,8 @@ def test_with_a_fixed_balance_it_begins_as_plain_distillation_to_the_bit(context
 
 @pytest.mark.parametrize("context", [True, False])
 def test_a_learnable_balance_begins_with_the_given_share(context):
-    for hard in (0.5, 0.3):
-        found = of_the_student(akd("t", "s", context=context, hard=hard), logits())
+    for hard, balance in ((0.5, "learnable"), (0.3, "learnable"), (0.3, "held_out")):
+        found = of_the_student(akd("t", "s", balance=balance, context=context, hard=hard), logits())
         plain = losses(distill("t", "s", hard=hard, soft=1 - hard), logits(), LABELS)
         assert [term.item() for term in found] == pytest.approx([term.item() for term in plain.values()], rel=1e-6)
 
@@ -123,6 +127,94 @@ def test_the_bounds_hold_for_any_parameter(r):
     assert found["logits"].tolist() == [float(r > 0)] * 3
     found["loss"].sum().backward()
     assert part.r.grad.isfinite()
+
+
+# --- a balance that learns from held-out images ----------------------------------------------------------------
+
+
+def looking_ahead(context: bool, **options) -> tuple[Run, Batch]:
+    """A run in float64 at its first step, with its first batch; all of its six validation rows are looked at."""
+    graph = akd("t", "a", balance="held_out", context=context, hard=0.3, temperature=2.0)
+    job = run(graph, {node: net for node, net in models().items() if node != "b"}, epochs=1, precision="exact",
+              optimizer=partial(torch.optim.SGD, lr=0.7))
+    set_modes(job)
+    for module in (*job.models.values(), *job.graph.parts().values()):
+        module.double()
+    job.models["a"][3].p = 0.0  # what dropout draws is not the point
+    if context:
+        torch.nn.init.normal_(job.graph.parts()["t_context"].out.weight)
+    generator = torch.Generator().manual_seed(0)
+    held_out, x = (torch.rand(n, 1, 8, 8, generator=generator, dtype=torch.float64) for n in (6, 12))
+    labels = torch.arange(12) % 4
+    job.data = replace(job.data, validation=Rows(held_out, labels[:6].where(torch.arange(6) < 5, -1)))
+    return job, Batch(x, labels.where(labels < 3, -1), torch.arange(12))
+
+
+def held_out_loss(job: Run, batch: Batch, h: float) -> float:
+    """After a real step of a real optimizer on a copy of the student."""
+    student, T = deepcopy(job.models["a"]), 2.0  # noqa: N806
+    said, heard = student(batch.inputs), job.models["t"](batch.inputs).detach()
+    context = job.graph.parts().get("t_context")
+    heard = heard if context is None else context(heard, said)["logits"].detach()
+    hard = F.cross_entropy(said, batch.labels, ignore_index=-1, reduction="sum") / len(said)
+    soft = T**2 * F.kl_div((said / T).log_softmax(-1), (heard / T).softmax(-1), reduction="batchmean")
+    (h * hard + (1 - h) * soft).backward()
+    torch.optim.SGD(student.parameters(), lr=0.7).step()
+    rows = job.data.validation
+    return F.cross_entropy(student(rows.inputs[:5]), rows.labels[:5]).item()
+
+
+@pytest.mark.parametrize("context", [True, False])
+def test_the_slope_is_that_of_the_held_out_loss_after_a_real_step(context):
+    job, batch = looking_ahead(context)
+    assert job.graph.controllers["look_ahead"].before_forward(job, batch) is batch
+    up, down = (held_out_loss(job, batch, 0.3 + e) for e in (1e-5, -1e-5))
+    slope = job.graph.parts()["a_balance"].slope.item()
+    assert abs(slope) > 1e-4
+    assert slope == pytest.approx((up - down) / 2e-5, rel=1e-5)
+
+
+def test_the_balance_goes_against_the_slope_within_its_bounds():
+    part = HeldOut(0.3, 0.2, 0.8)
+    part.slope.fill_(2.0)
+    found = part(torch.zeros(3, 4))
+    assert found["logits"].tolist() == pytest.approx([0.3] * 3)
+    assert found["soft"].tolist() == pytest.approx([0.7] * 3)
+    found["loss"].mean().backward()
+    share = (0.3 - 0.2) / 0.6
+    assert part.r.grad.item() == pytest.approx(2.0 * 0.6 * share * (1 - share), rel=1e-6)
+    for r, bound in ((-1e4, 0.2), (1e4, 0.8)):
+        part.r.data.fill_(r)
+        assert part.hard.item() == pytest.approx(bound)
+
+
+def test_looking_ahead_moves_nothing_but_the_slope():
+    job, batch = looking_ahead(context=True)
+    before = {name: fingerprint(tensors) for name, tensors in capture(job).items()}
+    job.graph.controllers["look_ahead"].before_forward(job, batch)
+    assert {name: fingerprint(tensors) for name, tensors in capture(job).items()} == before
+    learners = (*job.models.values(), *job.graph.parts().values())
+    assert all(parameter.grad is None for module in learners for parameter in module.parameters())
+    assert all(module.training for module in job.models["a"].modules())
+    assert not job.models["t"].training
+
+
+def test_without_held_out_labels_there_is_nothing_to_look_ahead_to():
+    job, batch = looking_ahead(context=False)
+    job.data.validation.labels[1:] = -1
+    with pytest.raises(DataError, match="look ahead"):
+        job.graph.controllers["look_ahead"].before_forward(job, batch)
+
+
+def test_held_out_images_are_drawn_by_step():
+    job, batch = looking_ahead(context=False)
+    job.settings = replace(job.settings, batch_size=3)
+    asked = job.data.validation.asked
+    for job.step in (4, 5, 4):
+        job.graph.controllers["look_ahead"].before_forward(job, batch)
+    assert [len(rows) for rows in asked] == [3, 3, 3]
+    assert asked[0].tolist() == asked[2].tolist() != asked[1].tolist()
+    assert all((job.data.validation.labels[rows] >= 0).all() for rows in asked)
 
 
 # --- a balance by discrepancy ----------------------------------------------------------------------------------
@@ -281,7 +373,7 @@ def resumed(make: partial, after: int, drop: str | None = None) -> dict[str, str
     return digest(finish(second))
 
 
-@pytest.mark.parametrize("balance", ["learnable", "discrepancy"])
+@pytest.mark.parametrize("balance", ["learnable", "held_out", "discrepancy"])
 def test_a_run_resumed_after_any_step_ends_with_the_same_bits_and_lost_state_is_noticed(balance):
     def make() -> Run:
         return run(akd("t", "a", balance=balance), {node: net for node, net in models().items() if node != "b"},
@@ -304,12 +396,26 @@ def test_of_a_balance_by_discrepancy_the_memory_alone_is_state():
     assert resumed(make, 3, drop="run.parts") != digest(finish(make()))
 
 
+def test_a_balance_has_no_weight_decay_and_the_context_has():
+    job = run(akd("t", "a"), {node: net for node, net in models().items() if node != "b"}, epochs=1)
+    assert {name: optimizer.param_groups[0]["weight_decay"] for name, optimizer in job.optimizers.items()} == {
+        "a": 1e-3, "t_context": 1e-3, "a_balance": 0.0}
+
+
+@each_form
+def test_data_of_one_class_are_refused(balance, context):
+    alone = replace(data(), classes=("only",))
+    with pytest.raises(DataError, match="too few classes"):
+        run(akd("t", "a", balance=balance, context=context), {"t": network(0), "a": network(1)}, data=alone)
+
+
 # --- options ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("options", "where"), [
     ({"balance": "learned"}, "balance"), ({"low": 0.9, "high": 0.1}, "low, high"), ({"low": -0.1}, "low, high"),
     ({"high": 1.1}, "low, high"), ({"high": float("nan")}, "low, high"), ({"hard": 0.95}, "hard"),
+    ({"hard": 0.95, "balance": "held_out"}, "hard"),
     ({"hard": 1.5, "balance": "fixed"}, "hard"), ({"entropy_bonus": -1.0}, "entropy_bonus"),
     ({"closeness": -1.0}, "edge labels -> t_context.change"), ({"temperature": 0.0}, "edge t_context -> s"),
 ])

@@ -21,7 +21,7 @@ FLOORS = [
     {"divergences", "sample_weights", "schedules", "parts", "metrics", "world", "files", "records", "machine", "data",
      "models", "results", "calibration"},
     {"graph"},
-    {"methods", "objective", "closed_form", "kept_rows", "teacher_cache"},
+    {"methods", "attacks", "objective", "closed_form", "kept_rows", "teacher_cache"},
     {"uncertainty", "assessment", "cost", "knowledge_quality", "diswot", "evolution", "complexity",
      "optim", "checkpoint", "evaluation", "preparation", "guard", "running", "caching", "tuning", "loop", "training"},
     {"benchmarking", "naive", "exporting", "predicting", "comparison"},

@@ -69,7 +69,8 @@ def test_what_is_given_back_is_what_lies_in_the_folder(dual, found):
 
 def test_the_keys_are_those_that_readers_rely_on(found):
     metrics, cost = found
-    assert list(metrics) == ["on", "rows", "classes", "nodes", "pairs", "uncertainty"]
+    assert list(metrics) == ["on", "rows", "classes", "nodes", "pairs", "uncertainty", "robust"]
+    assert metrics["robust"] is None, "nobody was attacked"
     assert (metrics["on"], metrics["rows"], len(metrics["classes"])) == ("test", 359, 10)
     assert list(metrics["nodes"]) == ["teacher", "resnet8", "mobilenetv2", "ensemble"]
     node = metrics["nodes"]["resnet8"]
@@ -223,6 +224,32 @@ def test_moving_averages_and_ensembles_of_the_graph(tmp_path, monkeypatch):
     for name, members in {"both": ["a", "slow"], "ensemble": ["a", "b"]}.items():
         expected = sum(logits[node].softmax(-1) for node in members) / 2
         torch.testing.assert_close(logits[name].softmax(-1), expected)
+
+
+def test_what_has_learned_is_attacked_where_it_is_asked_for(dual, tmp_path):
+    run = copied(dual, tmp_path / "run")
+    metrics, _ = evaluate_run(run, "test", CPU, cost=False, eps=0.2)
+    robust = metrics["robust"]
+    assert robust == evaluation_of(run, "test").metrics["robust"]
+    assert (robust["eps"], robust["step_size"], robust["steps"]) == (0.2, 0.05, 10)
+    assert list(robust["top1"]) == ["resnet8", "mobilenetv2"], "not the frozen teacher"
+    for node, shares in robust["top1"].items():
+        assert list(shares) == ["teacher", "resnet8", "mobilenetv2"]
+        assert shares[node] < metrics["nodes"][node]["top1"]
+    text = tables(metrics, None)
+    assert "top-1 under attack: 10 steps of 0.0500, within 0.2000" in text
+    assert f"{robust['top1']['resnet8']['teacher']:.2%}" in text
+
+
+def test_a_run_whose_method_attacks_is_attacked_as_far_as_in_training(tmp_path):
+    options = ["data.limit=64", "train.epochs=1", "train.warmup_epochs=0", "models.peer.arch=resnet8",
+               "method.eps=0.1", "method.step_size=0.03", "method.steps=2"]
+    run = train(RECIPES / "peeraid.toml", tmp_path / "run", *options)
+    robust = evaluate_run(run, "validation", CPU, cost=False)[0]["robust"]
+    assert (robust["eps"], robust["step_size"], robust["steps"]) == (0.1, 0.03, 10)
+    assert {node: list(shares) for node, shares in robust["top1"].items()} == {
+        "peer": ["peer", "resnet8"], "resnet8": ["peer", "resnet8"]}
+    assert evaluate_run(run, "validation", CPU, cost=False, eps=0.0)[0]["robust"] is None
 
 
 def copied(run: Path, to: Path) -> Path:

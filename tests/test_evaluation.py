@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from test_ranks import free_port
 from tutelage import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
+from tutelage.attacks import Attack
 from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import DataError
-from tutelage.evaluation import evaluate, predict, score
+from tutelage.evaluation import evaluate, predict, robustness, score
 from tutelage.files import fingerprint
 from tutelage.types import Batch
 from tutelage.world import World
@@ -245,7 +246,7 @@ def test_a_network_that_draws_draws_the_same_every_time():
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from test_evaluation import CLASSES, TWO_RANKS, Ensemble, evaluate, graph, models, source
+from test_evaluation import CLASSES, TWO_RANKS, Ensemble, attacked, evaluate, graph, models, source
 from tutelage.world import connect, disconnect
 
 world = connect("cpu")
@@ -254,10 +255,17 @@ for rows in TWO_RANKS:
     data = source(rows, unlabelled=rows // 4)
     whole = graph(both=Ensemble(["t", "a"]))
     scores = evaluate(whole, models(), data, classes=CLASSES, batch_size=5, world=world)
-    found[str(rows)] = [scores, sorted({row for part in data.asked for row in part.tolist()})]
+    taken = sorted({row for part in data.asked for row in part.tolist()})
+    found[str(rows)] = [scores, taken, attacked(source(rows, unlabelled=rows // 4), world)]
 Path(sys.argv[1], f"{world.rank}.json").write_text(json.dumps(found))
 disconnect()
 """
+
+
+def attacked(data: Rows, world: World) -> dict[str, dict[str, float]]:
+    nets = {node: net.eval() for node, net in models().items()}
+    return robustness(nets, Rows(data.inputs.sigmoid(), data.labels), Attack(0.3, 0.1, 2), attacked=["a", "t"],
+                      batch_size=5, world=world)
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +296,8 @@ def test_two_ranks_count_every_row_once_and_both_know_the_numbers_of_one(ranks, 
     taken = [rank[str(rows)][1] for rank in ranks]
     assert sorted(taken[0] + taken[1]) == list(range(rows))
     assert 0 <= len(taken[0]) - len(taken[1]) <= 1
+    alone = attacked(source(rows, unlabelled=rows // 4), World(torch.device("cpu")))
+    assert [rank[str(rows)][2] for rank in ranks] == [alone, alone]
 
 
 def test_the_world_of_one_rank_is_the_default():

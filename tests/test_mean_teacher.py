@@ -5,15 +5,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from test_methods import saved
 from toys import network, run
 from tutelage.data import from_tensors
 from tutelage.divergences import kl
-from tutelage.errors import UsageError
+from tutelage.errors import ModelError, UsageError
+from tutelage.files import fingerprint
 from tutelage.graph import Ema
 from tutelage.loop import Run, steps_of
 from tutelage.methods.mean_teacher import mean_teacher, probability_mse
+from tutelage.models.wrappers import add_second_head
 from tutelage.objective import losses
-from tutelage.training import capture
+from tutelage.training import capture, restore
 
 STUDENT = torch.tensor([[2, 0.5, 0, -0.5], [0, 1, 0, 0]], dtype=torch.float64)
 SLOW = torch.tensor([[4, 1, 0, -1], [0.5, 0.4, 0.3, 0.2]], dtype=torch.float64)
@@ -144,7 +147,67 @@ def test_the_two_networks_see_two_augmentations():
     assert graph.nodes["slow"] == Ema("s", 0.999)
 
 
+# Two heads
+
+
+CONSISTENT = torch.tensor([[1, 0.2, 0.4, 0], [0.3, -1, 2, 0]], dtype=torch.float64)
+
+
+def two_headed(**options) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    graph, given = mean_teacher("s", consistency=3.0, ramp_up=0.5, **options), ends()
+    given["s.second_head@a"] = CONSISTENT.clone().requires_grad_()
+    return given, losses(graph, given, torch.tensor([1, -1]), graph.weights(0.5))
+
+
+def test_with_two_heads_the_average_speaks_to_the_second_and_labels_to_the_first():
+    given, found = two_headed(head_distance=0.0)
+    assert [term.item() for term in found.values()] == pytest.approx(
+        [F.cross_entropy(STUDENT[:1], torch.tensor([1])).item() / 2,
+         3 * (CONSISTENT.softmax(-1) - SLOW.softmax(-1)).square().mean().item()])
+    sum(found.values()).backward()
+    assert given["s.second_head@a"].grad[1].any()
+    assert not given["s@a"].grad[1].any()
+    assert given["slow@b"].grad is None
+
+
+def test_the_distance_of_the_heads_is_a_mean_square_that_moves_both():
+    given, found = two_headed(head_distance=0.25)
+    apart = list(found.values())[2:]
+    assert [term.item() for term in apart] == pytest.approx([0.25 * (STUDENT - CONSISTENT).square().mean().item()] * 2)
+    sum(apart).backward()
+    pull = 0.25 * 2 / 4 * (STUDENT - CONSISTENT) / 2
+    torch.testing.assert_close(given["s@a"].grad, pull)
+    torch.testing.assert_close(given["s.second_head@a"].grad, -pull)
+
+
+def two_headed_run() -> Run:
+    net = network(0)
+    add_second_head(net)
+    return run(mean_teacher("s", head_distance=0.01), {"s": net}, epochs=2, precision="exact")
+
+
+def test_the_second_head_learns_is_averaged_and_is_saved():
+    whole = two_headed_run()
+    states = [{node: dict(tensors) for node, tensors in saved(whole).items()}, *(saved(whole) for _ in steps_of(whole))]
+    for node in ("s", "slow"):
+        first, last = (state[node]["5.second_head.weight"] for state in (states[0], states[-1]))
+        assert not torch.equal(first, last)
+    again = two_headed_run()
+    restore(again, {"frozen": {}, "best": {}, "step": 3, "scores": {}}, states[3])
+    finish(again)
+    for file, tensors in saved(again).items():
+        assert fingerprint(tensors) == fingerprint(states[-1][file]), file
+
+
+def test_a_student_with_one_head_is_told_the_word():
+    with pytest.raises(ModelError) as caught:
+        run(mean_teacher("s", head_distance=0.01), {"s": network(0)})
+    assert "second_head = true" in caught.value.fix
+    assert caught.value.where == "node 's'"
+
+
 @pytest.mark.parametrize(("options", "where"), [
+    ({"head_distance": -1.0}, "edge s@a -> s.second_head@a"),
     ({"student": "slow"}, "student"), ({"consistency": -1.0}, "consistency"), ({"ramp_up": 1.5}, "ramp_up"),
     ({"ramp_up": -0.1}, "ramp_up"), ({"consistency": float("inf")}, "consistency"),
     ({"decay": 1.1}, None), ({"decay": -0.1}, None),

@@ -27,7 +27,8 @@ NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
 LABELS = torch.tensor([0, 3, 1, 2])
 
 
-ARGUMENTS = {"teacher": "t", "student": "s", "students": ["a", "b"], "teachers": ["u", "v"], "layer": "4"}
+ARGUMENTS = {"teacher": "t", "peer": "p", "student": "s", "students": ["a", "b"], "teachers": ["u", "v"],
+             "layer": "4"}
 NODES = {"teacher": ["t"], "student": ["s"], "students": ["a", "b"]}
 LAYERS = {"feature_only": {"t": "0", "s": "cut"}, "stochastic_teacher": {"t": "4", "s": "4"}}
 WRAPPED = {"feature_only": ("s", lambda network: cut(network, "2")),

@@ -209,3 +209,19 @@ def test_names_that_are_missing_or_unknown_are_told():
     assert error.value.fix == "did you mean 'a'?"
     with pytest.raises(UsageError, match="no optimizer for 'b'"):
         make_optimizers({"a": RECIPES["sgd"]}, {"a": network(), "b": network()})
+
+
+# Single numbers
+
+
+def test_what_learns_single_numbers_alone_is_not_decayed_unless_it_is_named():
+    balance, mixed = (nn.ParameterList([torch.zeros(()), torch.ones(shape)]) for shape in ((), (2,)))
+    learners = {"net": network(), "balance": balance, "mixed": mixed}
+    sgd = RECIPES["momentum"]
+
+    def decays(make: object) -> dict[str, float]:
+        return {name: made.param_groups[0]["weight_decay"] for name, made in make_optimizers(make, learners).items()}
+
+    assert decays(sgd) == decays({"": sgd, "net": sgd}) == {"net": 0.01, "balance": 0.0, "mixed": 0.01}
+    assert decays({"": sgd, "balance": sgd})["balance"] == 0.01
+    make_optimizers(partial(torch.optim.LBFGS, lr=0.1), {"balance": balance})

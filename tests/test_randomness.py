@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tutelage.randomness import derive, permutation, reseed, seeded, uniform
+from tutelage.randomness import derive, normal, permutation, reseed, seeded, uniform
 
 CPU = torch.device("cpu")
 WORD = st.integers(-(2**70), 2**70) | st.text()
@@ -206,3 +206,17 @@ def test_reseeding_starts_the_stream_of_the_words_for_good():
         assert not torch.equal(torch.rand(3), first)
     with seeded(0, "net", 3):
         assert torch.equal(torch.rand(3), first)
+
+
+def test_normal_numbers_are_the_quantiles_of_the_uniform_ones():
+    ids = torch.tensor([0, 7, 2**62])
+    expected = stats.norm.ppf(uniform(1, ids, 4).double().numpy())
+    torch.testing.assert_close(normal(1, ids, 4).double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    many = normal(derive(0), torch.arange(50_000), 2).double()
+    assert many.isfinite().all()
+    assert stats.kstest(many.flatten().numpy(), "norm").pvalue > 0.01
+
+
+def test_a_uniform_number_of_0_is_a_normal_one_all_the_same(monkeypatch):
+    monkeypatch.setattr("tutelage.randomness.uniform", lambda key, ids, count: torch.tensor([[0.0, 1 - 2**-24]]))
+    assert normal(0, torch.tensor([0]), 2)[0].tolist() == pytest.approx([-5.42, 5.29], abs=0.02)

@@ -21,6 +21,7 @@ from tutelage.loop import start, steps_of
 from tutelage.methods.akd import akd
 from tutelage.methods.alm import alm
 from tutelage.methods.dual_student import dual_student
+from tutelage.methods.peeraid import peeraid
 from tutelage.methods.pesf import pesf
 from tutelage.methods.stochastic_teacher import stochastic_teacher
 from tutelage.methods.switokd import switokd
@@ -31,14 +32,13 @@ from tutelage.world import connect, disconnect
 world, out, case = connect("cpu"), Path(sys.argv[1]), sys.argv[2]
 uncertainty = True if case == "norm" else "mean_one"  # a mean over a micro-batch is not one over the batch
 graph = everything() if case == "everything" else dual_student("t", ["a", "b"], uncertainty=uncertainty)
-if case == "akd":  # a part with a memory of the batch, and one that learns
-    graph = akd("t", "a", balance="discrepancy")
-    graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
 if case == "pesf":  # a part that learns on a frozen network
     graph = pesf("t", "a", "0")
-    graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)])
 if case == "alm":  # a table for all images, refreshed in the first step from work that the ranks share
     graph = alm(["t"], "a", "3", first=0, every=1, pool=2, validation_batch=5)
+if case in ("discrepancy", "held_out"):  # parts that learn, one with a memory of the batch or one by held-out rows
+    graph = akd("t", "a", balance=case)
+if case in ("pesf", "alm", "discrepancy", "held_out"):
     graph = Graph({**graph.nodes, "b": Trained()}, [*graph.edges, Edge("labels", "b", cross_entropy)],
                   graph.controllers)
 if case == "gate":  # at this temperature the teacher waits in the first step and learns in the others
@@ -50,6 +50,8 @@ if case == "draws":  # what a teacher drops is of the sample, whichever rank has
                   graph.controllers)
     networks["t"] = network(1, width=5, norm=False)
     draw(networks["t"], 6, 0.3)
+if case == "attack":  # each rank attacks its own rows
+    graph = peeraid("a", "b", eps=0.1, step_size=0.03, steps=3)
 if case == "norm":
     graph += Edge("labels", "a@strong", cross_entropy, weight=0.5)
 accumulate = 2 if case == "norm" and world.size == 1 else 1
@@ -67,7 +69,8 @@ if case == "gate":
     assert job.graph.controllers["switch"].paused.tolist() == [[1]]
 result = {"gradients": gradients, "losses": losses, "accuracy": event.accuracy, "scores": job.scores["a"],
           "digest": {name: fingerprint(tensors) for name, tensors in capture(job).items()},
-          "weights": {f"{node}.{name}": p.tolist() for node in "ab" for name, p in job.models[node].named_parameters()}}
+          "weights": {f"{owner}.{name}": p.tolist() for owner, module in job.learners.items()
+                      for name, p in module.named_parameters()}}
 (out / f"{case}-{world.size}-{world.rank}.json").write_text(json.dumps(result))
 disconnect()
 """
@@ -96,7 +99,8 @@ def launch(folder: Path, case: str, size: int) -> list[dict]:
     return [json.loads((folder / f"{case}-{size}-{rank}.json").read_text()) for rank in range(size)]
 
 
-@pytest.fixture(scope="module", params=["plain", "everything", "norm", "akd", "pesf", "alm", "gate", "draws"])
+@pytest.fixture(scope="module", params=["plain", "everything", "norm", "discrepancy", "held_out", "pesf", "alm",
+                                        "gate", "draws", "attack"])
 def runs(request, tmp_path_factory) -> tuple[str, dict, list[dict]]:
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, launch(folder, request.param, 1)[0], launch(folder, request.param, 2)

@@ -26,11 +26,12 @@ NAMES = {"top1": "top-1", "top5": "top-5", "nll": "NLL", "brier": "Brier", "ece"
 
 
 def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, Logits], classes: Sequence[str],
-           fit: Fit) -> Evaluation:
+           fit: Fit, robust: Mapping[str, object] | None = None) -> Evaluation:
     """Everything that docs/evaluation.md lists, of `predictions` for the rows of `source`, in their order.
 
-    `fit` is validation data with its predictions, to which temperatures are fitted; `graph` is what the run learned by.
-    DataError if no row has a label, NumericError if a logit is not finite.
+    `fit` is validation data with its predictions, to which temperatures are fitted; `graph` is what the run learned by;
+    `robust` is what was found of the networks under attack. DataError if no row has a label, NumericError if a logit is
+    not finite.
     """
     given = source.labels >= 0
     labels, ids = source.labels[given], source.ids[given]
@@ -48,7 +49,8 @@ def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, L
     trusted = teacher_of(graph, list(predictions)) if len(classes) > 1 else None
     uncertainty = None if trusted is None else analyse(*trusted, labelled, labels, ids)
     images = {} if uncertainty is None else _with_pictures(uncertainty, source)
-    return Evaluation({**found, "uncertainty": uncertainty}, predictions, source.labels, source.ids, images)
+    found |= {"uncertainty": uncertainty, "robust": robust}
+    return Evaluation(found, predictions, source.labels, source.ids, images)
 
 
 def measure(logits: Logits, labels: metrics.ClassNumbers) -> dict[str, object]:
@@ -102,7 +104,7 @@ def png(image: Tensor) -> bytes:
 def tables(metrics_: Mapping, cost: Mapping | None) -> str:
     """What an evaluation says, as text for a person."""
     parts = [_nodes(metrics_), _pairs(metrics_["pairs"]), _trust(metrics_["uncertainty"], metrics_["nodes"]),
-             _cost(cost)]
+             _robust(metrics_["robust"]), _cost(cost)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -135,6 +137,17 @@ def _trust(about: Mapping | None, nodes: Mapping) -> str:
     return (f"the weight w of {about['teacher']} ({options}): mean {_number(about['mean'])}, "
             f"{_number(about['mean_right'])} where it is right, {_number(about['mean_wrong'])} where wrong; "
             f"AUROC as a detector of its errors {_number(about['auroc'])}\naccuracy by decile of w:\n{_aligned(rows)}")
+
+
+def _robust(robust: Mapping | None) -> str:
+    if robust is None:
+        return ""
+    attacked = robust["top1"]
+    judges = list(next(iter(attacked.values())))
+    rows = [["images made against", *judges]]
+    rows += [[node, *(f"{shares[judge]:.2%}" for judge in judges)] for node, shares in attacked.items()]
+    return (f"top-1 under attack: {robust['steps']} steps of {robust['step_size']:.4f}, "
+            f"within {robust['eps']:.4f}\n{_aligned(rows)}")
 
 
 def _cost(cost: Mapping | None) -> str:

@@ -71,6 +71,8 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
 def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
              on: Annotated[str, typer.Option(help="validation, test or train.")] = "validation",
              cost: Annotated[bool, typer.Option(help="Also measure parameters, FLOPs, bytes and latency.")] = True,
+             attack: Annotated[float | None, typer.Option(metavar="EPS", min=0, max=1, help="Also attack what has "
+                               "learned: no pixel, in [0, 1], moves by more. As in training if that attacks.")] = None,
              plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
     """Measure the networks of a finished run, and the ensemble of its students, on one of its splits.
 
@@ -86,7 +88,7 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
 
     world = connect(recipe_of_run(run, plugin or []).train.device)
     try:
-        metrics, price = evaluate_run(run, on, world, plugin or [], cost=cost, note=note)
+        metrics, price = evaluate_run(run, on, world, plugin or [], cost=cost, eps=attack, note=note)
     finally:
         disconnect()
     if world.main:

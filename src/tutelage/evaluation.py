@@ -1,16 +1,20 @@
 """The same forward on held-out data: how good each node is, and who agrees with whom."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from tutelage import metrics
+from tutelage.attacks import Attack, pgd
 from tutelage.data.source import Source
+from tutelage.divergences import cross_entropy
 from tutelage.errors import DataError
 from tutelage.graph import BATCH_ENDS, Graph, parse_end
+from tutelage.models.network import logits_of
 from tutelage.objective import forward
-from tutelage.randomness import seeded
+from tutelage.randomness import derive, seeded, uniform
 from tutelage.types import Logits
 from tutelage.world import World, gather_uneven
 
@@ -75,6 +79,36 @@ def predict(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, cl
     whole = {end: torch.cat(logits) for end, logits in found.items() if logits and _classifies(logits[0], classes)}
     whole = {end: gather_uneven(logits, len(source.ids), world).cpu() for end, logits in whole.items()} | dict(known)
     return {end: whole[end] for end in ends if end in whole}
+
+
+def robustness(models: Mapping[str, nn.Module], source: Source, attack: Attack, *, attacked: Sequence[str],
+               batch_size: int = 256, world: World | None = None) -> dict[str, dict[str, float]]:
+    """Attacked network -> network -> its accuracy, in [0, 1], on the images that are to make the first one err.
+
+    Each image with a label goes where the attacked network's cross-entropy with it is large, by projected gradient
+    descent from a start that is uniform within `eps` and drawn by its id. `models` are in eval mode.
+    """
+    world = world or World(torch.device("cpu"))
+    assert not any(model.training for model in models.values())
+    rows = (source.labels >= 0).nonzero()[:, 0]
+    parts = rows[world.rank :: world.size].split(batch_size)
+    right: dict[str, dict[str, list[Tensor]]] = {name: {judge: [] for judge in models} for name in attacked}
+    for batch in source.batches(parts, draw=None):
+        images, labels = batch.inputs, batch.labels
+        assert isinstance(images, Tensor), "one view was asked for"
+        places = 2 * uniform(derive("start of an attack"), batch.ids, images.shape[1:].numel()).view_as(images) - 1
+        for name in attacked:
+            moved = pgd(attack, images, (images + attack.eps * places).clamp(0, 1),
+                        partial(_mistaken, models[name], labels))
+            with torch.no_grad():
+                for judge, model in models.items():
+                    right[name][judge].append((logits_of(model(moved)).argmax(-1) == labels).double())
+    return {name: {judge: gather_uneven(torch.cat(shares), len(rows), world).mean().item()
+                   for judge, shares in judges.items()} for name, judges in right.items()}
+
+
+def _mistaken(model: nn.Module, labels: Tensor, images: Tensor) -> Tensor:
+    return cross_entropy(logits_of(model(images)), labels)
 
 
 def _is_free(graph: Graph, node: str) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +10,14 @@ from torch import nn
 
 from tutelage import data as data_page
 from tutelage.assessment import assess
+from tutelage.attacks import Adversary, Attack
 from tutelage.caching import build as build_cache
 from tutelage.config import Recipe, graph_of, read_recipe, settings_of
 from tutelage.cost import costs
 from tutelage.data.load import load as load_data
 from tutelage.data.source import Source
 from tutelage.errors import ModelError, UsageError, UserError, placed
-from tutelage.evaluation import predict
+from tutelage.evaluation import predict, robustness
 from tutelage.files import MANIFEST, fingerprint
 from tutelage.graph import Computed, Ema, Ensemble, Frozen, Graph, Trained, parse_end, unbound
 from tutelage.incremental import train_phases
@@ -32,6 +33,7 @@ from tutelage.tuning import begin, choose
 from tutelage.world import World, choose_device, lead
 
 ENSEMBLE = "ensemble"
+STEPS_OF_ATTACK = 10
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,13 @@ def finished_run(run: Path, world: World, plugins: Sequence[str] = ()) -> Finish
 
 
 def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (), *, cost: bool = True,
+                 eps: float | None = None,
                  note: Callable[[str], None] = lambda text: None) -> tuple[dict, dict | None]:
     """Measure a finished run on one of its splits, write that into its folder, and give the metrics and the cost.
 
-    Every network counts, and the ensemble of the students where there are several. Ranks share the images; the first
-    of them measures and writes, and on the others the metrics are empty.
+    Every network counts, and the ensemble of the students where there are several. What has learned is attacked too,
+    within `eps`, by default as in training; 0 for no attack. Ranks share the images; the first of them measures and
+    writes, and on the others the metrics are empty.
     """
     opened = finished_run(run, world, plugins)
     for text in opened.notes if world.main else ():
@@ -191,11 +195,12 @@ def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (
                   batch_size=opened.recipe.data.batch_size)
     predictions = ask(source)
     held_out = predictions if split == "validation" else ask(opened.data.validation)
+    robust = _robust(opened, source, list(predictions), eps, world)
     found: list[dict] = []
 
     def measure() -> None:
         evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
-                            (opened.data.validation, held_out))
+                            (opened.data.validation, held_out), robust)
         write_evaluation(run, evaluation)
         found.append(finite(evaluation.metrics))
         if cost:
@@ -204,6 +209,23 @@ def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (
 
     lead(world, measure if world.main else None)
     return (found[0] if found else {}), (found[1] if len(found) > 1 else None)
+
+
+def _robust(opened: FinishedRun, source: Source, nodes: Sequence[str], eps: float | None, world: World) -> dict | None:
+    """The accuracy of each network on images made against each that has learned; None where nothing is attacked."""
+    trained = [controller.attack for controller in opened.graph.controllers.values()
+               if isinstance(controller, Adversary)]
+    if eps is not None:
+        attack = Attack(eps, eps / 4, STEPS_OF_ATTACK)
+    else:
+        attack = replace(trained[0], steps=STEPS_OF_ATTACK) if trained else Attack(0.0)
+    if not attack.eps or not bool((source.labels >= 0).any()):
+        return None
+    models = {node: opened.models[node] for node in nodes if node in opened.models}
+    attacked = [node for node in models if not isinstance(opened.graph.nodes[node], Frozen)]
+    shares = robustness(models, source, attack, attacked=attacked, batch_size=opened.recipe.data.batch_size,
+                        world=world)
+    return {**asdict(attack), "top1": shares}
 
 
 def _judged(opened: FinishedRun) -> Graph:

@@ -160,6 +160,10 @@ class Run:
         """What has an optimizer: trained networks and parts, by name."""
         return {name: self.models[name] for name in self.graph.named(Trained)} | self.graph.parts()
 
+    def logits(self, node: str, images: Tensor) -> Tensor:
+        """What a network says of this rank's own images outside of the step's forward passes, in the mode it is in."""
+        return running.compute(self.models[node], self.choices[node], images, [""])[""]
+
 
 def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
           choices: Mapping[str, Choice] | None = None, *, compiled_losses: bool = False) -> Run:
@@ -368,6 +372,9 @@ def _check_batches(rows: int, settings: Settings, world: World) -> None:
 
 
 def _check_labels(data: Data) -> None:
+    if len(data.classes) < 2:
+        raise DataError("too few classes: there is nothing to tell apart", where="training data",
+                        found=f"{len(data.classes)} classes", expected="two or more")
     least, most = (int(end) for end in data.train.labels.aminmax())
     if least < -1 or most >= len(data.classes):
         raise DataError("labels out of range", where="training data", found=f"{least} .. {most}",

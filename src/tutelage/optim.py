@@ -21,7 +21,8 @@ def make_optimizers(make: MakeOptimizer | Mapping[str, MakeOptimizer],
                     learners: Mapping[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
     """An optimizer for each learner that has parameters; `make` is one recipe, or one by name.
 
-    A part (a projector, a gate) that `make` does not name uses the recipe of "" if there is one, else is an error.
+    A part (a projector, a gate) that `make` does not name uses the recipe of "" if there is one, else is an error. What
+    learns single numbers alone, such as a balance, is not decayed unless `make` names it.
     """
     optimizers = {}
     if isinstance(make, Mapping):
@@ -36,8 +37,12 @@ def make_optimizers(make: MakeOptimizer | Mapping[str, MakeOptimizer],
             raise UsageError(f"no optimizer for {name!r}", where="optimizer", expected=f"one of {sorted(learners)}",
                              fix='name it, or give one for all the others under ""')
         optimizers[name] = _fused(maker, parameters)
+        named = not callable(make) and name in make
+        numbers = all(parameter.dim() == 0 for parameter in parameters)
         for group in optimizers[name].param_groups:
             group["base_lr"] = group["lr"]
+            if numbers and not named and "weight_decay" in group:
+                group["weight_decay"] = 0.0
     return optimizers
 
 

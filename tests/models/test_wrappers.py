@@ -1,4 +1,4 @@
-"""A cut of the gradient, and many draws of dropout."""
+"""A cut of the gradient, many draws of dropout, and a second head."""
 
 from copy import deepcopy
 
@@ -14,7 +14,8 @@ from tutelage.models.build import build
 from tutelage.models.network import weights_of
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.models.taps import read
-from tutelage.models.wrappers import cut, draw, draws_of
+from tutelage.models.weights import classifiers_of, load_weights
+from tutelage.models.wrappers import add_second_head, cut, draw, draws_of
 from tutelage.randomness import derive, uniform
 
 NAMES = ["cat", "dog"]
@@ -76,7 +77,7 @@ def test_a_cut_changes_neither_logits_nor_weights_nor_their_names():
     assert torch.equal(tapped["cut"], read(plain, images(), ["layer2"])["layer2"])
 
 
-@pytest.mark.parametrize("words", [{"cut": "layer3"}, {"draws": 4, "dropout": 0.3}])
+@pytest.mark.parametrize("words", [{"cut": "layer3"}, {"draws": 4, "dropout": 0.3}, {"second_head": True}])
 def test_the_word_survives_a_copy_and_a_file(tmp_path, words):
     network = built(**words)
     save_file(weights_of(network), tmp_path / "net.safetensors", metadata_of(network, NAMES, "net"))
@@ -109,7 +110,8 @@ def test_a_cut_of_several_tensors_is_refused():
         network(torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize(("tap", "word"), [("cut", 'cut = "LAYER"'), ("draws.pool", "draws = 30")])
+@pytest.mark.parametrize(("tap", "word"), [("cut", 'cut = "LAYER"'), ("draws.pool", "draws = 30"),
+                                           ("second_head", "second_head = true")])
 def test_a_recipe_that_forgot_the_word_is_told_the_word(tap, word):
     with pytest.raises(ModelError) as caught:
         read(built(), images(), [tap])
@@ -217,3 +219,90 @@ def test_a_network_without_dropout_is_refused():
 def test_words_that_cannot_be_are_refused(words):
     with pytest.raises(UsageError):
         Architecture("resnet8", **words)
+
+
+# A second head
+
+
+def test_a_second_head_reads_what_the_first_one_reads_and_changes_nothing_of_it():
+    plain, network = built(), built(second_head=True)
+    own = weights_of(network)
+    assert own.keys() - weights_of(plain).keys() == {"fc.second_head.weight", "fc.second_head.bias"}
+    assert all(torch.equal(own[name], tensor) for name, tensor in weights_of(plain).items())
+    assert torch.equal(plain(images()), network(images()))
+    tapped = read(network, images(), ["", "second_head", "pool"])
+    expected = tapped["pool"].flatten(1) @ own["fc.second_head.weight"].T + own["fc.second_head.bias"]
+    torch.testing.assert_close(tapped["second_head"], expected)
+    assert not torch.equal(own["fc.second_head.weight"], own["fc.weight"])
+    torch.testing.assert_close(own["fc.second_head.weight"].std(), own["fc.weight"].std(), rtol=0.3, atol=0)
+
+
+def test_its_first_weights_are_of_seed_and_name():
+    again, other = (build(Architecture("resnet8", second_head=True), class_names=NAMES, name="net", seed=seed)
+                    for seed in (0, 1))
+    weight = weights_of(built(second_head=True))["fc.second_head.weight"]
+    assert torch.equal(weights_of(again)["fc.second_head.weight"], weight)
+    assert not torch.equal(weights_of(other)["fc.second_head.weight"], weight)
+
+
+def test_a_copy_has_a_head_of_its_own():
+    network = built(second_head=True)
+    before, copy = read(network, images(), ["second_head"])["second_head"], deepcopy(network)
+    copy.body.fc.second_head.weight.data.zero_()
+    copy.body.fc.second_head.bias.data.fill_(3.0)
+    assert (read(copy, images(), ["second_head"])["second_head"] == 3).all()
+    assert torch.equal(read(network, images(), ["second_head"])["second_head"], before)
+
+
+def test_a_loss_of_the_second_head_reaches_it_and_what_both_share():
+    network = built(second_head=True)
+    read(network, images(), ["", "second_head"])["second_head"].sum().backward()
+    for name, parameter in weights_of_parameters(network):
+        assert (parameter.grad is None) == (name in ("fc.weight", "fc.bias")), name
+
+
+def test_weights_go_between_networks_with_one_head_and_with_two(tmp_path):
+    for words in ({}, {"second_head": True}):
+        save_file(weights_of(built(**words)), tmp_path / f"{len(words)}.safetensors",
+                  metadata_of(built(**words), NAMES, "net"))
+    one, two = (str(tmp_path / f"{number}.safetensors") for number in range(2))
+    seeded = {"class_names": NAMES, "name": "net", "seed": 9}
+    fresh = weights_of(build(Architecture("resnet8", second_head=True), **seeded))
+    for file, second in ((one, fresh), (two, weights_of(built(second_head=True)))):
+        found = weights_of(build(Architecture("resnet8", weights=file, second_head=True), **seeded))
+        assert all(torch.equal(found[name], tensor) for name, tensor in weights_of(built()).items())
+        assert torch.equal(found["fc.second_head.weight"], second["fc.second_head.weight"])
+    plain = weights_of(build(Architecture("resnet8", weights=two), **seeded))
+    assert plain.keys() == weights_of(built()).keys()
+    new = build(Architecture("resnet8", weights=two, head="new", second_head=True), class_names=["a", "b", "c"])
+    assert [len(weights_of(new)[name]) for name in ("fc.bias", "fc.second_head.bias")] == [3, 3]
+
+
+def test_a_users_own_layer_of_that_name_is_loaded_as_strictly_as_any_other():
+    own = nn.Module()
+    own.fc, own.second_head = nn.Linear(2, 2), nn.Linear(2, 2)
+    with pytest.raises(ModelError, match="do not fit"):
+        load_weights(own, nn.ModuleDict({"fc": nn.Linear(2, 2)}).state_dict())
+
+
+def test_a_network_that_is_cut_to_the_data_has_a_second_head_for_the_data(tmp_path):
+    save_file(weights_of(built()), tmp_path / "net.safetensors", metadata_of(built(), NAMES, "net"))
+    network = build(Architecture("resnet8", weights=str(tmp_path / "net.safetensors"), classes="by-name",
+                                 second_head=True), class_names=["dog"])
+    assert [x.shape for x in read(network, images(), ["", "second_head"]).values()] == [(3, 1), (3, 1)]
+
+
+def test_a_sequence_and_a_network_that_is_one_layer_get_a_second_head():
+    for network in (nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), nn.Linear(4, 2)):
+        x, plain = torch.ones(5, 4), deepcopy(network)
+        add_second_head(network)
+        found = read(network, x, ["", "second_head"])
+        assert torch.equal(found[""], plain(x))
+        assert found["second_head"].shape == (5, 2)
+        assert classifiers_of(network) == classifiers_of(plain)
+
+
+@pytest.mark.parametrize("body", [nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), nn.Sequential(nn.ReLU())])
+def test_without_a_linear_first_head_there_is_no_second(body):
+    with pytest.raises(ModelError, match="second head"):
+        add_second_head(body)

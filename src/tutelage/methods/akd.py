@@ -10,6 +10,9 @@ teacher ("discrepancy"), and the weights a [B, C] are a module's (`context`). Th
 were not at hand, so those below, and all numbers, are this project's choice.
 
     learnable     h = low + (high - low) sigmoid(r), by the gradient of L - entropy_bonus * H(h, 1 - h) for r alone
+    held_out      the same h, by the gradient for r alone of the labels' loss on held-out images after one step,
+                  L_held-out(w - e dL/dw), w the student's weights and e its learning rate: with the gradients g_labels
+                  and g_teacher of the two terms of L, dL_held-out/dh = -e <dL_held-out/dw, g_labels - g_teacher>
     discrepancy   h = high - (high - low) d, d the running mean of sum_c |p_teacher,c - p_student,c| / 2 over batches
     per_sample    the same with each row's own distance
     context       a = 2 sigmoid(MLP and attention over classes), by the gradient of CE(a z_teacher, y)
@@ -20,16 +23,23 @@ The gradient of L reaches the student alone: were the module trained by L, it co
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tutelage.divergences import cross_entropy, kl, value
-from tutelage.errors import ModelError, UsageError
-from tutelage.graph import Computed, Edge, Frozen, Graph, Kind, Trained
+from tutelage.errors import DataError, ModelError, UsageError, unknown
+from tutelage.graph import Computed, Controller, Edge, Frozen, Graph, Kind, Trained
+from tutelage.models.network import logits_of
+from tutelage.randomness import derive, permutation
 from tutelage.sample_weights import discrepancy
-from tutelage.types import Labels, Logits, PerSample
+from tutelage.types import Batch, Labels, Logits, PerSample
+from tutelage.world import World, average
 
+LEARNED = ("learnable", "held_out")
+BALANCES = (*LEARNED, "discrepancy", "per_sample", "fixed")
 SLOWLY = 0.01
 """How much slower than the networks the learnable balance moves, under SGD: it has the learning rate that they have."""
 
@@ -39,16 +49,17 @@ def akd(teacher: str, student: str, *, temperature: float = 4.0, balance: str = 
         closeness: float = 0.1) -> Graph:
     """The student learns from labels and a frozen teacher; their balance adapts, and so does what the teacher says.
 
-    `balance` is "learnable", "discrepancy", "per_sample" or "fixed". `hard` is the labels' weight h: all along if it
-    is fixed, at the start if it learns; `low` and `high` bound it. `entropy_bonus` keeps a learnable h from running
-    to the smaller loss; `closeness` holds the module's weights near 1.
+    `balance` is "learnable", "held_out", "discrepancy", "per_sample" or "fixed". `hard` is the labels' weight h: all
+    along if it is fixed, at the start if it learns; `low` and `high` bound it. `entropy_bonus` keeps a learnable h from
+    running to the smaller loss; `closeness` holds the module's weights near 1. "held_out" takes a batch of validation
+    images for each step.
     """
     if teacher == student:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
     _check(balance, hard, low, high, entropy_bonus)
     source, judge = f"{teacher}_context" if context else teacher, f"{student}_balance"
     nodes: dict[str, Kind] = {teacher: Frozen(), student: Trained()}
-    edges = []
+    edges, controllers = list[Edge](), dict[str, Controller]()
     if context:
         nodes[source] = Computed((teacher, student), Context())
         edges += [Edge("labels", source, cross_entropy), Edge("labels", f"{source}.change", value, weight=closeness)]
@@ -59,25 +70,28 @@ def akd(teacher: str, student: str, *, temperature: float = 4.0, balance: str = 
     if balance == "learnable":
         nodes[judge] = Computed((student, source, "labels"), Learnable(hard, low, high, temperature, entropy_bonus))
         edges.append(Edge("labels", f"{judge}.loss", value, weight=SLOWLY))
+    elif balance == "held_out":
+        nodes[judge] = Computed((student,), HeldOut(hard, low, high))
+        edges.append(Edge("labels", f"{judge}.loss", value))  # its gradient has the learning rate in it already
+        controllers["look_ahead"] = LookAhead(teacher, student, judge, source if context else None, temperature)
     elif balance == "discrepancy":
         nodes[judge] = Computed((student, teacher), Discrepancy(low, high))
     else:
         nodes[judge] = Computed((student, teacher), partial(by_sample, low=low, high=high))
     edges += [Edge("labels", student, cross_entropy, sample_weight=judge),
               Edge(source, student, kl, temperature=temperature, sample_weight=f"{judge}.soft")]
-    return Graph(nodes, edges)
+    return Graph(nodes, edges, controllers)
 
 
 def _check(balance: str, hard: float, low: float, high: float, entropy_bonus: float) -> None:
-    if balance not in ("learnable", "discrepancy", "per_sample", "fixed"):
-        raise UsageError("not a way to balance", where="balance", found=repr(balance),
-                         expected="'learnable', 'discrepancy', 'per_sample' or 'fixed'")
+    if balance not in BALANCES:
+        raise unknown("balance", balance, BALANCES, where="balance")
     if not 0 <= low < high <= 1:
         raise UsageError("bounds that cannot be", where="low, high", found=f"low = {low}, high = {high}",
                          expected="0 <= low < high <= 1")
-    if not 0 <= hard <= 1 or (balance == "learnable" and not low < hard < high):
+    if not 0 <= hard <= 1 or (balance in LEARNED and not low < hard < high):
         raise UsageError("a weight of the labels that cannot be", where="hard", found=hard,
-                         expected="between low and high" if balance == "learnable" else "0 .. 1")
+                         expected="between low and high" if balance in LEARNED else "0 .. 1")
     if not 0 <= entropy_bonus < math.inf:
         raise UsageError("a bonus that cannot be", where="entropy_bonus", found=entropy_bonus, expected="0 or more")
 
@@ -91,17 +105,116 @@ class Learnable(nn.Module):
     def __init__(self, hard: float, low: float, high: float, temperature: float, entropy_bonus: float) -> None:
         super().__init__()
         self.low, self.high, self.temperature, self.entropy_bonus = low, high, temperature, entropy_bonus
-        share = (hard - low) / (high - low)
-        self.r = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+        self.r = _parameter(hard, low, high)
 
     def forward(self, student: Logits, teacher: Logits, labels: Labels) -> dict[str, Tensor]:
         """(student, teacher, labels) -> h, 1 - h and the balance's own loss, each [B]."""
         student, teacher, T = student.detach(), teacher.detach(), self.temperature  # noqa: N806 - the equation's name
-        h = (self.low + (self.high - self.low) * self.r.sigmoid()).to(student.dtype).expand(len(student))
+        h = _bounded(self.r, self.low, self.high).to(student.dtype).expand(len(student))
         rows = h * cross_entropy(student, labels) + (1 - h) * T**2 * kl(student / T, teacher / T)
         least = torch.finfo(h.dtype).tiny  # at 0 the entropy's slope is infinite
         entropy = torch.special.entr(h.clamp(min=least)) + torch.special.entr((1 - h).clamp(min=least))
         return {"logits": h, "soft": 1 - h, "loss": rows - self.entropy_bonus * entropy}
+
+
+def _parameter(hard: float, low: float, high: float) -> nn.Parameter:
+    share = (hard - low) / (high - low)
+    return nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+
+
+def _bounded(r: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * r.sigmoid()
+
+
+class HeldOut(nn.Module):
+    """A balance that learns from held-out images: h of every row [B]; taps `soft`, 1 - h, and `loss`, h * slope, [B].
+
+    `slope` is dL_held-out/dh, which `LookAhead` sets before each step; it is no state.
+    """
+
+    slope: Tensor
+
+    def __init__(self, hard: float, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.r = _parameter(hard, low, high)
+        self.register_buffer("slope", torch.zeros(()), persistent=False)
+
+    @property
+    def hard(self) -> Tensor:
+        """h now, a scalar."""
+        return _bounded(self.r, self.low, self.high)
+
+    def forward(self, student: Logits) -> dict[str, Tensor]:
+        """student -> h, 1 - h and the balance's own loss, each [B]."""
+        h = self.hard.to(student.dtype).expand(len(student))
+        return {"logits": h, "soft": 1 - h, "loss": h * self.slope}
+
+
+class LookAhead(Controller):
+    """Takes the next step of the student for trial, and tells the balance how h would change a held-out loss by it.
+
+    The step is one of plain descent at the step's learning rate, with the statistics of each batch. Held-out images are
+    validation images with a label, as many as a micro-batch has, drawn by (seed, step). With accumulation each
+    micro-batch looks ahead by itself. No weight, statistic or gradient is touched. The student runs forward twice and
+    backward three times more, in float32.
+    """
+
+    def __init__(self, teacher: str, student: str, judge: str, context: str | None, temperature: float) -> None:
+        super().__init__()
+        self.teacher, self.student, self.judge, self.context = teacher, student, judge, context
+        self.temperature = temperature
+
+    def before_forward(self, run: Any, batch: Batch) -> Batch:
+        """Set the balance's slope."""
+        student, balance = run.models[self.student], run.graph.parts()[self.judge]
+        rate, h = run.optimizers[self.student].param_groups[0]["lr"], balance.hard.detach()
+        weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
+        hard, soft = (_gradients(term, weights, run.world) for term in self._terms(run, weights, batch))
+        ahead = {name: (weight.detach() - rate * (h * x + (1 - h) * y)).requires_grad_()
+                 for (name, weight), x, y in zip(weights.items(), hard, soft, strict=True)}
+        images, labels = _held_out(run, batch.labels.device)
+        loss = cross_entropy(_said(student, ahead, images), labels).mean()
+        pull = _gradients(loss, ahead, run.world)
+        balance.slope.copy_(-rate * sum(((x - y) * z).sum() for x, y, z in zip(hard, soft, pull, strict=True)))
+        return batch
+
+    def _terms(self, run: Any, weights: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The two terms of L on this rank's rows: the labels', and the teacher's."""
+        images = batch.inputs if isinstance(batch.inputs, Tensor) else batch.inputs[""]
+        said, T = _said(run.models[self.student], weights, images), self.temperature  # noqa: N806 - the equation's name
+        with torch.no_grad():
+            heard = run.logits(self.teacher, images)
+            if self.context is not None:
+                heard = run.graph.parts()[self.context](heard, said)["logits"]
+        return cross_entropy(said, batch.labels).mean(), T**2 * kl(said / T, heard / T).mean()
+
+
+def _said(network: nn.Module, weights: dict[str, Tensor], images: Tensor) -> Logits:
+    """What the network says with these weights; its own statistics stay as they are."""
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    return logits_of(functional_call(network, {**weights, **buffers}, (images,)))
+
+
+def _gradients(loss: Tensor, weights: dict[str, Tensor], world: World) -> list[Tensor]:
+    """The gradients of the mean of the loss over the ranks."""
+    found = list(torch.autograd.grad(loss, list(weights.values()), retain_graph=True, materialize_grads=True))
+    average(found, world)
+    return found
+
+
+def _held_out(run: Any, device: torch.device) -> tuple[Tensor, Labels]:
+    """This rank's share of some labelled validation images, and their labels."""
+    source, world = run.data.validation, run.world
+    rows = (source.labels >= 0).nonzero()[:, 0]
+    count = min(len(rows) // world.size * world.size, run.settings.batch_size // run.settings.accumulate)
+    if count < 2 * world.size:
+        raise DataError("there is too little to look ahead to", found=f"{len(rows)} validation images with a label",
+                        expected="two or more for each rank")
+    chosen = rows[permutation(derive(run.settings.seed, "held out", run.step, run.micro), len(rows))[:count]]
+    batch = next(iter(source.batches([world.own(chosen)], draw=None)))
+    assert isinstance(batch.inputs, Tensor), "one view was asked for"
+    return batch.inputs.to(device), batch.labels.to(device)
 
 
 class Discrepancy(nn.Module):

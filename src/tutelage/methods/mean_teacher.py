@@ -8,9 +8,15 @@ teacher says; images without a label count there too. Logits z [B, C], p = softm
     d = 1/C ||p - p'||^2  ("mse")   or   KL(p' || p)  ("kl")
     consistency(t) = consistency * exp(-5 (1 - min(t, R) / R)^2),   R: the share `ramp_up` of the run
 
-The gradient reaches the student alone. The teacher has batch statistics of its own and is the network to use. Formulas
-and the defaults of `decay`, `consistency` and `divergence` are those of the authors' released code (100 for mse on
-CIFAR-10, 10 for kl on ImageNet), which advises 1 to 10 for kl and C to C^2 for mse. Its second head is not here.
+With `head_distance` the student has a second head, the tap `second_head` of a network with second_head = true: its
+logits w [B, C] take the place of z in d, so that labels and the average each have a head, and there is
+
+    + head_distance * 1/B sum_i 1/C ||z_i(a) - w_i(a)||^2
+
+whose gradient reaches both heads: two edges, so the printed losses count it twice. What the teacher says is its first
+head's. The gradient reaches the student alone. The teacher has batch statistics of its own and is the network to use.
+Formulas and the defaults of `decay`, `consistency` and `divergence` are those of the authors' released code (100 for
+mse on CIFAR-10, 10 for kl on ImageNet), which advises 1 to 10 for kl and C to C^2 for mse; its `head_distance` is 0.01.
 """
 
 import math
@@ -28,11 +34,12 @@ DEFAULTS = {"mse": 100.0, "kl": 10.0}
 
 
 def mean_teacher(student: str, *, decay: float = 0.999, divergence: Literal["mse", "kl"] = "mse",
-                 consistency: float | None = None, ramp_up: float = 0.1) -> Graph:
+                 consistency: float | None = None, ramp_up: float = 0.1, head_distance: float | None = None) -> Graph:
     """A student learns from labels and from the moving average of its own weights, the node `slow`.
 
     `consistency` is the weight of the average's voice, 100 for "mse" and 10 for "kl"; it is reached after the share
-    `ramp_up` of the run. 0 leaves the average to follow unheard.
+    `ramp_up` of the run. 0 leaves the average to follow unheard. `head_distance`, if any, is the weight that holds
+    a second head, which the average's voice is for, near the first.
     """
     if student == SLOW:
         raise UsageError("this name is taken by a node of the method's own", where="student", found=repr(student))
@@ -44,10 +51,14 @@ def mean_teacher(student: str, *, decay: float = 0.999, divergence: Literal["mse
         raise UsageError("a weight that cannot be", where="consistency", found=consistency, expected="0 or more")
     if not 0 <= ramp_up <= 1:
         raise UsageError("not a share of the run", where="ramp_up", found=ramp_up, expected="0 .. 1")
-    edges = [Edge("labels", f"{student}@a", cross_entropy)]
+    says = f"{student}@a"
+    hears = says if head_distance is None else f"{student}.second_head@a"
+    edges = [Edge("labels", says, cross_entropy)]
     if consistency:  # an edge of weight 0 would leave the average without batch statistics, its own or the student's
-        edges.append(Edge(f"{SLOW}@b", f"{student}@a", kl if divergence == "kl" else probability_mse,
+        edges.append(Edge(f"{SLOW}@b", hears, kl if divergence == "kl" else probability_mse,
                           weight=partial(ramp_up_exp, to=consistency, until=ramp_up)))
+    if head_distance is not None:
+        edges += [Edge(says, hears, mse, head_distance), Edge(hears, says, mse, head_distance)]
     return Graph({student: Trained(), SLOW: Ema(student, decay)}, edges)
 
 

@@ -28,6 +28,7 @@ class Architecture:
     draws       so many draws are made of the network's dropout: the taps "draws.LAYER"
     dropout     the share that is left out of what a drawn layer gives, for networks without dropout of their own
     cosine      true: the classifier compares directions alone; the taps "cosine" and "cosine.features"
+    second_head true: a second classifier on the same features; its logits are the tap "second_head"
     options     further keyword arguments of the network's function
 
     >>> Architecture("timm:resnet18", stem="cifra")
@@ -49,6 +50,7 @@ class Architecture:
     draws: int | None = None
     dropout: float | None = None
     cosine: bool = False
+    second_head: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -19,8 +19,8 @@ from tutelage.models.class_names import (
 from tutelage.models.network import Network
 from tutelage.models.sources import Source, find
 from tutelage.models.stem import fit_to_32px
-from tutelage.models.weights import WeightsFile, load_weights, read_weights
-from tutelage.models.wrappers import compare_directions, cut, draw
+from tutelage.models.weights import SECOND_HEAD, WeightsFile, load_weights, read_weights
+from tutelage.models.wrappers import add_second_head, compare_directions, cut, draw
 from tutelage.randomness import seeded
 
 NEW_HEAD = 'write head = "new" to fine-tune with a fresh classifier'
@@ -71,6 +71,9 @@ def assemble(spec: Architecture, source: Source, body_classes: Sequence[str], ch
         cut(network, spec.cut)
     if spec.draws is not None:
         draw(network, spec.draws, spec.dropout)
+    if spec.second_head:
+        with seeded(seed, SECOND_HEAD, name):
+            add_second_head(network)
     return network
 
 

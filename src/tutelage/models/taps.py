@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError, unknown
 from tutelage.models.network import body_of, logits_of
+from tutelage.models.weights import SECOND_HEAD
 from tutelage.models.wrappers import COSINE, CUT, DRAWS, FEATURES, drawing, draws_of, is_cut, taps_of
 
 
@@ -23,7 +24,8 @@ def read(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Ten
 
     "" is the logits; another name is a key of the mapping that the network returns, or else the output of the
     sub-module of that name, without "body." in front for a `Network`. A sub-module that runs several times in a pass
-    gives its last output. `wrappers` says what the taps "cut", "draws.LAYER", "cosine" and "cosine.features" are.
+    gives its last output. `wrappers` says what the taps "cut", "draws.LAYER", "cosine", "cosine.features" and
+    "second_head" are.
     """
     if not any(taps):
         return {"": logits_of(model(inputs))} if taps else {}
@@ -84,6 +86,9 @@ def _choose(tap: str, output: object, returned: Mapping[str, Any], heard: Mappin
     if tap in (COSINE, FEATURES):
         raise ModelError("the classifier of this network is not one of cosines", found=f"tap {tap!r}",
                          fix="write cosine = true in its [models.NODE]")
+    if tap == SECOND_HEAD:
+        raise ModelError("this network has one head", found=f"tap {tap!r}",
+                         fix="write second_head = true in its [models.NODE]: a second classifier on the same features")
     raise unknown("tap", tap, [*filter(None, modules), *map(str, returned)], error=ModelError)
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tutelage.errors import ModelError, SecurityError
 from tutelage.files import fingerprint
 from tutelage.models.class_names import SHOWN
-from tutelage.models.network import body_of, weights_of
+from tutelage.models.network import Network, body_of, weights_of
 
+SECOND_HEAD = "second_head"
+"""The sub-module that `wrappers.add_second_head` adds to a network's classifier."""
 Entry = TypeVar("Entry", list, dict, int)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar", ".th", ".npz", ".npy")
 LARGEST_HEADER = 4 * 2**20
@@ -69,9 +71,17 @@ def read_metadata(path: str | Path, node: str = "model") -> Mapping[str, str]:
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, head: str = "strict",
                  where: object = None) -> None:
-    """Copy `tensors` into a `Network` or any module; with head="new" the classifier keeps the weights that it has."""
+    """Copy `tensors` into a `Network` or any module; with head="new" the classifier keeps the weights that it has.
+
+    A second head that only the network has keeps its weights too, and one that only the file has is left out.
+    """
     own = weights_of(network)
     fresh = _classifier_names(network, own)
+    second = {name for name in {*own, *tensors} if SECOND_HEAD in name.split(".")}
+    added = isinstance(network, Network) and network.architecture.second_head  # else it is a user's own layer
+    if not second & own.keys() or (added and (head == "new" or not second & tensors.keys())):
+        own = {name: tensor for name, tensor in own.items() if name not in second}
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in second}
     if head == "new":
         tensors = {name: tensor for name, tensor in tensors.items() if name not in fresh}
         own = {name: tensor for name, tensor in own.items() if name not in fresh}
@@ -95,7 +105,8 @@ def classifiers_of(body: nn.Module) -> tuple[str, ...]:
     if said:
         return (said,) if isinstance(said, str) else tuple(said)
     for kind in (nn.Linear, nn.Conv2d):
-        names = [name for name, module in body.named_modules() if isinstance(module, kind)]
+        names = [name for name, module in body.named_modules()
+                 if isinstance(module, kind) and SECOND_HEAD not in name.split(".")]
         if names:
             return (names[-1],)
     return ()

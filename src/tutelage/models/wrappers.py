@@ -1,10 +1,12 @@
 """What a recipe changes of a network in one word: a cut of its gradient, many draws of its dropout, its classifier.
 
-    cut = "layer3"    the labels teach what comes after this layer alone; the tap `cut` is what the layer gives
-    draws = 30        the tap `draws.LAYER` is what LAYER gives in so many draws: [B, 30, ...]
-    cosine = true     the classifier is one of cosines; its taps are `cosine` [B, C] and `cosine.features` [B, D]
+    cut = "layer3"        the labels teach what comes after this layer alone; the tap `cut` is what the layer gives
+    draws = 30            the tap `draws.LAYER` is what LAYER gives in so many draws: [B, 30, ...]
+    cosine = true         the classifier is one of cosines; its taps are `cosine` [B, C] and `cosine.features` [B, D]
+    second_head = true    the tap `second_head` is what a second classifier says of the same features: [B, C]
 
-Weights, their names and the logits stay as they were, but for the classifier of cosines, which has no bias.
+Weights, their names and the logits stay as they were, but for the classifier of cosines, which has no bias. A second
+head's own weights come to them.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, unknown
-from tutelage.models.network import body_of
-from tutelage.models.weights import classifiers_of
+from tutelage.models.network import Network, body_of
+from tutelage.models.weights import SECOND_HEAD, classifiers_of
 from tutelage.randomness import derive, uniform
 
 CUT, DRAWS, COSINE, FEATURES = "cut", "draws.", "cosine", "cosine.features"
@@ -55,9 +57,11 @@ def compare_directions(network: nn.Module) -> None:
 def taps_of(body: nn.Module) -> dict[str, nn.Module]:
     """The modules behind the taps that wrappers add, by name."""
     found: dict[str, nn.Module] = {}
-    for module in body.modules():
+    for name, module in body.named_modules():
         if is_cut(module):
             found[CUT] = module
+        if name.split(".")[-1] == SECOND_HEAD:
+            found[SECOND_HEAD] = module
         if isinstance(module, CosineHead):
             found |= {COSINE: module.cosine, FEATURES: module.features}
     return found
@@ -88,6 +92,29 @@ def _detached(module: nn.Module, inputs: Any, output: Any) -> Tensor:
         raise ModelError("what is cut must be one tensor", where="cut", found=f"a {type(output).__name__}",
                          fix="cut at a layer before or after it")
     return output.detach()
+
+
+def add_second_head(network: nn.Module) -> None:
+    """Give a network a second classifier like its own, with first weights of its own from torch's generator.
+
+    It is a part of the first one and runs with it, in every pass; it is learned, averaged and saved with the network.
+    """
+    body = body_of(network)
+    names = classifiers_of(body)
+    first = body.get_submodule(names[0]) if len(names) == 1 else None
+    if not isinstance(first, nn.Linear):
+        raise ModelError("a second head needs a first one to be like", where="second_head",
+                         found=", ".join(names) or "no classifier", expected="one linear layer that makes the logits",
+                         fix="take another network, or leave second_head out")
+    columns = network.columns if isinstance(network, Network) else None
+    second = nn.Linear(first.in_features, first.out_features if columns is None else len(columns),
+                       bias=first.bias is not None, device=first.weight.device, dtype=first.weight.dtype)
+    first.add_module(SECOND_HEAD, second)
+    first.register_forward_hook(_also)
+
+
+def _also(module: nn.Module, inputs: Any, output: Any) -> None:
+    module.get_submodule(SECOND_HEAD)(inputs[0])  # whoever taps it hears it
 
 
 @dataclass

@@ -115,6 +115,7 @@ class Metrics(TypedDict):
     nodes: dict[str, NodeScores]
     pairs: dict[str, PairScores]
     uncertainty: Uncertainty | None
+    robust: NotRequired[dict[str, Any] | None]
 
 
 class Latency(TypedDict):

@@ -8,7 +8,7 @@ from itertools import permutations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import toys
 from tutelage import closed_form, methods
@@ -21,7 +21,7 @@ from tutelage.methods.mutual import mutual
 from tutelage.methods.scratch import scratch
 from tutelage.models.wrappers import compare_directions, cut, draw
 from tutelage.objective import forward, losses
-from tutelage.training import capture, restore
+from tutelage.training import capture, restore, train
 
 NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
 LABELS = torch.tensor([0, 3, 1, 2])
@@ -142,6 +142,34 @@ def test_the_fast_losses_of_a_method_are_those_of_the_reference(name):
         sum(terms.values()).backward()
         found.append((terms, {node: rows.grad for node, rows in given.items()}))
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
+
+
+TAUGHT = [name for name in NAMES if example(name).named(Frozen)]
+UNCACHED = {"stochastic_teacher": "the controller changes what its teacher says from batch to batch"}
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_a_cached_teacher_gives_the_bits_of_one_that_is_asked_each_time_or_is_said_not_to_apply(
+        name, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
+    ends = []
+    for cache in (False, True, True):  # online, while it fills, looked up
+        run = example_run(name)
+        for node in run.graph.named(Frozen):
+            if type(run.models[node][-1]) is nn.Linear:  # a classifier of cosines has no bias
+                run.models[node][-1].__class__ = toys.RowByRow
+        events = train(run.graph, run.models, run.data, epochs=2, optimizer=toys.SGD, batch_size=12, draws=1,
+                       precision="exact", cache=cache)
+        if cache and name in UNCACHED:
+            with pytest.raises(UsageError, match="nothing to cache"):
+                next(events)
+            return
+        for _ in events:
+            pass
+        ends.append({node: fingerprint(run.models[node].state_dict()) for node in run.graph.named(Trained)})
+    kept = any(tmp_path.rglob("manifest.json"))
+    assert kept or (name == "class_incremental" and "depend on its place in the batch" in caplog.text)
+    assert ends[0] == ends[1] == ends[2]
 
 
 def test_scratch_is_cross_entropy_with_the_labels():

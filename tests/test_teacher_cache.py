@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from toys import SGD, Switch, models, settings
+from toys import SGD, RowByRow, Switch, models, settings
 from tutelage import Edge, Ensemble, Frozen, Graph, Trained, caching, files, teacher_cache, train
 from tutelage.data import Data, from_tensors
 from tutelage.data.making import Policy
@@ -50,14 +50,6 @@ def data(first: int = 0, augment: Policy = "crop-flip", **options) -> Data:
 
 def graph() -> Graph:
     return dual_student("t", ["a", "b"], uncertainty="mean_one")
-
-
-class RowByRow(nn.Linear):
-    """A linear layer that computes every row alike. In a matrix product the last bits may depend on a row's place."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has for it
-        """[B, inputs] -> [B, outputs]."""
-        return (input[:, None] * self.weight).sum(-1) + self.bias
 
 
 class Counted:

@@ -33,6 +33,14 @@ def network(seed: int, *, width: int = 4, norm: bool = True, classes: int = 4) -
                          nn.Flatten(), nn.Linear(width * 9, classes))
 
 
+class RowByRow(nn.Linear):
+    """A linear layer that computes every row alike. In a matrix product the last bits may depend on a row's place."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear has for it
+        """[B, inputs] -> [B, outputs]."""
+        return (input[:, None] * self.weight).sum(-1) + self.bias
+
+
 class Memory(nn.Module):
     """A divergence that learns a scale and remembers a running mean, in training mode only."""
 

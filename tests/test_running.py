@@ -380,3 +380,16 @@ def test_toy_networks_of_one_channel_train_in_channels_last_too():
     run = start(graph, {"t": network(1), "a": models()["a"]}, grey(), settings(1), CPU, {"t": LAST, "a": LAST})
     finish(run)
     assert all(parameter.isfinite().all() for parameter in run.models["a"].parameters())
+
+
+def test_any_number_of_networks_is_compiled_in_one_process(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for number in range(torch._dynamo.config.recompile_limit + 1):
+            body = nn.Sequential(nn.Conv2d(3, 4 + number, 3), nn.Flatten(), nn.Linear(36 * (4 + number), 4))
+            whole = Network(body, Architecture("resnet8"), mean=(0.5,) * 3, std=(0.5,) * 3, channels=3,
+                            body_classes=tuple("abcd"), columns=None).eval()
+            expected = whole(images)
+            compiled = runner(whole, Choice(compiled=True), frozen=False, tapped=False)
+            torch.testing.assert_close(compiled(images), expected)

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from types import FunctionType
 from typing import NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from tutelage.divergences import cross_entropy, kl
 from tutelage.graph import Edge, Graph, unbound
+from tutelage.machine import with_code_of_its_own
 from tutelage.objective import edge_loss
 from tutelage.sample_weights import entropy
 from tutelage.types import Outputs
@@ -149,13 +149,8 @@ def _on_device(numbers: list[float], like: Tensor) -> Tensor:
 
 @cache
 def _compiled(terms: tuple[Term, ...]) -> Callable:
-    region = _with_code_of_its_own(lambda labels, ends, rows, scale: arithmetic(terms, labels, ends, rows, scale))
+    region = with_code_of_its_own(lambda labels, ends, rows, scale: arithmetic(terms, labels, ends, rows, scale))
     return torch.compile(region, dynamic=False, fullgraph=True)
-
-
-def _with_code_of_its_own(function: FunctionType) -> FunctionType:
-    """The same function. The compiler counts what it made of one code object, and gives up after a few."""
-    return FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
 
 
 def arithmetic(terms: tuple[Term, ...], labels: Tensor, ends: Sequence[Tensor], rows: Sequence[Tensor],

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.data.memory import moved
 from tutelage.graph import Ema, Frozen, Graph, parse_end
+from tutelage.machine import with_code_of_its_own
 from tutelage.models.network import Network
 from tutelage.models.taps import Tapped, read
 from tutelage.types import Batch
@@ -58,6 +60,9 @@ def runner(network: nn.Module, choice: Choice, *, frozen: bool, tapped: bool) ->
     options: dict = {"freezing": True} if frozen else {}
     # "triton.cudagraphs" is what the mode "reduce-overhead" sets; a mode cannot be given beside options.
     options |= {"triton.cudagraphs": True} if choice.graphs else {}
+    forward = type(network).forward  # that of all networks of a kind, and together they reach the compiler's limit
+    if isinstance(forward, FunctionType):
+        network.forward = MethodType(with_code_of_its_own(forward), network)
     return torch.compile(network, options=options or None)  # pyright: ignore[reportReturnType]
 
 

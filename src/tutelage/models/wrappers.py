@@ -133,8 +133,10 @@ class Draws:
     def left_out(self, name: str, rows: Tensor, share: float, by_channel: bool = False) -> Tensor:
         """Rows [B * count, ...] with a share of their numbers (or channels) at 0 and the others made larger for it."""
         count, device = self.count, rows.device
-        known = self.ids is not None and len(self.ids) == len(rows) // count  # else they are those of an earlier batch
-        ids = self.ids.to(device) if known and self.ids is not None else torch.arange(len(rows) // count, device=device)
+        ids = self.ids
+        if ids is None or len(ids) != len(rows) // count:  # none were told, or those of an earlier batch
+            ids = torch.arange(len(rows) // count, device=device)
+        ids = ids.to(device)
         numbers = (ids[:, None] * count + torch.arange(count, device=device)).flatten()
         shape = rows.shape[1:2] if by_channel else rows.shape[1:]
         kept = uniform(derive(self.key, name), numbers, shape.numel()).view(len(rows), *shape) >= share

@@ -21,6 +21,7 @@ from tutelage.data import from_tensors
 from tutelage.data.augment import Augmentation
 from tutelage.divergences import cross_entropy, js, kl
 from tutelage.errors import UsageError
+from tutelage.floor import floor_of
 from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
 from tutelage.models.architecture import Architecture
@@ -278,7 +279,7 @@ def test_the_floor_takes_each_student_in_its_own_format():
     colour = torch.randint(0, 256, (48, 3, 8, 8), dtype=torch.uint8)
     photos = from_tensors((colour, torch.arange(48) % 4), validation=0.25)
     choices = {"a": Choice(), "b": Choice(bf16=True, channels_last=True)}
-    benchmarking._floor({node: Looks(node) for node in "ab"}, photos, settings(), choices, CPU)()
+    floor_of({node: Looks(node) for node in "ab"}, photos, settings(), choices, CPU, recorded=False)()
     assert seen == {"a": (False, False), "b": (True, True)}
 
 

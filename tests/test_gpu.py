@@ -1,19 +1,21 @@
 """What only a GPU shows (marked `gpu`), and what the same code shows without one: nothing in a step waits for it."""
 
+import warnings
 from collections import Counter
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from toys import SGD, data, models, network, settings
+from toys import SGD, data, models, settings
 from tutelage import caching, loop
 from tutelage.data.memory import moved
 from tutelage.kept_rows import Top, Whole
 from tutelage.loop import start, train_step
 from tutelage.methods.dual_student import dual_student
-from tutelage.running import Choice, compute, on_device, runner
+from tutelage.recording import Recording, may_record
+from tutelage.running import Choice
 from tutelage.sample_weights import entropy
 from tutelage.teacher_cache import TeacherCache
 from tutelage.world import World
@@ -82,31 +84,6 @@ def test_a_tensor_that_is_moved_is_the_same_and_stays_where_it_belongs():
     assert moved(tensor, torch.device("cpu")) is tensor
 
 
-class OneMemory(nn.Module):
-    """Gives all its outputs in the same memory, as a CUDA graph does."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.memory = net, torch.zeros(2, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.memory.copy_(self.net(images).detach())
-
-
-def test_outputs_of_cuda_graphs_are_copies(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda net, options=None: asked.append(options) or OneMemory(net))
-    choice = Choice(compiled=True, graphs=True)
-    net = network(1).eval()
-    ready = runner(net, choice, frozen=False, tapped=False)
-    one, other = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
-    first = compute(ready, choice, one, [""])[""]
-    compute(ready, choice, other, [""])
-    assert torch.equal(first, net(one))
-    runner(net, choice, frozen=True, tapped=False)
-    assert asked == [{"triton.cudagraphs": True}, {"freezing": True, "triton.cudagraphs": True}]
-
-
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("cache", [False, True])
@@ -120,28 +97,72 @@ def test_a_step_on_a_gpu_waits_for_nothing(cache, tmp_path, monkeypatch):
         caching.open_draw(run, run.cache)
     batches = run.data.train.batches(torch.arange(36).split(12), draw=0)
     train_step(run, [next(batches)])  # first calls load kernels and make buffers
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        train_step(run, [next(batches)])
-        train_step(run, [next(batches)])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "a prototype feature"
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            train_step(run, [next(batches)])
+            train_step(run, [next(batches)])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     run.guard.read()
+
+
+def weights_after(recorded: bool, cache: TeacherCache | None, steps: int = 18) -> list[Tensor]:
+    """Of both students after six rounds of three batches, with the losses' means as the last."""
+    gpu = torch.device("cuda", 0)
+    run = start(dual_student("t", ["a", "b"]), models(norm=False), data(device=gpu), settings(optimizer=SGD),
+                World(gpu), dict.fromkeys("tab", Choice(channels_last=True)))
+    assert may_record(run)
+    run.recording = Recording(run)
+    if not recorded:
+        run.recording.refuse("the test says so")
+    run.cache = cache
+    loop.set_modes(run)
+    if cache is not None:
+        caching.open_draw(run, cache)
+    batches = list(run.data.train.batches(torch.arange(36).split(12) * 6, draw=0))
+    for batch in batches[:steps]:
+        train_step(run, [batch])
+    run.guard.read()
+    assert (run.recording.replay is not None) == recorded
+    means = torch.tensor(list(loop.mean_losses(run).values()))
+    return [weight.detach().cpu() for node in "ab" for weight in run.models[node].parameters()] + [means]
 
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.slow
-def test_networks_in_cuda_graphs_learn_what_they_learn_without():
-    gpu = torch.device("cuda", 0)
-    found: list[list[Tensor]] = []
-    for choice in (Choice(), Choice(compiled=True, graphs=True)):
-        run = start(dual_student("t", ["a", "b"]), models(norm=False), data(device=gpu), settings(optimizer=SGD),
-                    World(gpu), dict.fromkeys("tab", choice))
-        loop.set_modes(run)
-        for batch in run.data.train.batches(torch.arange(36).split(12) * 4, draw=0):
-            train_step(run, [on_device(batch, gpu)])
-        run.guard.read()
-        found.append([weight.detach().clone() for node in "ab" for weight in run.models[node].parameters()])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_recorded_step_gives_the_bits_of_the_step_as_it_is_written(cached, tmp_path):
+    gpu, found = torch.device("cuda", 0), []
+    for recorded in (False, True):
+        cache = (TeacherCache(tmp_path / str(recorded), data(device=gpu).train.ids.to(gpu), {"t": Whole(True, False)},
+                              2**20) if cached else None)
+        found.append(weights_after(recorded, cache))
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_network_that_draws_is_not_recorded_on_a_gpu(caplog):
+    gpu = torch.device("cuda", 0)
+    run = start(dual_student("t", ["a", "b"]), models(), data(device=gpu), settings(), World(gpu))
+    run.recording = Recording(run)
+    loop.set_modes(run)
+    for batch in run.data.train.batches(torch.arange(36).split(12) * 2, draw=0):
+        train_step(run, [batch])
+    assert run.recording.off == "steps are not recorded: something draws random numbers"
+    assert run.recording.replay is None
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_batches_made_together_on_a_gpu_are_those_made_one_by_one():
+    source = data(device=torch.device("cuda", 0), mixup=0.4).train
+    plan = torch.arange(36).split(7) * 4
+    alone = [next(iter(source.batches([rows], draw=1))) for rows in plan]
+    for batch, own in zip(source.batches(plan, draw=1), alone, strict=True):
+        assert torch.equal(batch.inputs, own.inputs)
+        assert torch.equal(batch.labels, own.labels)
+        assert torch.equal(batch.ids, own.ids)

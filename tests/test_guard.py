@@ -11,7 +11,7 @@ from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.divergences import cross_entropy, kl, value
 from tutelage.errors import NumericError
 from tutelage.files import fingerprint, pack, unpack
-from tutelage.guard import Guard, Means
+from tutelage.guard import Guard, Means, look
 from tutelage.loop import Run, mean_losses, steps_of
 from tutelage.optim import guarded_step
 
@@ -37,16 +37,19 @@ def told(guard: Guard) -> tuple[str, str]:
 def test_as_long_as_all_is_finite_nothing_is_told():
     guard = Guard()
     for step in range(3):
-        assert bool(guard.watch(step, ("x", "y"), FINE, {"a": logits(), "t": logits()}, IDS))
+        guard.watch(step, seen := look(("x", "y"), FINE, {"a": logits(), "t": logits()}, IDS))
+        assert bool(seen.finite)
     guard.read()
 
 
 @pytest.mark.parametrize("by", [float("nan"), float("inf"), -float("inf")])
 def test_the_first_bad_step_is_named_with_its_ends_and_its_samples(by):
     guard = Guard()
-    guard.watch(3, ("x", "y"), FINE, {"a": logits(), "t": logits()}, IDS)
-    assert not bool(guard.watch(4, ("x", "y"), torch.tensor([1.0, by]), {"a": logits(), "t": logits(0, 2, by=by)}, IDS))
-    guard.watch(5, ("x", "y"), torch.tensor([by, by]), {"a": logits(1, by=by), "t": logits(1, by=by)}, IDS)
+    guard.watch(3, look(("x", "y"), FINE, {"a": logits(), "t": logits()}, IDS))
+    bad = look(("x", "y"), torch.tensor([1.0, by]), {"a": logits(), "t": logits(0, 2, by=by)}, IDS)
+    assert not bool(bad.finite)
+    guard.watch(4, bad)
+    guard.watch(5, look(("x", "y"), torch.tensor([by, by]), {"a": logits(1, by=by), "t": logits(1, by=by)}, IDS))
     assert told(guard) == ("step 4", "outputs of t for samples [70, 72]")
     guard.read()  # it is told once
 
@@ -54,13 +57,13 @@ def test_the_first_bad_step_is_named_with_its_ends_and_its_samples(by):
 def test_several_bad_ends_are_all_named_and_ten_samples_at_most():
     guard, rows = Guard(), torch.full((30, 2), float("nan"))
     outputs = {"a": rows, "b.0": rows[:, 0], "fine": torch.zeros(30, 2)}
-    guard.watch(0, ("x",), rows.sum()[None], outputs, torch.arange(30))
+    guard.watch(0, look(("x",), rows.sum()[None], outputs, torch.arange(30)))
     assert told(guard) == ("step 0", f"outputs of a, b.0 for samples {list(range(10))}")
 
 
 def test_a_loss_that_is_bad_though_its_ends_are_fine_is_named_itself():
     guard = Guard()
-    guard.watch(7, ("x", "y", "z"), torch.tensor([1.0, float("inf"), float("nan")]), {"a": logits()}, IDS)
+    guard.watch(7, look(("x", "y", "z"), torch.tensor([1.0, float("inf"), float("nan")]), {"a": logits()}, IDS))
     assert told(guard) == ("step 7", "losses of y, z")
 
 
@@ -68,14 +71,14 @@ def test_ends_that_are_not_a_number_a_row_are_passed_over():
     guard = Guard()
     outputs = {"labels": torch.zeros(4, dtype=torch.long), "ids": IDS, "few": torch.full((2, 3), float("nan")),
                "scalar": torch.tensor(float("nan")), "a": logits(1), "map": torch.zeros(4, 2, 5, 5)}
-    guard.watch(1, ("x",), torch.tensor([float("nan")]), outputs, IDS)
+    guard.watch(1, look(("x",), torch.tensor([float("nan")]), outputs, IDS))
     assert told(guard) == ("step 1", "outputs of a for samples [71]")
 
 
 def test_what_is_watched_is_kept_without_its_graph_of_gradients():
     guard, rows = Guard(), logits().requires_grad_()
-    guard.watch(0, ("x",), FINE[:1], {"a": rows * 2}, IDS)
-    (kept,) = guard._unread[0][4].values()
+    guard.watch(0, look(("x",), FINE[:1], {"a": rows * 2}, IDS))
+    (kept,) = guard._unread[0][1].outputs.values()
     assert not kept.requires_grad
 
 

@@ -54,7 +54,7 @@ def clock(monkeypatch) -> Callable[..., Asked]:
         asked: Asked = []
         now = SimpleNamespace(seconds=0.0)
 
-        def seconds(graph, node, network, inputs, classes, choice, count, fastest=None):
+        def seconds(graph, node, network, inputs, classes, choice, count, fastest=None, *, recorded=False):
             asked.append((node, choice))
             now.seconds += trial
             found = (told or {}).get((node, choice), 0.1)
@@ -180,7 +180,8 @@ def test_nothing_is_measured_where_the_precision_is_told_or_the_run_has_few_step
 
 def test_a_long_run_is_measured_with_the_images_of_one_micro_batch(monkeypatch):
     seen = []
-    monkeypatch.setattr(tuning, "_seconds", lambda graph, node, network, inputs, *rest: seen.append(inputs.shape) or 0)
+    monkeypatch.setattr(tuning, "_seconds", lambda graph, node, network, inputs, *rest, **options:
+                        seen.append(inputs.shape) or 0)
     choose(GRAPH, models(), data(), long_settings(accumulate=2), CPU)
     assert seen == [(6, 1, 8, 8)] * 2
 
@@ -230,7 +231,7 @@ def test_a_compiler_that_is_missing_is_a_note_and_not_an_error(clock, monkeypatc
 
 def compiling(tuning_seconds: dict[Choice, float]) -> Callable:
     """Seconds as told; what is compiled goes to the compiler."""
-    def seconds(graph, node, network, inputs, classes, choice, count, fastest=None):
+    def seconds(graph, node, network, inputs, classes, choice, count, fastest=None, *, recorded=False):
         if choice.compiled:
             torch.compile(network)
         return tuning_seconds.get(choice, 0.5)
@@ -250,34 +251,25 @@ def test_a_network_is_compiled_if_the_run_is_long_and_it_pays(clock, compiled, s
     assert found.compiled_losses
 
 
-GRAPHS = Choice(compiled=True, graphs=True)
+def test_what_is_timed_is_what_the_run_will_do_its_recorded_steps(clock):
+    clock(trial=0.1)
+    asked = []
+    original = tuning._seconds
+    tuning._seconds = lambda *args, **options: asked.append(options["recorded"]) or original(*args)
+    try:
+        tune(ALONE, {"a": network(2)}, IMAGES, 4, LONG, {"a": PLAIN}, recorded=True)
+    finally:
+        tuning._seconds = original
+    assert asked
+    assert all(asked)
 
 
-@pytest.mark.parametrize(("seconds", "best"), [
-    ({Choice(compiled=True): 0.10, GRAPHS: 0.05}, GRAPHS), ({Choice(compiled=True): 0.05, GRAPHS: 0.10},
-    Choice(compiled=True)), ({Choice(compiled=True): 0.25, GRAPHS: 0.1}, GRAPHS), ({GRAPHS: 0.1999}, PLAIN),
-    ({Choice(compiled=True): 0.1, GRAPHS: RuntimeError("a graph cannot be recorded")}, Choice(compiled=True))],
-    ids=["faster", "slower", "only in graphs", "not worth it", "failing"])
-def test_cuda_graphs_are_one_more_choice_where_a_gpu_computes(clock, seconds, best):
-    formats = {Choice(*bits): 0.2 for bits in ((False, False), (False, True), (True, False), (True, True))}
-    given = {("a", choice): number for choice, number in {**formats, Choice(compiled=True): 0.3, **seconds}.items()}
-    asked = clock(given, trial=0.1)
-    found = tune(ALONE, {"a": network(2)}, IMAGES, 4, LONG, {"a": PLAIN}, graphs=True)
-    assert found.choices == {"a": best}
-    assert ("a", GRAPHS) in asked
-    failed = [note for note in found.notes if "CUDA graphs" in note]
-    assert failed == (["a is not compiled in CUDA graphs: RuntimeError: a graph cannot be recorded"]
-                      if isinstance(seconds[GRAPHS], Exception) else [])
-    asked = clock(given, trial=0.1)
-    assert not tuned(LONG, graph=ALONE).choices["a"].graphs
-    assert ("a", GRAPHS) not in asked
-
-
-@pytest.mark.parametrize(("device", "ranks", "accumulate", "may"), [
-    ("cuda", 1, 1, True), ("cpu", 1, 1, False), ("cuda", 2, 1, False), ("cuda", 1, 2, False)])
-def test_cuda_graphs_are_tried_on_one_gpu_where_a_step_has_one_backward(device, ranks, accumulate, may):
-    given = settings(accumulate=accumulate)
-    assert tuning.may_use_graphs(World(torch.device(device), 0, ranks), given) is may
+@pytest.mark.parametrize(("device", "ranks", "accumulate", "precision", "may"), [
+    ("cuda", 1, 1, "auto", True), ("cpu", 1, 1, "auto", False), ("cuda", 2, 1, "auto", False),
+    ("cuda", 1, 2, "auto", False), ("cuda", 1, 1, "exact", False)])
+def test_steps_are_recorded_on_one_gpu_where_a_step_has_one_backward(device, ranks, accumulate, precision, may):
+    given = settings(accumulate=accumulate, precision=precision)
+    assert tuning.records(World(torch.device(device), 0, ranks), given) is may
 
 
 def test_a_network_that_is_read_inside_is_not_compiled(clock):
@@ -326,8 +318,7 @@ def test_a_damaged_memory_is_found_again(clock, memory, damage):
     path.write_bytes(damage)
     clock({("a", BOTH): 0.05})
     assert tuned(4000, memory, ALONE).choices == {"a": BOTH}
-    assert json.loads(path.read_bytes()) == {"bf16": True, "channels_last": True, "compiled": False,
-                                             "graphs": False}
+    assert json.loads(path.read_bytes()) == {"bf16": True, "channels_last": True, "compiled": False}
 
 
 @pytest.mark.parametrize("other", ["machine", "inputs", "kind", "shape"])

@@ -26,20 +26,20 @@ from tutelage.data import from_tensors
 from tutelage.data.augment import Augmentation, crop_and_flip, unit_range
 from tutelage.data.source import Data
 from tutelage.divergences import cross_entropy
+from tutelage.floor import Step, floor_of, floor_step, laid_out, slow_down
 from tutelage.graph import Edge, Frozen, Graph, Trained
 from tutelage.guard import Means
 from tutelage.loop import Run, Settings, mean_losses, set_modes, start, train_step
 from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
 from tutelage.naive import alone, by_hand, draw_by_pil, hand_step, loss_by_hand, networks_of, optimizers_of
-from tutelage.optim import make_optimizers
-from tutelage.running import Choice, compute, lay_out, runner
+from tutelage.recording import Recording, may_record, warm_graph
+from tutelage.running import Choice, on_device
 from tutelage.schedules import constant
 from tutelage.tuning import Tuned, memory_folder
 from tutelage.types import Batch
 from tutelage.world import World
 
-Step = Callable[[], object]
 SAME, SAME_CACHED = 1e-5, 1e-4
 """How far apart the losses of a step may be; and where a cache keeps the teacher's logits in 16 bits."""
 GENTLY = 1e-3
@@ -66,8 +66,10 @@ class Row:
 def ratios(steps: Mapping[str, Step], rounds: int, device: torch.device, repeats: int = 1) -> dict[str, list[float]]:
     """Seconds of each step in each round; the rounds interleaved, every other one backwards, after one to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    repeats = max(repeats, 1 if device.type == "cpu" else 10)  # so that a GPU is waited for once in many steps
     for step in steps.values():
-        step()
+        for _ in range(1 if device.type == "cpu" else repeats):  # on a GPU a step is recorded after some
+            step()
     for number in range(rounds):
         for name in (list(steps) if number % 2 else list(steps)[::-1]):
             began = _now(device)
@@ -94,8 +96,8 @@ def dual_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, setting
     students = graph.named(Trained)
     naive = partial(by_hand, models=models, data=data, settings=settings, device=world.device)
     steps: dict[str, Step] = {
-        "naive": naive(graph), "floor": _floor({node: models[node] for node in students}, data, settings,
-                                               tuned.choices, world)}
+        "naive": naive(graph), "floor": floor_of({node: models[node] for node in students}, data, settings,
+                                               tuned.choices, world, recorded=tuned.recorded)}
     if len(students) > 1:
         steps |= {f"naive {node}": naive(alone(graph, node)) for node in students}
     ours, kept = _four_ways(graph, models, data, settings, tuned, world)
@@ -139,8 +141,9 @@ def student_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, sett
         networks = {"teacher": models[teacher], **dict.fromkeys(names, models[student])}  # each is copied where it runs
         choices = {"teacher": tuned.choices[teacher], **dict.fromkeys(names, tuned.choices[student])}
         ours, kept = _ours(dual_student("teacher", names), networks, data, settings, choices, world, cached=True,
-                           compiled=tuned.compiled_losses)
-        floor = _floor({name: networks[name] for name in names}, data, settings, choices, world)
+                           tuned=tuned)
+        floor = floor_of({name: networks[name] for name in names}, data, settings, choices, world,
+                       recorded=tuned.recorded)
         seconds = ratios({"ours": ours, "floor": floor}, rounds, world.device)
         yield compare(f"{count} students, cached / sum of their floors", seconds, "ours", ["floor"], 1.02, note=kept)
 
@@ -176,7 +179,7 @@ def sameness_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, set
                  _hand_losses(graph, same, still, batches, world.device, 0.0), SAME_CACHED)
     floor = floor_step({node: wide[node] for node in students}, settings, choices, world, gently=GENTLY)
     yield _apart(f"losses of {steps} steps apart, floor and naive",
-                 [float(floor(_laid_out(batch.inputs), batch.labels)) for batch in batches],
+                 [float(floor(laid_out(batch.inputs), batch.labels)) for batch in batches],
                  _hand_losses(bare, wide, settings, batches, world.device, GENTLY), SAME)
 
 
@@ -190,9 +193,15 @@ def loss_rows(device: torch.device, rounds: int) -> Iterator[Row]:
         labels = torch.randint(classes, (batch,), generator=generator).to(device)
         steps = {"eager": partial(_losses, objective.losses, graph, logits, labels),
                  "ours": partial(_losses, partial(closed_form.losses, compiled=True), graph, logits, labels)}
+        if device.type == "cuda":  # a step on a GPU is recorded, so its losses are; the copy moves as many bytes
+            held = torch.zeros(10 * batch * classes, dtype=torch.uint8, device=device)
+            steps |= {"ours": warm_graph(steps["ours"]), "copy": warm_graph(held.clone)}
         seconds = ratios(steps, rounds, device, repeats=max(1, 20_000_000 // (batch * classes * 10)))
         yield compare(f"losses and gradients at {batch} x {classes}, eager / ours", seconds, "eager", ["ours"], reach,
                       at_most=False)
+        if device.type == "cuda":
+            yield compare(f"losses and gradients at {batch} x {classes}, ours / copy of the bytes they move", seconds,
+                          "ours", ["copy"], 1.25)
 
 
 def augmentation_rows(device: torch.device, rounds: int) -> Iterator[Row]:
@@ -224,7 +233,7 @@ def overhead_rows(world: World, rounds: int) -> Iterator[Row]:
     graph = dual_student("t", ["a", "b"])
     run = start(graph, deepcopy(models), data, settings, world, compiled_losses=True)
     set_modes(run)
-    batch = next(iter(data.train.batches([torch.arange(8)], draw=0)))
+    batch = on_device(next(iter(data.train.batches([torch.arange(8)], draw=0))), world.device)
     networks = networks_of(graph, models, world.device)
     hand = partial(hand_step, loss_by_hand(graph), graph, networks, optimizers_of(graph, networks, settings), batch)
     seconds = ratios({"ours": partial(train_step, run, [batch]), "hand": hand}, rounds, world.device, repeats=200)
@@ -254,14 +263,16 @@ def _four_ways(graph: Graph, models: Mapping[str, nn.Module], data: Data, settin
     for name, choices in (("", tuned.choices), (" fp32", fp32)):
         for way in ("online", "cached"):
             made[f"{way}{name}"], note = _ours(graph, models, data, settings, choices, world, cached=way == "cached",
-                                               compiled=tuned.compiled_losses)
+                                               tuned=tuned)
             kept = kept or note
     return made, kept
 
 
 def _ours(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
-          choices: Mapping[str, Choice], world: World, *, cached: bool, compiled: bool) -> tuple[Step, str]:
-    run, kept = _run(graph, models, data, settings, choices, world, cached=cached, compiled=compiled)
+          choices: Mapping[str, Choice], world: World, *, cached: bool, tuned: Tuned) -> tuple[Step, str]:
+    run, kept = _run(graph, models, data, settings, choices, world, cached=cached, compiled=tuned.compiled_losses)
+    if tuned.recorded and may_record(run):
+        run.recording = Recording(run)
     batches = _endless(run)
 
     def step() -> None:
@@ -303,15 +314,9 @@ def _hand_losses(graph: Graph, models: Mapping[str, nn.Module], settings: Settin
                  device: torch.device, gently: float) -> list[float]:
     networks = networks_of(graph, models, device)
     optimizers = optimizers_of(graph, networks, settings)
-    _slow_down(optimizers, gently)
+    slow_down(optimizers, gently)
     step = partial(hand_step, loss_by_hand(graph), graph, networks, optimizers)
     return [float(step(batch)) for batch in batches]
-
-
-def _slow_down(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] *= factor
 
 
 def _apart(name: str, found: Sequence[float], right: Sequence[float], limit: float) -> Row:
@@ -339,41 +344,3 @@ def _endless(run: Run) -> Iterator[Batch]:
     rows = torch.arange(len(run.data.train.ids))[: run.steps_per_epoch * run.settings.batch_size]
     while True:
         yield from run.data.train.batches(rows.split(run.settings.batch_size), draw=0)
-
-
-def _floor(students: Mapping[str, nn.Module], data: Data, settings: Settings, choices: Mapping[str, Choice],
-           world: World) -> Step:
-    (batch,) = data.train.batches([torch.arange(settings.batch_size)], draw=0)
-    batch = Batch(batch.inputs, data.train.labels[: settings.batch_size].to(world.device), batch.ids)
-    return partial(floor_step(students, settings, choices, world), _laid_out(batch.inputs), batch.labels)
-
-
-def _laid_out(inputs: object) -> dict[bool, Tensor]:
-    """The images channels first (False) and channels last (True)."""
-    assert isinstance(inputs, Tensor), "one view was asked for"
-    return {last: inputs.contiguous(memory_format=torch.channels_last) if last else inputs for last in (False, True)}
-
-
-def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: Mapping[str, Choice], world: World,
-               gently: float = 1.0) -> Callable[[Mapping[bool, Tensor], Tensor], Tensor]:
-    """(images in both layouts, labels) -> the loss of a step that trains each student, alone, on labels."""
-    networks = {node: deepcopy(model).to(world.device).train() for node, model in students.items()}
-    for node, network in networks.items():
-        lay_out(network, choices[node])
-    ready = {node: runner(network, choices[node], frozen=False, tapped=False) for node, network in networks.items()}
-    optimizers = make_optimizers(settings.optimizer if callable(settings.optimizer) else
-                                 {node: make for node, make in settings.optimizer.items() if node in (*networks, "")},
-                                 networks)
-    _slow_down(optimizers.values(), gently)
-
-    def step(inputs: Mapping[bool, Tensor], labels: Tensor) -> Tensor:
-        total = torch.zeros((), device=labels.device)
-        for node, network in ready.items():
-            logits = compute(network, choices[node], inputs[choices[node].channels_last], [""])[""]
-            optimizers[node].zero_grad(set_to_none=True)
-            loss = F.cross_entropy(logits, labels, ignore_index=-1)
-            loss.backward()
-            optimizers[node].step()
-            total = total + loss.detach()
-        return total
-    return step

@@ -143,6 +143,9 @@ class _ClosedForm(torch.autograd.Function):
 
 
 def _on_device(numbers: list[float], like: Tensor) -> Tensor:
+    if like.is_cuda and torch.cuda.is_current_stream_capturing():
+        # A recorded copy would read host memory again at each replay, whatever lies there then.
+        return torch.stack([like.new_full((), number) for number in numbers])
     found = torch.tensor(numbers, dtype=like.dtype)
     return found if like.device.type == "cpu" else found.pin_memory().to(like.device, non_blocking=True)
 

@@ -1,6 +1,7 @@
 """What a loop watches and adds up in every step without waiting for the device."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,29 +10,48 @@ from tutelage.errors import NumericError
 from tutelage.types import Outputs
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a step leaves to be looked at: the losses [edges], whether all are finite, outputs by end, and the ids."""
+
+    edges: tuple[str, ...]
+    values: Tensor
+    finite: Tensor
+    outputs: Outputs
+    ids: Tensor
+
+    def copied(self) -> "Seen":
+        """The same in memory of its own."""
+        return replace(self, values=self.values.clone(), finite=self.finite.clone(), ids=self.ids.clone(),
+                       outputs={end: rows.clone() for end, rows in self.outputs.items()})
+
+
+def look(edges: tuple[str, ...], values: Tensor, outputs: Outputs, ids: Tensor) -> Seen:
+    """What there is to see in the losses `values` of these edges and in the outputs that they came from."""
+    # Away from the CPU a step may wait long to be read: then only what says which rows were bad is kept.
+    kept = {end: rows.detach() if rows.device.type == "cpu" else _finite_rows(rows)
+            for end, rows in outputs.items() if rows.is_floating_point() and rows.shape[:1] == ids.shape}
+    return Seen(edges, values, values.isfinite().all(), kept, ids)
+
+
 class Guard:
     """Looks at every loss and output, and tells the first that was not finite, with its samples."""
 
     def __init__(self) -> None:
-        self._unread: list[tuple[int, Sequence[str], Tensor, Tensor, Outputs, Tensor]] = []
+        self._unread: list[tuple[int, Seen]] = []
 
-    def watch(self, step: int, edges: Sequence[str], values: Tensor, outputs: Outputs, ids: Tensor) -> Tensor:
-        """Whether everything in this step is finite, as a scalar on the device; `values` are the edges' losses."""
-        finite = values.isfinite().all()
-        # Away from the CPU a step may wait long to be read: then only what says which rows were bad is kept.
-        kept = {end: rows.detach() if rows.device.type == "cpu" else _finite_rows(rows)
-                for end, rows in outputs.items() if rows.is_floating_point() and rows.shape[:1] == ids.shape}
-        self._unread.append((step, edges, values, finite, kept, ids))
-        return finite
+    def watch(self, step: int, seen: Seen) -> None:
+        """Have this step read with the others."""
+        self._unread.append((step, seen))
 
     def read(self) -> None:
         """Raise a NumericError if one of the steps since the last reading was not finite."""
         unread, self._unread = self._unread, []
-        if not unread or bool(torch.stack([finite for _, _, _, finite, _, _ in unread]).all()):
+        if not unread or bool(torch.stack([seen.finite for _, seen in unread]).all()):
             return  # asked of the device once for all steps
-        for step, edges, values, finite, outputs, ids in unread:
-            if not finite:
-                raise _not_finite(step, edges, values, outputs, ids)
+        for step, seen in unread:
+            if not seen.finite:
+                raise _not_finite(step, seen.edges, seen.values, seen.outputs, seen.ids)
 
 
 def _finite_rows(rows: Tensor) -> Tensor:

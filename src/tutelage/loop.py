@@ -15,30 +15,31 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tutelage import caching, closed_form, objective, running
 from tutelage.data.source import Data
-from tutelage.errors import DataError, UsageError
 from tutelage.evaluation import evaluate, predict
 from tutelage.files import fingerprint
 from tutelage.graph import Ema, End, Frozen, Graph, Trained, parse_end
-from tutelage.guard import Guard, Means
+from tutelage.guard import Guard, Means, Seen, look
 from tutelage.machine import keep_memory
 from tutelage.objective import forward
 from tutelage.optim import (
-    MakeOptimizer,
     guarded_step,
     learning_rate_factor,
     make_optimizers,
     set_learning_rate,
 )
 from tutelage.preparation import prepare, with_followers
-from tutelage.randomness import derive, permutation, reseed
+from tutelage.randomness import derive, drawn, permutation, reseed
+from tutelage.recording import Lanes, Recording, lanes_for
 from tutelage.running import Choice, default_choices, on_device
-from tutelage.schedules import cosine
+from tutelage.settings import Settings as Settings
+from tutelage.settings import check_batches, check_batchnorm, check_labels
 from tutelage.teacher_cache import TeacherCache
-from tutelage.types import Batch, Outputs, Reader, Schedule
+from tutelage.types import Batch, Inputs, Outputs, Reader
 from tutelage.world import World, average, gather_rows
 
+TOGETHER_JUDGED = 256
+"""Images that an accelerator is given at a time where nothing is learned, or more if a batch has more."""
 Losses = Callable[[Graph, Outputs, Tensor, Mapping[str, float]], dict[str, Tensor]]
-PRECISIONS = ("auto", "exact", "bf16")
 
 
 @dataclass(frozen=True)
@@ -56,57 +57,6 @@ class Epoch:
         accuracy = "  ".join(f"{node} {share:.2%}" for node, share in self.accuracy.items())
         loss = "  ".join(f"{edge} {value:.4f}" for edge, value in self.losses.items())
         return f"epoch {self.number}  {accuracy}  |  {loss}  |  {self.images_per_second:.0f} images/s"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train; `training.train` explains each."""
-
-    epochs: int
-    optimizer: MakeOptimizer | Mapping[str, MakeOptimizer]
-    rate: Schedule = cosine
-    warmup_epochs: float = 0.0
-    batch_size: int = 128
-    accumulate: int = 1
-    clip_norm: float | None = None
-    precision: str = "auto"
-    seed: int = 0
-    checkpoint_steps: int | None = None
-    best: bool = False
-    limit_draws: int | None = None
-    cache: bool | str = "auto"
-    cache_gib: float = 20.0
-    cache_top: int | None = None
-
-    @property
-    def draws(self) -> int:
-        """How many draws of the augmentation there are; epoch e has draw e modulo that."""
-        return self.epochs if self.limit_draws is None else min(self.limit_draws, self.epochs)
-
-    def __post_init__(self) -> None:
-        _at_least("epochs", self.epochs, 1)
-        _at_least("batch_size", self.batch_size, 1)
-        _at_least("accumulate", self.accumulate, 1)
-        _at_least("seed", self.seed, 0)
-        _at_least("checkpoint_steps", self.checkpoint_steps, 1)
-        _at_least("draws", self.limit_draws, 1)
-        _at_least("cache_gib", self.cache_gib, 0)
-        if self.cache not in (True, False, "auto"):
-            raise UsageError("unknown cache", where="cache", found=repr(self.cache), expected="true, false or 'auto'")
-        _at_least("cache_top", self.cache_top, 1)
-        if self.cache_top is not None and (self.cache is not True or self.precision == "exact"):
-            raise UsageError("the largest logits alone change what is learned", where="cache_top",
-                             found=f"cache = {self.cache!r}, precision = {self.precision!r}",
-                             expected='cache = true, and a precision other than "exact"')
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise UsageError("a warm-up that cannot be", where="warmup_epochs", found=self.warmup_epochs,
-                             expected=f"0 or more, and less than epochs = {self.epochs}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UsageError("a norm to clip at that cannot be", where="clip_norm", found=self.clip_norm,
-                             expected="a number above 0")
-        if self.precision not in PRECISIONS:
-            raise UsageError("unknown precision", where="precision", found=repr(self.precision),
-                             expected=", ".join(PRECISIONS))
 
 
 @dataclass
@@ -127,6 +77,7 @@ class Run:
     readers: dict[str, Reader] = field(default_factory=dict)
     losses: Losses = objective.losses
     cache: TeacherCache | None = None
+    recording: Recording | None = None
     predicted: dict[str, Tensor] | None = None
     frozen: dict[str, str] = field(default_factory=dict)
     best: dict[str, dict] = field(default_factory=dict)
@@ -190,10 +141,10 @@ def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
 def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
           world: World) -> tuple[Graph, dict[str, nn.Module], Batch]:
     """Refuse what cannot train; else the graph with its parts, the networks on their device, and two rows."""
-    _check_batches(len(data.train.ids), settings, world)
-    _check_labels(data)
+    check_batches(len(data.train.ids), settings, world)
+    check_labels(data)
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
-    _check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
+    check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
     few = on_device(few, world.device)
     return prepare(graph, networks, few, settings.seed, data.classes, data.train.ids), networks, few
@@ -227,7 +178,8 @@ def steps_of(run: Run) -> Generator[Epoch | None, None, None]:
 
 
 def _evaluate(run: Run) -> dict[str, dict]:
-    given = {"classes": len(run.data.classes), "batch_size": run.settings.batch_size, "world": run.world}
+    rows = run.settings.batch_size if run.world.device.type == "cpu" else max(run.settings.batch_size, TOGETHER_JUDGED)
+    given = {"classes": len(run.data.classes), "batch_size": rows, "world": run.world}
     if run.predicted is None:  # of the same images frozen networks say the same after every epoch
         run.predicted = predict(run.graph, run.models, run.data.validation, nodes=run.graph.named(Frozen), **given)
     return evaluate(run.graph, run.models, run.data.validation, known=run.predicted, **given)
@@ -242,43 +194,83 @@ def train_step(run: Run, batches: Sequence[Batch]) -> None:
     for optimizer in run.optimizers.values():
         set_learning_rate(optimizer, factor)
         optimizer.zero_grad(set_to_none=True)
-    if any(choice.graphs for choice in run.choices.values()):
-        torch.compiler.cudagraph_mark_step_begin()  # what CUDA graphs gave in the step before may be overwritten
+    if run.recording is None or not _replay(run, run.recording, on_device(batches[0], run.world.device), weights):
+        _take(run, batches, weights)
+    run.step += 1
+
+
+def _take(run: Run, batches: Sequence[Batch], weights: Mapping[str, float]) -> None:
+    """The step as it is written."""
     for run.micro, batch in enumerate(batches):
         with ExitStack() as stack:
             if run.micro + 1 < len(batches):
                 for network in run.runners.values():
                     if isinstance(network, DistributedDataParallel):
                         stack.enter_context(network.no_sync())
-            # Once a number was bad nothing moves any more, however late that is read.
-            run.healthy = run.healthy & _learn(run, batch, dict(weights))
+            _learn(run, batch, dict(weights))
     if run.world.device.type == "cpu":
         run.guard.read()  # on the CPU nothing is waited for: a bad number stops the run before a weight is touched
     _update(run)
-    run.step += 1
+    if run.recording is not None and drawn(run.world.device):
+        run.recording.refuse("something draws random numbers")
 
 
-def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> Tensor:
-    """Forward and backward of one micro-batch; whether all its numbers are finite, on the device."""
-    graph, accumulate = run.graph, run.settings.accumulate
+def _replay(run: Run, recording: Recording, batch: Batch, weights: Mapping[str, float]) -> bool:
+    """The step from its recording, if there is one; what frozen networks say is part of it where nothing keeps it."""
+    views = {"": batch.inputs} if isinstance(batch.inputs, Tensor) else batch.inputs
+    known = {"labels": batch.labels, "ids": batch.ids}
+    if run.cache is not None:
+        frozen = [end for end in run.graph.ends(weights)
+                  if isinstance(run.graph.nodes.get(parse_end(end).node), Frozen)]
+        known = forward(run.graph, run.readers, batch.inputs, frozen, known | run.cache.look_up(batch.ids))
+
+    def body(given: Mapping[str, Tensor]) -> Seen | None:
+        lanes = lanes_for(run)
+        images = {view: given[f"@{view}"] for view in views}
+        inputs = images if isinstance(batch.inputs, dict) else images[""]
+        seen = _forward_and_backward(run, inputs, {name: given[name] for name in known}, dict(weights), lanes)
+        _update(run)
+        return seen
+
+    taken, seen = recording.play({f"@{view}": images for view, images in views.items()} | known, weights, body)
+    _note(run, seen)
+    return taken
+
+
+def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> None:
+    """Forward and backward of one micro-batch."""
     batch = on_device(batch, run.world.device)
-    for controller in graph.controllers.values():
+    for controller in run.graph.controllers.values():
         batch = controller.before_forward(run, batch)
     labels, ids = gather_rows(batch.labels, run.world), gather_rows(batch.ids, run.world)
     known = {"labels": labels, "ids": ids} | (run.cache.look_up(ids) if run.cache is not None else {})
-    outputs = forward(graph, run.readers, batch.inputs, graph.ends(weights), known)
+    _note(run, _forward_and_backward(run, batch.inputs, known, weights))
+
+
+def _note(run: Run, seen: Seen | None) -> None:
+    if seen is not None:
+        run.guard.watch(run.step, seen)
+        run.means.add(seen.edges, seen.values)
+
+
+def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor],
+                          weights: dict[str, float], lanes: Lanes | None = None) -> Seen | None:
+    graph, accumulate = run.graph, run.settings.accumulate
+    outputs = forward(graph, lanes.branch(run.readers) if lanes else run.readers, inputs, graph.ends(weights), known)
+    if lanes:
+        lanes.join()
     for controller in graph.controllers.values():
         controller.before_losses(run, outputs, weights)
     shares = weights if accumulate == 1 else {name: weight / accumulate for name, weight in weights.items()}
-    terms = run.losses(graph, outputs, labels, shares)
+    terms = run.losses(graph, outputs, known["labels"], shares)
     if not terms:
-        return torch.ones((), dtype=torch.bool, device=run.world.device)
-    edges, values = tuple(terms), torch.stack(list(terms.values()))
-    finite = run.guard.watch(run.step, edges, values.detach(), outputs, ids)
+        return None
+    values = torch.stack(list(terms.values()))
+    seen = look(tuple(terms), values.detach(), outputs, known["ids"])
+    run.healthy.logical_and_(seen.finite)  # once a number was bad nothing moves any more, however late that is read
     if values.requires_grad:
         values.sum().backward()
-    run.means.add(edges, values.detach())
-    return finite
+    return seen
 
 
 def _update(run: Run) -> None:
@@ -320,6 +312,8 @@ def readers(run: Run) -> dict[str, Reader]:
 
 def _read(run: Run, node: str, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
     world = run.world
+    if run.recording is not None and drawn(world.device):
+        run.recording.refuse("something draws random numbers")
     reseed(world.device, run.settings.seed, node, run.step, run.micro * world.size + world.rank, view)
     tensors = running.compute(run.runners[node], run.choices[node], inputs, taps)
     rows = {tap: gather_rows(tensor, world) for tap, tensor in tensors.items()}
@@ -354,36 +348,3 @@ def mean_losses(run: Run) -> dict[str, float]:
 
 def _views(graph: Graph) -> tuple[str, ...]:
     return ("", *graph.views())
-
-
-def _at_least(name: str, value: float | None, least: int) -> None:
-    if value is not None and not value >= least:
-        raise UsageError(f"{name} out of range", where=name, found=value, expected=f"{least} or more")
-
-
-def _check_batches(rows: int, settings: Settings, world: World) -> None:
-    if rows < settings.batch_size:
-        raise DataError("fewer training images than one batch: an epoch would have no step", where="batch_size",
-                        found=f"{rows} images, batch_size = {settings.batch_size}",
-                        fix=f"set batch_size to {max(2, rows // 4)} or less")
-    if settings.batch_size % (world.size * settings.accumulate):
-        raise UsageError("a batch that cannot be shared out evenly", where="batch_size", found=settings.batch_size,
-                         expected=f"a multiple of ranks x accumulate = {world.size} x {settings.accumulate}")
-
-
-def _check_labels(data: Data) -> None:
-    if len(data.classes) < 2:
-        raise DataError("too few classes: there is nothing to tell apart", where="training data",
-                        found=f"{len(data.classes)} classes", expected="two or more")
-    least, most = (int(end) for end in data.train.labels.aminmax())
-    if least < -1 or most >= len(data.classes):
-        raise DataError("labels out of range", where="training data", found=f"{least} .. {most}",
-                        expected=f"-1 (no label) .. {len(data.classes) - 1}")
-
-
-def _check_batchnorm(graph: Graph, networks: Mapping[str, nn.Module], rows: int) -> None:
-    for node in graph.named(Trained):
-        if rows < 2 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in networks[node].modules()):
-            raise UsageError("BatchNorm needs two images or more at a time", where=f"node {node!r}",
-                             found=f"{rows} image for each rank and micro-batch",
-                             fix="raise batch_size, or lower accumulate")

@@ -82,9 +82,13 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int, rate: Schedul
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Base rate times `factor`, in every parameter group."""
+    """Base rate times `factor`, in every parameter group; where the rate is a tensor, in its place."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        rate = group["base_lr"] * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def guarded_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:

@@ -67,10 +67,20 @@ def seeded(*words: int | str) -> Iterator[None]:
 
 
 def reseed(device: torch.device, *words: int | str) -> None:
-    """Start the global generators of the CPU and of `device` from `words`: cheap enough for every forward pass."""
+    """Start the global generators of the CPU and of `device` from `words`: cheap enough for every forward pass.
+
+    Not while a CUDA graph is recorded: its random numbers are those of its replay.
+    """
     torch.default_generator.manual_seed(derive(*words))
-    if device.type == "cuda":
+    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
         torch.cuda.default_generators[device.index or 0].manual_seed(derive(*words))
+
+
+def drawn(device: torch.device) -> bool:
+    """Whether the generator of a GPU has given a number since `reseed`; False where it cannot be asked."""
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return False
+    return torch.cuda.default_generators[device.index or 0].get_offset() > 0
 
 
 def _signed(value: int) -> int:

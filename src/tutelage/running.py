@@ -24,19 +24,15 @@ from tutelage.world import World
 
 @dataclass(frozen=True)
 class Choice:
-    """How one network computes: bfloat16 autocast or float32, channels last or first, compiled or as it is.
-
-    `graphs`: what is compiled is recorded in CUDA graphs too, so that a GPU does not wait for each launch.
-    """
+    """How one network computes: bfloat16 autocast or float32, channels last or first, compiled or as it is."""
 
     bf16: bool = False
     channels_last: bool = False
     compiled: bool = False
-    graphs: bool = False
 
     def __str__(self) -> str:
         words = ["bf16" if self.bf16 else "fp32", "channels last" if self.channels_last else "channels first"]
-        return ", ".join(words + ["compiled"] * self.compiled + ["CUDA graphs"] * self.graphs)
+        return ", ".join(words + ["compiled"] * self.compiled)
 
 
 def lay_out(network: nn.Module, choice: Choice) -> None:
@@ -57,13 +53,10 @@ def runner(network: nn.Module, choice: Choice, *, frozen: bool, tapped: bool) ->
         lay_out(network, choice)
     if not choice.compiled or tapped:
         return network
-    options: dict = {"freezing": True} if frozen else {}
-    # "triton.cudagraphs" is what the mode "reduce-overhead" sets; a mode cannot be given beside options.
-    options |= {"triton.cudagraphs": True} if choice.graphs else {}
     forward = type(network).forward  # that of all networks of a kind, and together they reach the compiler's limit
     if isinstance(forward, FunctionType):
         network.forward = MethodType(with_code_of_its_own(forward), network)
-    return torch.compile(network, options=options or None)  # pyright: ignore[reportReturnType]
+    return torch.compile(network, options={"freezing": True} if frozen else None)  # pyright: ignore[reportReturnType]
 
 
 def compute(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
@@ -73,8 +66,6 @@ def compute(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[s
     with torch.autocast(inputs.device.type, torch.bfloat16) if choice.bf16 else nullcontext():
         wrapped = isinstance(network, DistributedDataParallel)
         tensors = network(inputs, taps) if wrapped else read(network, inputs, taps)
-    if choice.graphs:  # the memory of a graph's outputs is the next replay's
-        tensors = {tap: tensor.clone() for tap, tensor in tensors.items()}
     return {tap: tensor.float() for tap, tensor in tensors.items()} if choice.bf16 else tensors
 
 

@@ -217,7 +217,7 @@ def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights_of(run.models[node]).items()}
             run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors}
     if folder.records is not None:
-        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in run.optimizers.items()}
+        rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in run.optimizers.items()}
         folder.records.add("epoch", run.step, epoch=epoch.number, losses=dict(epoch.losses),
                            accuracy=dict(epoch.accuracy), metrics=run.scores, learning_rate=rates,
                            seconds=epoch.seconds, images_per_second=epoch.images_per_second,

@@ -10,9 +10,10 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from tutelage.machine import describe_machine
 from tutelage.models.taps import read
 from tutelage.preparation import prepare, with_followers
 from tutelage.randomness import seeded
+from tutelage.recording import Recording, may_record, warm_graph
 from tutelage.running import Choice, compute, default_choices, is_tapped, lay_out, on_device, runner
 from tutelage.world import World
 
@@ -53,20 +55,21 @@ class Tuned:
     choices: dict[str, Choice]
     compiled_losses: bool = False
     cached: bool = False
+    recorded: bool = False
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
         """For the run folder and the records."""
         return {"choices": {node: asdict(choice) for node, choice in self.choices.items()},
-                "compiled_losses": self.compiled_losses, "cached": self.cached, "seconds": self.seconds,
-                "notes": self.notes}
+                "compiled_losses": self.compiled_losses, "cached": self.cached, "recorded": self.recorded,
+                "seconds": self.seconds, "notes": self.notes}
 
 
 def from_json(value: Mapping) -> Tuned:
     """What `as_json` wrote."""
     return Tuned({node: Choice(**choice) for node, choice in value["choices"].items()}, value["compiled_losses"],
-                 value["cached"], value["seconds"], value["notes"])
+                 value["cached"], value.get("recorded", False), value["seconds"], value["notes"])
 
 
 def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World) -> Tuned:
@@ -82,7 +85,8 @@ def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: 
         (batch,) = data.train.batches([rows], draw=0)
         assert isinstance(batch.inputs, Tensor), "one view was asked for"
         tuned = tune(graph, networks, batch.inputs.to(world.device), len(data.classes), steps * settings.accumulate,
-                     tuned.choices, memory_folder(), graphs=may_use_graphs(world, settings))
+                     tuned.choices, memory_folder(), recorded=records(world, settings))
+        tuned.recorded = records(world, settings)
     folder = cache_folder(graph, networks, tuned.choices, data, settings, world, memory_folder())
     tuned.cached = wanted(settings, folder)
     return tuned
@@ -93,10 +97,12 @@ def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     """A run at step 0 that computes as it was tuned; not compiled where the compiler has gone since."""
     compiled = tuned.compiled_losses or any(choice.compiled for choice in tuned.choices.values())
     if compiled and not _compiles(tuned, "nothing is"):
-        tuned.choices = {node: replace(choice, compiled=False, graphs=False)
+        tuned.choices = {node: replace(choice, compiled=False)
                          for node, choice in tuned.choices.items()}
         tuned.compiled_losses = False
     run = start(graph, models, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
+    if tuned.recorded and may_record(run):
+        run.recording = Recording(run)
     folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder())
     if tuned.cached and folder is not None:
         set_modes(run)
@@ -107,47 +113,48 @@ def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
 
 
 def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classes: int, steps: int,
-         choices: Mapping[str, Choice], memory: Path | None = None, *, graphs: bool = False) -> Tuned:
+         choices: Mapping[str, Choice], memory: Path | None = None, *, recorded: bool = False) -> Tuned:
     """The fastest choice for each network, starting from `choices`; the networks themselves are left as they are.
 
     `inputs` are the images that one step of this process takes, `steps` how many the run has. Where the run is
-    shorter than `SHORTEST` nothing is tried. `memory` is a folder that remembers over runs. With `graphs` CUDA graphs
-    are tried where compiling is.
+    shorter than `SHORTEST` nothing is tried. `memory` is a folder that remembers over runs. With `recorded` what is
+    timed are CUDA graphs, which the run's steps will be.
     """
     tuned = Tuned(dict(choices))
     spent, began = dict[str, float](), time.perf_counter()
     for node, network in networks.items():
         if not isinstance(graph.nodes[node], Ema):
-            spent[node] = _seconds(graph, node, network, inputs, classes, choices[node], 2)
+            spent[node] = _seconds(graph, node, network, inputs, classes, choices[node], 2, recorded=recorded)
     expected = steps * sum(spent.values())
     if expected < SHORTEST:
         return tuned
     began -= sum(spent.values())
     for node in spent:
-        key = _key(graph, node, networks[node], inputs, graphs)
+        key = _key(graph, node, networks[node], inputs, recorded)
         remembered = _remembered(memory, key)
         if remembered is not None:
             tuned.choices[node] = remembered
             continue
-        _try_all(tuned, graph, node, networks[node], inputs, classes, steps, began + SHARE * expected, graphs)
+        _try_all(tuned, graph, node, networks[node], inputs, classes, steps, began + SHARE * expected, recorded)
         _remember(memory, key, tuned.choices[node])
     for node, kind in graph.nodes.items():
         if isinstance(kind, Ema):  # it follows weights that lie in another's layout
-            tuned.choices[node] = replace(tuned.choices[kind.of], compiled=False, graphs=False)
+            tuned.choices[node] = replace(tuned.choices[kind.of], compiled=False)
     tuned.compiled_losses = expected > COMPILE_SHARE * COMPILE_SECONDS / 2 and _compiles(tuned)
     return tuned
 
 
 def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: Tensor, classes: int, steps: int,
-             until: float, graphs: bool) -> None:
+             until: float, recorded: bool) -> None:
     first = tuned.choices[node]
-    seconds = {first: _seconds(graph, node, network, inputs, classes, first, 3)}
+    timed = partial(_seconds, graph, node, network, inputs, classes, recorded=recorded)
+    seconds = {first: timed(first, 3)}
     formats = [Choice(bf16, last) for bf16 in (False, True) for last in (False, True)]
     for choice in (choice for choice in formats if choice != first):
         if time.perf_counter() > until:
             break
         try:
-            seconds[choice] = _seconds(graph, node, network, inputs, classes, choice, 3, min(seconds.values()))
+            seconds[choice] = timed(choice, 3, min(seconds.values()))
         except RuntimeError as error:  # a kernel that this machine has not got
             tuned.notes.append(f"{node} cannot run in {choice}: {str(error).splitlines()[0]}")
     good = [choice for choice in sorted(seconds, key=seconds.__getitem__)
@@ -155,33 +162,33 @@ def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: 
             or _keeps_the_signal(tuned, graph, node, network, inputs, choice)]
     best = good[0]
     if steps * seconds[best] > COMPILE_SHARE * COMPILE_SECONDS and not is_tapped(graph, node):
-        plain, compiled = best, replace(best, compiled=True)
-        for choice in (compiled, replace(compiled, graphs=True))[: 1 + graphs]:
-            try:
-                seconds[choice] = _seconds(graph, node, network, inputs, classes, choice, 3)
-            except Exception as error:  # a missing compiler, or what it cannot compile: the network runs as it is
-                tuned.notes.append(f"{node} is not compiled{' in CUDA graphs' if choice.graphs else ''}: "
-                                   f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
-                break
-            if seconds[choice] < seconds[best] and (seconds[plain] - seconds[choice]) * steps > COMPILE_SECONDS:
-                best = choice
+        compiled = replace(best, compiled=True)
+        try:
+            seconds[compiled] = timed(compiled, 3)
+            if (seconds[best] - seconds[compiled]) * steps > COMPILE_SECONDS:
+                best = compiled
+        except Exception as error:  # a missing compiler, or what it cannot compile: the network runs as it is
+            tuned.notes.append(f"{node} is not compiled: {type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
     tuned.choices[node] = best
     tuned.seconds[node] = {str(choice): round(number, 6) for choice, number in seconds.items()}
 
 
 def _seconds(graph: Graph, node: str, network: nn.Module, inputs: Tensor, classes: int, choice: Choice, count: int,
-             fastest: float | None = None) -> float:
+             fastest: float | None = None, *, recorded: bool = False) -> float:
     """The shortest of `count` steps after one to warm up; given up after one that takes far longer than `fastest`."""
     frozen = isinstance(graph.nodes[node], Frozen)
     copy = deepcopy(network)
     lay_out(copy, choice if not frozen else Choice())
     ready = runner(copy, choice, frozen=frozen, tapped=is_tapped(graph, node))
     labels = torch.arange(len(inputs), device=inputs.device) % classes
+    step = partial(_step, ready, choice, inputs, labels, learns=isinstance(graph.nodes[node], Trained))
     shortest = float("inf")
     with seeded("tuning"):
+        if recorded:
+            step = _recorded(step)
         for _ in range(count + 1):
             began = _now(inputs.device)
-            _step(ready, choice, inputs, labels, learns=isinstance(graph.nodes[node], Trained))
+            step()
             shortest = min(shortest, _now(inputs.device) - began)
             if fastest is not None and shortest > 3 * fastest:
                 break
@@ -195,6 +202,14 @@ def _step(network: nn.Module, choice: Choice, inputs: Tensor, labels: Tensor, *,
         if learns:
             F.cross_entropy(logits.float(), labels % logits.shape[-1]).backward()
     network.zero_grad(set_to_none=True)
+
+
+def _recorded(step: Callable[[], None]) -> Callable[[], object]:
+    """The step as a CUDA graph, or as it is where it cannot be one."""
+    try:
+        return warm_graph(step)
+    except Exception:
+        return step
 
 
 def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: Tensor,
@@ -240,16 +255,17 @@ def memory_folder() -> Path:
     return Path(os.environ.get("TUTELAGE_CACHE") or Path(home) / "tutelage")
 
 
-def may_use_graphs(world: World, settings: Settings) -> bool:
-    """Whether CUDA graphs are tried: a graph's gradients are its next replay's, so only where a step replays once."""
-    return world.device.type == "cuda" and world.size == 1 and settings.accumulate == 1
+def records(world: World, settings: Settings) -> bool:
+    """Whether a run like this records its steps, unless `may_record` finds a reason against it."""
+    return (world.device.type == "cuda" and world.size == 1 and settings.accumulate == 1
+            and settings.precision != "exact")
 
 
-def _key(graph: Graph, node: str, network: nn.Module, inputs: Tensor, graphs: bool) -> str:
+def _key(graph: Graph, node: str, network: nn.Module, inputs: Tensor, recorded: bool) -> str:
     shapes = [[name, list(tensor.shape)] for name, tensor in network.state_dict().items()]
     weights = fingerprint(network.state_dict()) if isinstance(graph.nodes[node], Frozen) else ""  # they must keep it
     words = [describe_machine(str(inputs.device)), type(graph.nodes[node]).__name__, is_tapped(graph, node),
-             str(network), shapes, list(inputs.shape), weights, *["CUDA graphs"] * graphs]
+             str(network), shapes, list(inputs.shape), weights, *["recorded"] * recorded]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 

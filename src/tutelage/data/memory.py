@@ -9,12 +9,20 @@ from torch import Tensor
 from tutelage.data.augment import Augmentation, Mixture, crop_and_flip, mix_images, mix_labels, mixture, unit_range
 from tutelage.types import Batch, Inputs
 
+TOGETHER = 16
+"""Batches that are made at once on an accelerator, where each of some hundred small operations costs a launch."""
+
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device. A GPU is not waited for: from pageable memory a copy would wait for all its work."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def together_on(device: torch.device) -> int:
+    """How many batches are made at once."""
+    return 1 if device.type == "cpu" else TOGETHER
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +42,17 @@ class MemorySource:
     def batches(self, plan: Sequence[Tensor], *, draw: int | None,
                 views: Sequence[str] = ("",)) -> Iterator[Batch]:
         """See `Source.batches`."""
-        for rows in plan:
-            rows = rows.cpu()
+        together = together_on(self.padded.device)
+        for first in range(0, len(plan), together):
+            entries = plan[first : first + together]
+            rows, sizes = torch.cat(list(entries)).cpu(), [len(entry) for entry in entries]
             mix = self.mixture(rows, draw) if draw is not None and self.how.mixes else None
-            images = {view: self.images(rows, draw, view, mix) for view in views}
-            inputs: Inputs = images[""] if tuple(views) == ("",) else images
-            yield Batch(inputs, self._labels(rows, mix), moved(self.ids[rows], self.padded.device))
+            images = {view: self.images(rows, draw, view, mix).split(sizes) for view in views}
+            labels, ids = self._labels(rows, mix).split(sizes), moved(self.ids[rows], self.padded.device).split(sizes)
+            for place in range(len(entries)):
+                inputs: Inputs = (images[""][place] if tuple(views) == ("",)
+                                  else {view: parts[place] for view, parts in images.items()})
+                yield Batch(inputs, labels[place], ids[place])
 
     def images(self, rows: Tensor, draw: int | None, view: str, mix: Mixture | None) -> Tensor:
         """The images of these rows in one view: [B, C, H, W] float32 in [0, 1]."""

@@ -272,6 +272,19 @@ def test_steps_are_recorded_on_one_gpu_where_a_step_has_one_backward(device, ran
     assert tuning.records(World(torch.device(device), 0, ranks), given) is may
 
 
+@pytest.mark.parametrize(("steps", "keeps", "best"), [
+    (LONG, False, LAST), (LONG, True, BOTH), (10, False, LAST), (10, True, BOTH)],
+    ids=["long", "long and as good", "short", "short and as good"])
+def test_a_teacher_that_begins_in_bf16_leaves_it_if_it_says_something_else_there(clock, monkeypatch, steps, keeps,
+                                                                                  best):
+    clock({("t", BOTH): 0.05, ("t", LAST): 0.1, ("t", PLAIN): 0.2, ("t", BF16): 0.2})
+    monkeypatch.setattr(tuning, "_keeps_the_signal", lambda tuned, graph, node, network, inputs, choice:
+                        keeps or not choice.bf16)
+    held = {"t": network(1), "a": network(2)}
+    graph = Graph({"t": Frozen(), "a": Trained()}, [Edge("t", "a", kl)])
+    assert tune(graph, held, IMAGES, 4, steps, dict.fromkeys("ta", BOTH)).choices["t"] == best
+
+
 def test_a_network_that_is_read_inside_is_not_compiled(clock):
     asked = clock(trial=0.1)
     nodes = {"a": Trained(), "inside": Computed(("a.0",), lambda x: x.flatten(1))}

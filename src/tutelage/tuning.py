@@ -127,6 +127,9 @@ def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classe
             spent[node] = _seconds(graph, node, network, inputs, classes, choices[node], 2, recorded=recorded)
     expected = steps * sum(spent.values())
     if expected < SHORTEST:
+        for node in graph.named(Frozen):  # bfloat16 is where a GPU begins, not what was found to be as good
+            if choices[node].bf16 and not _keeps_the_signal(tuned, graph, node, networks[node], inputs, choices[node]):
+                tuned.choices[node] = replace(choices[node], bf16=False)
         return tuned
     began -= sum(spent.values())
     for node in spent:
@@ -158,8 +161,8 @@ def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: 
         except RuntimeError as error:  # a kernel that this machine has not got
             tuned.notes.append(f"{node} cannot run in {choice}: {str(error).splitlines()[0]}")
     good = [choice for choice in sorted(seconds, key=seconds.__getitem__)
-            if choice == first or not isinstance(graph.nodes[node], Frozen)
-            or _keeps_the_signal(tuned, graph, node, network, inputs, choice)]
+            if not isinstance(graph.nodes[node], Frozen) or (choice == first and not choice.bf16)
+            or _keeps_the_signal(tuned, graph, node, network, inputs, choice)] or [first]
     best = good[0]
     if steps * seconds[best] > COMPILE_SHARE * COMPILE_SECONDS and not is_tapped(graph, node):
         compiled = replace(best, compiled=True)

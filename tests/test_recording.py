@@ -1,6 +1,7 @@
 """A recorded step reads all that changes from memory of its own: here the step is "recorded" by keeping it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,13 +9,13 @@ from torch import Tensor
 
 import tutelage.data.memory as memory
 from toys import SGD, Memory, Switch, data, models, run
-from tutelage import Edge, Ema, Frozen, Graph, Trained, caching, loop
+from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained, caching, loop
 from tutelage.divergences import cross_entropy, kl
 from tutelage.guard import Seen
 from tutelage.kept_rows import Whole
 from tutelage.loop import Run, mean_losses, train_step
 from tutelage.methods.dual_student import dual_student
-from tutelage.recording import STEADY, Recording, device_rates, may_record
+from tutelage.recording import STEADY, Lanes, Recording, device_rates, may_record
 from tutelage.schedules import linear
 from tutelage.teacher_cache import TeacherCache
 from tutelage.types import Batch
@@ -157,6 +158,42 @@ def test_an_optimizer_that_asks_for_it_is_told_that_it_is_recorded():
     assert optimizers[0].param_groups[0]["capturable"]
     assert "capturable" not in optimizers[1].param_groups[0]
     assert [float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers] == [0.5, 0.25]
+
+
+class Fake(Lanes):
+    """Lanes without a GPU: what was read since they began, and whether they have been joined since."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def branch(self, works):
+        def noted(node, work, *asked):
+            self.seen.append(node)
+            return work(*asked)
+        return {node: partial(noted, node, work) for node, work in works.items()}
+
+    def join(self) -> None:
+        self.seen.append("join")
+
+
+def test_lanes_are_joined_before_anything_reads_what_the_networks_gave(monkeypatch):
+    lanes = Fake()
+
+    def mean(first: Tensor, other: Tensor) -> Tensor:
+        lanes.seen.append("computed")
+        return (first + other) / 2
+
+    nodes = {**GRAPH.nodes, "both": Computed(("a", "t"), mean)}
+    graph = Graph(nodes, [Edge("both", "b", kl, 0.5, 4.0), Edge("labels", "a", cross_entropy)])
+    recorded, plain = job(keep, graph), job(never, graph)
+    monkeypatch.setattr(loop, "lanes_for", lambda run: lanes)
+    for batch in batches(plain):
+        train_step(plain, [batch])
+        lanes.seen.clear()
+        train_step(recorded, [batch])
+    assert sorted(lanes.seen[:3]) == ["a", "b", "t"]
+    assert lanes.seen[3:] == ["join", "computed"]
+    assert same(recorded, plain)
 
 
 NODES = {"t": Frozen(), "a": Trained(), "b": Trained()}

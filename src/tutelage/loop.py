@@ -256,9 +256,13 @@ def _note(run: Run, seen: Seen | None) -> None:
 def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor],
                           weights: dict[str, float], lanes: Lanes | None = None) -> Seen | None:
     graph, accumulate = run.graph, run.settings.accumulate
-    outputs = forward(graph, lanes.branch(run.readers) if lanes else run.readers, inputs, graph.ends(weights), known)
+    ends, known = graph.ends(weights), dict(known)
     if lanes:
+        networks = [end for end in graph.order(ends, known)
+                    if isinstance(graph.nodes.get(parse_end(end).node), Frozen | Trained)]
+        known = forward(graph, lanes.branch(run.readers), inputs, networks, known)
         lanes.join()
+    outputs = forward(graph, run.readers, inputs, ends, known)
     for controller in graph.controllers.values():
         controller.before_losses(run, outputs, weights)
     shares = weights if accumulate == 1 else {name: weight / accumulate for name, weight in weights.items()}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from tutelage.graph import Computed, Ema
+from tutelage.graph import Ema
 from tutelage.guard import Seen
 
 if TYPE_CHECKING:
@@ -103,10 +103,8 @@ class Lanes:
 
 
 def lanes_for(run: "Run") -> Lanes | None:
-    """Lanes for the networks of a recording; None where there is one, or where nodes are computed of them."""
-    if run.world.device.type != "cuda" or len(run.models) < 2 or run.graph.named(Computed):
-        return None
-    return Lanes(run.models)
+    """Lanes for the networks of a recording; None where there is one network."""
+    return Lanes(run.models) if run.world.device.type == "cuda" and len(run.models) > 1 else None
 
 
 class Recording:

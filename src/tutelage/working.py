@@ -245,7 +245,8 @@ def on_ray(address: str, cpus: float, gpus: float | None) -> tuple[Start, Callab
                  if address == "local" else None, ignore_reinit_error=True)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError("no Ray cluster answers", where=f"--ray {address}", found=str(error).splitlines()[0],
-                            fix="give the address of its head, or `local`") from None
+                            fix="give the address of its head, or `local`; where it asks for a token, set "
+                                "RAY_AUTH_MODE=token") from None
     held = ray.cluster_resources()
     gpus = float(held.get("GPU", 0) >= 1) if gpus is None else gpus
     task = ray.remote(_on_worker).options(num_cpus=cpus, num_gpus=gpus, max_retries=3)

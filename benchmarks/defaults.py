@@ -1,0 +1,68 @@
+"""Which options of dual_student help over all conditions of recipes/defaults, from the runs that are there.
+
+    python benchmarks/defaults.py out/defaults out/defaults-pretrained --to out/defaults.json
+
+A condition is one number: the mean over its seeds of what a method has more than `plain` with the same seed, on the
+validation images of the last epoch. Printed is the mean over conditions with its standard error, and every condition.
+"""
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+METRICS = {"top1": ("top-1, points", 100.0), "nll": ("NLL", 1.0), "ece": ("ECE, points", 100.0)}
+BASELINE = "plain"
+Found = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
+"""condition -> method -> seed -> node -> metric -> number."""
+
+
+def read(folders: list[Path]) -> Found:
+    """What the finished runs say; a study without conditions is one, named after its folder."""
+    found: Found = defaultdict(lambda: defaultdict(dict))
+    for folder in folders:
+        for path in sorted(folder.rglob("FINISHED")):
+            *above, runs, method, seed = path.parent.relative_to(folder.parent).parts
+            metrics = json.loads(path.read_bytes())["metrics"]
+            if runs == "runs" and method != "teacher":
+                found[above[-1]][method][seed] = {
+                    node: {metric: scores[metric] for metric in METRICS} for node, scores in metrics.items()
+                    if node not in ("agreement", "teacher")}
+    return found
+
+
+def differences(found: Found, method: str, node: str, metric: str) -> dict[str, float]:
+    """Condition -> mean over the seeds that both have of method - plain."""
+    made = {}
+    for condition, methods in found.items():
+        apart = [scores[node][metric] - methods[BASELINE][seed][node][metric]
+                 for seed, scores in methods.get(method, {}).items() if seed in methods.get(BASELINE, {})]
+        if apart:
+            made[condition] = statistics.mean(apart)
+    return made
+
+
+def main(folders: list[Path], to: Path | None) -> None:
+    """Print the tables."""
+    found = read(folders)
+    methods = list(dict.fromkeys(method for of in found.values() for method in of))
+    nodes = sorted({node for of in found.values() for seeds in of.values() for run in seeds.values() for node in run})
+    if to is not None:
+        to.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    for node in nodes:
+        for metric, (name, scale) in METRICS.items():
+            print(f"\n{node}, {name}, minus {BASELINE}\n\n| method | mean ± SE (n) | {' | '.join(found)} |\n"
+                  f"|{'---|' * (len(found) + 2)}")
+            for method in (method for method in methods if method != BASELINE):
+                apart = {condition: scale * value
+                         for condition, value in differences(found, method, node, metric).items()}
+                error = statistics.stdev(apart.values()) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
+                each = " | ".join(f"{apart[condition]:+.2f}" if condition in apart else "" for condition in found)
+                print(f"| {method} | {statistics.mean(apart.values()):+.2f} ± {error:.2f} ({len(apart)}) | {each} |")
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    main([Path(word) for word in arguments if not word.startswith("--") and not word.endswith(".json")],
+         Path(arguments[arguments.index("--to") + 1]) if "--to" in arguments else None)

@@ -104,10 +104,15 @@ def test_while_a_weight_moves_nothing_is_recorded():
     assert made.recording.replay is None
 
 
-def test_what_a_cache_knows_is_looked_up_for_each_step(tmp_path):
+MIXED = Graph({**GRAPH.nodes, "both": Computed(("a", "t"), lambda a, t: (a + t) / 2)},
+              [Edge("both", "b", kl, 0.5, 4.0), Edge("labels", "a", cross_entropy)])
+
+
+@pytest.mark.parametrize("graph", [GRAPH, MIXED], ids=["an edge reads it", "a computed node reads it"])
+def test_what_a_cache_knows_is_looked_up_for_each_step(tmp_path, graph):
     made = []
     for name, record in (("a", keep), ("b", never)):
-        one = job(record, cache=True, precision="auto")
+        one = job(record, graph, cache=True, precision="auto")
         one.cache = TeacherCache(tmp_path / name, one.data.train.ids, {"t": Whole(True, False)}, 2**20)
         caching.open_draw(one, one.cache)
         for number, batch in enumerate(batches(one)):
@@ -116,6 +121,7 @@ def test_what_a_cache_knows_is_looked_up_for_each_step(tmp_path):
                 caching.finish_draw(one, one.cache)
         made.append(one)
     assert made[0].recording.replay is not None
+    assert "t" in made[0].recording.held, "it is no part of what is recorded: it writes into the memory of a draw"
     assert same(*made)
 
 
@@ -204,8 +210,9 @@ NODES = {"t": Frozen(), "a": Trained(), "b": Trained()}
     (Graph(NODES, [Edge("t", "a", kl), Edge("t", "b", kl)], {"switch": Switch("a")}), {}, "cuda", False),
     (Graph(NODES | {"slow": Ema("a")}, [Edge("slow", "a", kl), Edge("t", "b", kl)]), {}, "cuda", False),
     (Graph(NODES, [Edge("t", "a", Memory()), Edge("t", "b", kl)]), {}, "cuda", False),
+    (GRAPH, {"cache": True, "cache_top": 2}, "cuda", False),
     (GRAPH, {"optimizer": lambda weights: torch.optim.RMSprop(weights, lr=0.1)}, "cuda", False)],
-    ids=["plain", "on a CPU", "micro-batches", "controller", "moving average", "memory", "not fused"])
+    ids=["plain", "on a CPU", "micro-batches", "controller", "moving average", "memory", "largest logits", "not fused"])
 def test_only_a_step_that_always_does_the_same_is_recorded(graph, options, device, may):
     made = run(graph, models(norm=False), **{"optimizer": SGD} | options)
     made.world = World(torch.device(device))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from types import UnionType
 
 import torch
 from torch import Tensor, nn
@@ -218,10 +219,11 @@ def _take(run: Run, batches: Sequence[Batch], weights: Mapping[str, float]) -> N
 def _replay(run: Run, recording: Recording, batch: Batch, weights: Mapping[str, float]) -> bool:
     """The step from its recording, if there is one; what frozen networks say is part of it where nothing keeps it."""
     views = {"": batch.inputs} if isinstance(batch.inputs, Tensor) else batch.inputs
+    if not recording.takes(weights, views.values()):
+        return False
     known = {"labels": batch.labels, "ids": batch.ids}
     if run.cache is not None:
-        frozen = [end for end in run.graph.ends(weights)
-                  if isinstance(run.graph.nodes.get(parse_end(end).node), Frozen)]
+        frozen = [end for end in run.graph.order(run.graph.ends(weights), known) if _is(run, end, Frozen)]
         known = forward(run.graph, run.readers, batch.inputs, frozen, known | run.cache.look_up(batch.ids))
 
     def body(given: Mapping[str, Tensor]) -> Seen | None:
@@ -232,9 +234,13 @@ def _replay(run: Run, recording: Recording, batch: Batch, weights: Mapping[str, 
         _update(run)
         return seen
 
-    taken, seen = recording.play({f"@{view}": images for view, images in views.items()} | known, weights, body)
+    taken, seen = recording.play({f"@{view}": images for view, images in views.items()} | known, body)
     _note(run, seen)
     return taken
+
+
+def _is(run: Run, end: str, kind: type | UnionType) -> bool:
+    return isinstance(run.graph.nodes.get(parse_end(end).node), kind)
 
 
 def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> None:
@@ -258,8 +264,7 @@ def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor],
     graph, accumulate = run.graph, run.settings.accumulate
     ends, known = graph.ends(weights), dict(known)
     if lanes:
-        networks = [end for end in graph.order(ends, known)
-                    if isinstance(graph.nodes.get(parse_end(end).node), Frozen | Trained)]
+        networks = [end for end in graph.order(ends, known) if _is(run, end, Frozen | Trained)]
         known = forward(graph, lanes.branch(run.readers), inputs, networks, known)
         lanes.join()
     outputs = forward(graph, run.readers, inputs, ends, known)

@@ -1,9 +1,9 @@
 """A whole training step as one CUDA graph: a GPU is told once what to do, not once for each of hundreds of kernels.
 
 What differs from step to step lies in memory of its own and is filled before each replay: images, labels, ids, what a
-cache knows, and the learning rates. All else must be as it was recorded. `may_record` says for which runs it is; a
-step whose weights or shapes are new is taken as usual, and so are `STEADY` steps after it: they load the kernels and
-make the buffers that a recording finds there.
+cache knows, and the learning rates. All else must be as it was recorded: the functions of a graph, which are called
+then and not again, depend on their arguments alone. `may_record` says for which runs it is. `STEADY` steps with the
+same weights and shapes are taken as usual before one is recorded: they load the kernels and make the buffers it needs.
 """
 
 import logging
@@ -39,7 +39,6 @@ def cuda_graph(step: Callable[[], T]) -> Callable[[], T]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         left = step()
-
     return partial(_replay, graph, left, step)
 
 
@@ -61,6 +60,7 @@ def may_record(run: "Run") -> bool:
     graph, world = run.graph, run.world
     return (world.device.type == "cuda" and world.size == 1 and run.settings.accumulate == 1
             and not graph.controllers and not graph.named(Ema)
+            and run.settings.cache_top is None  # its sample weights are looked up beside what is known
             and not any(True for part in graph.parts().values() for _ in part.buffers())  # a memory
             and all(isinstance(optimizer, FUSED) and optimizer.defaults.get("fused")
                     for optimizer in run.optimizers.values()))
@@ -118,21 +118,22 @@ class Recording:
         self.held: dict[str, Tensor] = {}
         device_rates(run.optimizers.values(), run.world.device)
 
-    def play(self, given: Mapping[str, Tensor], weights: Mapping[str, float], body: Body) -> tuple[bool, Seen | None]:
-        """Whether the step was taken here, and what it left."""
-        key = (*weights.items(), *((name, tensor.shape, tensor.dtype) for name, tensor in given.items()))
+    def takes(self, weights: Mapping[str, float], images: Iterable[Tensor]) -> bool:
+        """Whether a step with these weights of the edges and with such images is to be played."""
+        key = (*weights.items(), *((tensor.shape, tensor.dtype) for tensor in images))
         if key != self.key:
             self.key, self.steady, self.replay, self.held = key, 0, None, {}
-        if self.off or self.steady < STEADY:
-            self.steady += 1
-            return False, None
+        self.steady += 1
+        return not self.off and self.steady > STEADY
+
+    def play(self, given: Mapping[str, Tensor], body: Body) -> tuple[bool, Seen | None]:
+        """Whether the step was taken here, and what it left; `given` is all that the body reads and that changes."""
         if self.replay is None:
             self.held = {name: tensor.clone() for name, tensor in given.items()}
             try:
                 self.replay = self.record(lambda: body(self.held))
             except Exception as error:  # whatever the driver or a kernel cannot record: the step is taken as usual
-                self.off = f"steps are not recorded: {type(error).__name__}: {(str(error) or '?').splitlines()[0]}"
-                logger.warning("note: %s", self.off)
+                self.refuse(f"{type(error).__name__}: {(str(error) or '?').splitlines()[0]}")
                 return False, None
         for name, tensor in given.items():
             self.held[name].copy_(tensor, non_blocking=True)

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from torch import nn
 
 from toys import SGD, data, everything, models, settings
-from tutelage import Edge, Frozen, Graph, Trained, benching, benchmarking, cli, naive
+from tutelage import Computed, Edge, Frozen, Graph, Trained, benching, benchmarking, cli, naive
 from tutelage.benchmarking import Row, compare, ratios
 from tutelage.config import read_recipe
 from tutelage.data import from_tensors
@@ -23,7 +23,7 @@ from tutelage.divergences import cross_entropy, js, kl
 from tutelage.errors import UsageError
 from tutelage.floor import floor_of
 from tutelage.methods.distill import distill
-from tutelage.methods.dual_student import dual_student
+from tutelage.methods.dual_student import PAPER, dual_student
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.running import Choice
@@ -31,7 +31,7 @@ from tutelage.tuning import Tuned
 from tutelage.world import World
 
 CPU = World(torch.device("cpu"))
-DUAL = dual_student("t", ["a", "b"])
+DUAL = dual_student("t", ["a", "b"], **PAPER)
 PLAIN = Tuned({node: Choice() for node in "tab"})
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -134,9 +134,10 @@ def test_a_student_alone_learns_from_labels_and_teacher():
 
 @pytest.mark.parametrize(("graph", "plain"), [
     (DUAL, True), (distill("t", "a"), True), (everything(), False),
-    (dual_student("t", ["a", "b"], peer_weighting="w"), False),
-    (Graph({"t": Frozen(), "a": Trained()}, [Edge("t.0", "a.0", kl)]), False)],
-    ids=["dual student", "distill", "everything", "computed weights", "taps"])
+    (dual_student("t", ["a", "b"]), True),
+    (Graph({"t": Frozen(), "a": Trained(), "both": Computed(("t", "a"), lambda t, a: t + a)}, [Edge("both", "a", kl)]),
+     False), (Graph({"t": Frozen(), "a": Trained()}, [Edge("t.0", "a.0", kl)]), False)],
+    ids=["as published", "distill", "everything", "computed weights", "computed logits", "taps"])
 def test_only_plain_graphs_have_a_naive_loop(graph, plain):
     assert naive.is_plain(graph) is plain
 
@@ -173,8 +174,11 @@ def test_the_naive_loop_leaves_the_given_networks_as_they_are():
 # --- what is compared is the same work -----------------------------------------------------------------------------
 
 
-def test_ours_the_naive_loop_and_the_floor_compute_the_same_losses_for_20_steps():
-    rows = list(benchmarking.sameness_rows(DUAL, models(), data(), settings(), PLAIN, CPU))
+@pytest.mark.parametrize("graph", [DUAL, dual_student("t", ["a", "b"]),
+                                   dual_student("t", ["a", "b"], uncertainty=True, label_weighting="1-w")],
+                         ids=["as published", "as it comes", "weights of labels"])
+def test_ours_the_naive_loop_and_the_floor_compute_the_same_losses_for_20_steps(graph):
+    rows = list(benchmarking.sameness_rows(graph, models(), data(), settings(), PLAIN, CPU))
     assert [row.name for row in rows] == [
         "losses of 20 steps apart, ours and naive", "losses of 20 batches apart, ours cached and naive",
         "losses of 20 steps apart, floor and naive"]
@@ -343,9 +347,10 @@ def test_a_recipe_without_a_teacher_is_refused(name):
     assert "0 frozen networks" in error.value.block()
 
 
-def test_a_recipe_that_no_naive_loop_can_follow_is_refused():
+@pytest.mark.parametrize("name", ["akd", "wavelet"])
+def test_a_recipe_that_no_naive_loop_can_follow_is_refused(name):
     with pytest.raises(UsageError, match="one frozen teacher"):
-        bench(RECIPES / "digits" / "dual_student.toml", ["dual"], ["method.peer_weighting=w"])
+        bench(RECIPES / "digits" / f"{name}.toml", ["dual"])
 
 
 def test_images_and_weights_that_are_missing_are_replaced_and_that_is_said(tmp_path, monkeypatch, tuned_at_once):

@@ -1,6 +1,7 @@
 """The dual-student method against its golden vector, its closed-form gradient, its options and its limits."""
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from tutelage.errors import UsageError
 from tutelage.graph import Graph
 from tutelage.methods.distill import distill
-from tutelage.methods.dual_student import dual_student
+from tutelage.methods.dual_student import PAPER, dual_student
 from tutelage.methods.mutual import mutual
 from tutelage.objective import forward, losses
 from tutelage.sample_weights import entropy
@@ -30,6 +31,12 @@ GRADIENTS = {
            [-0.0285154263, 0.0517558933, -0.0398516902, 0.0166112232]],
 }
 GOLDEN = {"temperature": 4.0, "hard": 1.0, "soft": 1.0, "peer": 0.5}
+
+
+def published(teacher: str, students: Sequence[str], **options) -> Graph:
+    """The method as it was published, with some options changed."""
+    return dual_student(teacher, students, **PAPER | options)
+
 
 
 def golden_outputs() -> dict[str, Tensor]:
@@ -72,14 +79,14 @@ def test_golden_entropies():
 
 
 def test_golden_losses():
-    assert values(dual_student("teacher", ["s1", "s2"], **GOLDEN), golden_outputs()) == pytest.approx({
+    assert values(published("teacher", ["s1", "s2"], **GOLDEN), golden_outputs()) == pytest.approx({
         "labels->s1:cross_entropy": 0.7850869806, "labels->s2:cross_entropy": 0.8669547597,
         "teacher->s1:kl/4": 0.1300001076, "teacher->s2:kl/4": 0.3189458372,
         "s2->s1:kl/4": 0.5 * 0.2869377513, "s1->s2:kl/4": 0.5 * 0.2914121968}, abs=1e-9)
 
 
 def test_golden_totals():
-    terms = values(dual_student("teacher", ["s1", "s2"], **GOLDEN), golden_outputs())
+    terms = values(published("teacher", ["s1", "s2"], **GOLDEN), golden_outputs())
     totals = {s: sum(x for name, x in terms.items() if f"->{s}:" in name) for s in ("s1", "s2")}
     assert totals == pytest.approx({"s1": 1.0585559638, "s2": 1.3316066953}, abs=1e-9)
 
@@ -96,7 +103,7 @@ ROWS = {
 
 @pytest.mark.parametrize("row", [0, 1, 2])
 def test_golden_losses_of_each_sample_without_weights(row):
-    graph = dual_student("teacher", ["s1", "s2"], temperature=4.0, hard=1.0, soft=1.0, peer=1.0, uncertainty=False)
+    graph = published("teacher", ["s1", "s2"], temperature=4.0, hard=1.0, soft=1.0, peer=1.0, uncertainty=False)
     one = {node: z[row : row + 1] for node, z in golden_outputs().items()}
     assert values(graph, one, LABELS[row : row + 1]) == pytest.approx(
         {name: column[row] for name, column in ROWS.items()}, abs=1e-9)
@@ -105,7 +112,7 @@ def test_golden_losses_of_each_sample_without_weights(row):
 @pytest.mark.parametrize("student", ["s1", "s2"])
 def test_golden_gradients(student):
     outputs = golden_outputs()
-    sum(losses(dual_student("teacher", ["s1", "s2"], **GOLDEN), outputs, LABELS).values()).backward()
+    sum(losses(published("teacher", ["s1", "s2"], **GOLDEN), outputs, LABELS).values()).backward()
     torch.testing.assert_close(outputs[student].grad, torch.tensor(GRADIENTS[student], dtype=torch.float64),
                                rtol=0, atol=1e-9)
     assert outputs[student].grad.sum(-1).abs().max() < 1e-12
@@ -115,7 +122,7 @@ def test_the_gradient_is_the_closed_form_for_any_logits():
     a, b, g, T, T_p = 0.7, 0.4, 0.9, 3.0, 2.0  # noqa: N806 - the names of the equation
     outputs = random_outputs("teacher", "s1", "s2")
     labels = torch.tensor([0, 4, 2, 2, 1, 3])
-    graph = dual_student("teacher", ["s1", "s2"], temperature=T, hard=a, soft=b, peer=g, peer_temperature=T_p)
+    graph = published("teacher", ["s1", "s2"], temperature=T, hard=a, soft=b, peer=g, peer_temperature=T_p)
     sum(losses(graph, outputs, labels).values()).backward()
     assert outputs["teacher"].grad is None
     z = {node: output.detach() for node, output in outputs.items()}
@@ -130,7 +137,7 @@ def test_the_gradient_is_the_closed_form_for_any_logits():
 
 def test_the_loss_of_one_student_pulls_only_that_student():
     outputs = random_outputs("teacher", "s1", "s2")
-    terms = losses(dual_student("teacher", ["s1", "s2"]), outputs, torch.tensor([0, 4, 2, 2, 1, 3]))
+    terms = losses(published("teacher", ["s1", "s2"]), outputs, torch.tensor([0, 4, 2, 2, 1, 3]))
     sum(term for name, term in terms.items() if "->s1:" in name).backward()
     assert outputs["s1"].grad.any()
     assert outputs["s2"].grad is None
@@ -142,7 +149,7 @@ def test_the_loss_of_one_student_pulls_only_that_student():
 
 def test_without_weights_and_peers_it_is_plain_distillation_of_each_student():
     outputs, labels = random_outputs("teacher", "s1", "s2"), torch.tensor([0, 4, -1, 2, 1, 3])
-    terms = values(dual_student("teacher", ["s1", "s2"], uncertainty=False, peer=0.0), outputs, labels)
+    terms = values(published("teacher", ["s1", "s2"], uncertainty=False, peer=0.0), outputs, labels)
     apart = {}
     for student in ("s1", "s2"):
         apart |= values(distill("teacher", student), outputs, labels)
@@ -151,14 +158,14 @@ def test_without_weights_and_peers_it_is_plain_distillation_of_each_student():
 
 def test_without_a_teacher_at_temperature_1_it_is_mutual_learning():
     outputs, labels = random_outputs("teacher", "s1", "s2"), torch.tensor([0, 4, -1, 2, 1, 3])
-    terms = values(dual_student("teacher", ["s1", "s2"], hard=1.0, soft=0.0, peer=1.0, peer_temperature=1.0),
+    terms = values(published("teacher", ["s1", "s2"], hard=1.0, soft=0.0, peer=1.0, peer_temperature=1.0),
                    outputs, labels)
     assert terms == values(mutual(["s1", "s2"]), outputs, labels)
 
 
 def test_with_labels_alone_it_is_cross_entropy():
     outputs, labels = random_outputs("teacher", "s1", "s2"), torch.tensor([0, 4, 0, 2, 1, 3])
-    terms = values(dual_student("teacher", ["s1", "s2"], hard=1.0, soft=0.0, peer=0.0), outputs, labels)
+    terms = values(published("teacher", ["s1", "s2"], hard=1.0, soft=0.0, peer=0.0), outputs, labels)
     assert terms == pytest.approx({f"labels->{s}:cross_entropy": F.cross_entropy(outputs[s], labels).item()
                                    for s in ("s1", "s2")})
 
@@ -167,7 +174,7 @@ def test_a_clueless_teacher_teaches_nothing():
     outputs = random_outputs("teacher", "s1", "s2")
     with torch.no_grad():
         outputs["teacher"].fill_(0.3)
-    terms = losses(dual_student("teacher", ["s1", "s2"]), outputs, torch.zeros(6, dtype=torch.long))
+    terms = losses(published("teacher", ["s1", "s2"]), outputs, torch.zeros(6, dtype=torch.long))
     (gradient,) = torch.autograd.grad(terms["teacher->s1:kl/4"], outputs["s1"])
     assert terms["teacher->s1:kl/4"].item() == pytest.approx(0.0, abs=1e-15)
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-15)
@@ -175,7 +182,7 @@ def test_a_clueless_teacher_teaches_nothing():
 
 def test_the_order_of_the_students_changes_nothing():
     outputs, labels = random_outputs("teacher", "a", "b", "c"), torch.tensor([0, 4, -1, 2, 1, 3])
-    orders = [values(dual_student("teacher", order), outputs, labels) for order in permutations(["a", "b", "c"])]
+    orders = [values(published("teacher", order), outputs, labels) for order in permutations(["a", "b", "c"])]
     assert all(terms == orders[0] for terms in orders)
 
 
@@ -183,7 +190,7 @@ def test_scaling_the_teachers_share_scales_its_pull():
     outputs, labels = random_outputs("teacher", "s1", "s2"), torch.tensor([0, 4, 0, 2, 1, 3])
     pulls = []
     for soft in (0.5, 1.5):
-        term = losses(dual_student("teacher", ["s1", "s2"], soft=soft), outputs, labels)["teacher->s1:kl/4"]
+        term = losses(published("teacher", ["s1", "s2"], soft=soft), outputs, labels)["teacher->s1:kl/4"]
         pulls.append(torch.autograd.grad(term, outputs["s1"])[0])
     torch.testing.assert_close(pulls[1], 3 * pulls[0])
 
@@ -191,8 +198,8 @@ def test_scaling_the_teachers_share_scales_its_pull():
 # --- options ---------------------------------------------------------------------------------------------------
 
 
-def test_as_it_comes_it_prints_the_whole_method():
-    assert str(dual_student("teacher", ["resnet18", "mobilenetv2"])) == """\
+def test_as_published_it_prints_the_whole_method():
+    assert str(published("teacher", ["resnet18", "mobilenetv2"])) == """\
 teacher      frozen
 resnet18     trained
 mobilenetv2  trained
@@ -208,7 +215,7 @@ resnet18    -> mobilenetv2  kl             T=4  x 0.5"""
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_among_n_students_each_peer_has_its_share(count):
     students = [f"s{k}" for k in range(count)]
-    graph = dual_student("teacher", students, peer=0.8)
+    graph = published("teacher", students, peer=0.8)
     weights = {(e.teacher, e.student): e.weight for e in graph.edges if e.teacher in students}
     assert weights == {pair: pytest.approx(0.8 / (count - 1)) for pair in permutations(students, 2)}
 
@@ -217,30 +224,30 @@ def test_among_n_students_each_peer_has_its_share(count):
     ("all", {("a", "b"), ("b", "a")}), ("none", set()), ([["a", "b"]], {("a", "b")}), ([("b", "a")], {("b", "a")}),
     ([], set())])
 def test_peers_may_be_all_none_or_pairs(peers, expected):
-    graph = dual_student("teacher", ["a", "b"], peers=peers)
+    graph = published("teacher", ["a", "b"], peers=peers)
     assert {(e.teacher, e.student) for e in graph.edges if e.teacher in ("a", "b")} == expected
 
 
 def test_peers_may_have_a_temperature_of_their_own():
-    names = [edge.name for edge in dual_student("t", ["a", "b"], temperature=3.0, peer_temperature=1.0).edges]
+    names = [edge.name for edge in published("t", ["a", "b"], temperature=3.0, peer_temperature=1.0).edges]
     assert names[2:] == ["t->a:kl/3", "t->b:kl/3", "b->a:kl", "a->b:kl"]
 
 
 def test_peers_warm_up_over_a_share_of_the_run():
-    graph = dual_student("t", ["a", "b"], peer=0.6, peer_warmup=0.2)
+    graph = published("t", ["a", "b"], peer=0.6, peer_warmup=0.2)
     assert [graph.weights(p)["a->b:kl/4"] for p in (0.0, 0.1, 0.2, 1.0)] == pytest.approx([0.0, 0.3, 0.6, 0.6])
     assert "a->b:kl/4" not in values(graph, random_outputs("t", "a", "b"), torch.zeros(6, dtype=torch.long))
 
 
 def test_the_entropy_has_its_own_temperature():
-    terms = values(dual_student("teacher", ["s1", "s2"], **GOLDEN, entropy_temperature=4.0), golden_outputs())
+    terms = values(published("teacher", ["s1", "s2"], **GOLDEN, entropy_temperature=4.0), golden_outputs())
     weights = [0.0892652558, 0.0002817015, 0.0]
     expected = sum(w * loss for w, loss in zip(weights, ROWS["teacher->s1:kl/4"], strict=True)) / 3
     assert terms["teacher->s1:kl/4"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_weights_of_mean_one_divide_by_the_sum_of_the_weights():
-    terms = values(dual_student("teacher", ["s1", "s2"], **GOLDEN, uncertainty="mean_one"), golden_outputs())
+    terms = values(published("teacher", ["s1", "s2"], **GOLDEN, uncertainty="mean_one"), golden_outputs())
     weights = [0.7759213793, 0.0044893423, 0.0]
     expected = sum(w * loss for w, loss in zip(weights, ROWS["teacher->s1:kl/4"], strict=True)) / sum(weights)
     assert terms["teacher->s1:kl/4"] == pytest.approx(expected, abs=1e-9)
@@ -249,14 +256,14 @@ def test_weights_of_mean_one_divide_by_the_sum_of_the_weights():
 @pytest.mark.parametrize(("weighting", "weights"), [
     ("none", [1.0, 1.0, 1.0]), ("w", [0.7759213793, 0.0044893423, 0.0]), ("1-w", [0.2240786207, 0.9955106577, 1.0])])
 def test_peers_may_be_weighted_by_the_teachers_certainty_or_doubt(weighting, weights):
-    terms = values(dual_student("teacher", ["s1", "s2"], **GOLDEN, peer_weighting=weighting), golden_outputs())
+    terms = values(published("teacher", ["s1", "s2"], **GOLDEN, peer_weighting=weighting), golden_outputs())
     for edge in ("s2->s1:kl/4", "s1->s2:kl/4"):
         expected = 0.5 * sum(w * loss for w, loss in zip(weights, ROWS[edge], strict=True)) / 3
         assert terms[edge] == pytest.approx(expected, abs=1e-9)
 
 
 def test_what_the_weights_take_from_the_teacher_may_go_to_the_labels():
-    terms = values(dual_student("teacher", ["s1", "s2"], **GOLDEN | {"soft": 0.4}, label_weighting="1-w"),
+    terms = values(published("teacher", ["s1", "s2"], **GOLDEN | {"soft": 0.4}, label_weighting="1-w"),
                    golden_outputs())
     doubt = [0.2240786207, 0.9955106577, 1.0]
     for student, rows in (("s1", Z_FIRST), ("s2", Z_SECOND)):
@@ -283,12 +290,25 @@ def test_what_the_weights_take_from_the_teacher_may_go_to_the_labels():
 ])
 def test_an_option_that_cannot_be_is_refused_where_it_is(options, where):
     with pytest.raises(UsageError) as caught:
-        dual_student("teacher", ["a", "b"], **options)
+        published("teacher", ["a", "b"], **options)
     assert caught.value.where == where
 
 
 @pytest.mark.parametrize("students", [[], ["a"], ["a", "a"], "ab"])
 def test_fewer_than_two_students_are_refused(students):
     with pytest.raises(UsageError) as caught:
-        dual_student("teacher", students)
+        published("teacher", students)
     assert caught.value.where == "students"
+
+
+def test_as_it_comes_the_teacher_is_heard_alike_and_peers_where_it_is_unsure():
+    graph = dual_student("teacher", ["a", "b"])
+    chosen = dual_student("teacher", ["a", "b"], uncertainty=False, peer_weighting="1-w")
+    assert str(graph) == str(chosen)
+    weights = {edge.name: edge.sample_weight for edge in graph.edges}
+    assert weights["teacher->a:kl/4"] is None
+    assert weights["b->a:kl/4"] == "teacher_trust"
+
+
+def test_without_peers_nothing_is_worked_out_for_them():
+    assert set(dual_student("teacher", ["a", "b"], peers="none").nodes) == {"teacher", "a", "b"}

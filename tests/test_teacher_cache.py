@@ -424,7 +424,7 @@ def test_more_than_32767_classes_have_numbers_of_their_own():
 
 
 def weighted(uncertainty: bool | str) -> Graph:
-    return dual_student("t", ["a", "b"], uncertainty=uncertainty)
+    return dual_student("t", ["a", "b"], uncertainty=uncertainty, peer_weighting="none")
 
 
 @pytest.mark.parametrize("uncertainty", [True, False, "mean_one"])

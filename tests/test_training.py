@@ -14,7 +14,7 @@ from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.files import fingerprint, pack, unpack
 from tutelage.loop import Run, mean_losses, steps_of
-from tutelage.methods.dual_student import dual_student
+from tutelage.methods.dual_student import PAPER, dual_student
 from tutelage.training import capture, load, restore
 
 
@@ -132,8 +132,8 @@ def test_one_step_equals_a_hand_written_one():
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
-    whole = run(dual_student("t", ["a", "b"]), models(norm=False), epochs=1)
-    parts = run(dual_student("t", ["a", "b"]), models(norm=False), epochs=1, accumulate=4)
+    whole = run(dual_student("t", ["a", "b"], **PAPER), models(norm=False), epochs=1)
+    parts = run(dual_student("t", ["a", "b"], **PAPER), models(norm=False), epochs=1, accumulate=4)
     next(steps_of(whole))
     next(steps_of(parts))
     for node in ("a", "b"):

@@ -28,7 +28,7 @@ from tutelage.kept_rows import Whole
 from tutelage.loop import Epoch, Run, Settings, start, steps_of
 from tutelage.methods.abkd import abkd
 from tutelage.methods.distill import distill
-from tutelage.methods.dual_student import dual_student
+from tutelage.methods.dual_student import PAPER, dual_student
 from tutelage.methods.dynamic_rectification import dynamic_rectification
 from tutelage.methods.mutual import mutual
 from tutelage.methods.pld import pld
@@ -176,7 +176,7 @@ def test_trap_07_n_peers_run_n_passes_a_step(peers):
 def test_trap_08_peers_share_their_weight_and_no_loss_replaces_another():
     students = ["s0", "s1", "s2"]
     outputs = {"t": random_logits(9), **{s: random_logits(k) for k, s in enumerate(students)}}
-    for graph in (mutual(students, peer=1.0), dual_student("t", students, peer=1.0)):
+    for graph in (mutual(students, peer=1.0), dual_student("t", students, peer=1.0, **PAPER)):
         terms = losses(graph, outputs, LABELS)
         assert len(terms) == len(graph.edges)
         for me in students:
@@ -376,7 +376,7 @@ def test_trap_22_training_sees_the_validation_data_and_never_the_test_data():
 
 
 @pytest.mark.parametrize("graph", [
-    distill("t", "s"), dual_student("t", ["s", "r"]), mutual(["s", "r"]), pld("t", "s"), abkd("t", "s"),
+    distill("t", "s"), dual_student("t", ["s", "r"], **PAPER), mutual(["s", "r"]), pld("t", "s"), abkd("t", "s"),
     dynamic_rectification("t", "s"),
     Graph({"t": Frozen(), "s": Trained()}, [Edge("t", "s", kl, sample_weight=weight) for weight in (correct,)]),
 ], ids=["distill", "dual_student", "mutual", "pld", "abkd", "dynamic_rectification", "correct"])
@@ -418,7 +418,7 @@ def test_trap_27_a_shelf_method_and_the_graph_written_out_are_one_objective():
         Edge("t", "a", kl, temperature=4.0, weight=0.5, sample_weight=entropy),
         Edge("t", "b", kl, temperature=4.0, weight=0.5, sample_weight=entropy),
         Edge("b", "a", kl, temperature=4.0, weight=0.5), Edge("a", "b", kl, temperature=4.0, weight=0.5)])
-    runs = [begin(graph) for graph in (written, dual_student("t", ["a", "b"]))]
+    runs = [begin(graph) for graph in (written, dual_student("t", ["a", "b"], **PAPER))]
     epochs = [train(run) for run in runs]
     assert [epoch.losses for epoch in epochs[0]] == [epoch.losses for epoch in epochs[1]]
     assert same(state(runs[0].models["a"]), state(runs[1].models["a"]))

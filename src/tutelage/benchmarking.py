@@ -31,7 +31,7 @@ from tutelage.graph import Edge, Frozen, Graph, Trained
 from tutelage.guard import Means
 from tutelage.loop import Run, Settings, mean_losses, set_modes, start, train_step
 from tutelage.methods.distill import distill
-from tutelage.methods.dual_student import dual_student
+from tutelage.methods.dual_student import PAPER, dual_student
 from tutelage.naive import alone, by_hand, draw_by_pil, hand_step, loss_by_hand, networks_of, optimizers_of
 from tutelage.recording import Recording, may_record, warm_graph
 from tutelage.running import Choice, on_device
@@ -140,8 +140,8 @@ def student_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, sett
         names = [f"s{number}" for number in range(count)]
         networks = {"teacher": models[teacher], **dict.fromkeys(names, models[student])}  # each is copied where it runs
         choices = {"teacher": tuned.choices[teacher], **dict.fromkeys(names, tuned.choices[student])}
-        ours, kept = _ours(dual_student("teacher", names), networks, data, settings, choices, world, cached=True,
-                           tuned=tuned)
+        graph = dual_student("teacher", names, **PAPER)
+        ours, kept = _ours(graph, networks, data, settings, choices, world, cached=True, tuned=tuned)
         floor = floor_of({name: networks[name] for name in names}, data, settings, choices, world,
                        recorded=tuned.recorded)
         seconds = ratios({"ours": ours, "floor": floor}, rounds, world.device)
@@ -187,7 +187,7 @@ def loss_rows(device: torch.device, rounds: int) -> Iterator[Row]:
     """All losses of `dual_student` and their gradients, compiled in closed form, against `objective` in eager mode."""
     for batch, classes, reach in ((256, 10, 4), (256, 100, 4), (256, 1000, 4), (1024, 21841, 10)):
         generator = torch.Generator().manual_seed(0)
-        graph = dual_student("t", ["a", "b"])
+        graph = dual_student("t", ["a", "b"], **PAPER)
         logits = {node: (3 * torch.randn(batch, classes, generator=generator)).to(device).requires_grad_(node != "t")
                   for node in "tab"}
         labels = torch.randint(classes, (batch,), generator=generator).to(device)
@@ -230,7 +230,7 @@ def overhead_rows(world: World, rounds: int) -> Iterator[Row]:
     models = {node: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)) for node in ("t", "a", "b")}
     make = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
     settings = Settings(10**6, make, batch_size=8)
-    graph = dual_student("t", ["a", "b"])
+    graph = dual_student("t", ["a", "b"], **PAPER)
     run = start(graph, deepcopy(models), data, settings, world, compiled_losses=True)
     set_modes(run)
     batch = on_device(next(iter(data.train.batches([torch.arange(8)], draw=0))), world.device)
@@ -284,8 +284,8 @@ def _ours(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
 def _run(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
          choices: Mapping[str, Choice], world: World, *, cached: bool, compiled: bool) -> tuple[Run, str]:
     """A run of ours that is ready for its first step, and what its cache took to fill."""
-    run = start(graph, {node: deepcopy(models[node]) for node in graph.nodes}, data, settings, world,
-                {node: choices[node] for node in graph.nodes}, compiled_losses=compiled)
+    run = start(graph, {node: deepcopy(models[node]) for node in models if node in graph.nodes}, data, settings, world,
+                {node: choices[node] for node in choices if node in graph.nodes}, compiled_losses=compiled)
     set_modes(run)
     if not cached:
         return run, ""

@@ -20,7 +20,7 @@ from tutelage.data.memory import MemorySource
 from tutelage.data.source import Data, Source
 from tutelage.data.stream import KeptSource, StreamSource
 from tutelage.divergences import cross_entropy, kl
-from tutelage.graph import Frozen, Graph, Trained
+from tutelage.graph import Computed, Frozen, Graph, Trained, unbound
 from tutelage.loop import Settings
 from tutelage.objective import edge_loss
 from tutelage.sample_weights import entropy
@@ -31,16 +31,24 @@ Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
 def is_plain(graph: Graph) -> bool:
-    """Whether a graph is what such a loop is written for: teachers, students, and losses between their logits."""
-    kinds = all(isinstance(kind, Frozen | Trained) for kind in graph.nodes.values())
-    return kinds and not graph.controllers and all({*edge.ends} <= {*graph.nodes, "labels"} for edge in graph.edges)
+    """Whether a graph is what such a loop is written for: teachers, students, and losses between their logits.
+
+    Losses may have sample weights that a function makes of the logits.
+    """
+    networks = {node for node, kind in graph.nodes.items() if isinstance(kind, Frozen | Trained)}
+    weights = {node: kind for node, kind in graph.nodes.items() if isinstance(kind, Computed)}
+    made = all({*kind.of} <= networks and not isinstance(unbound(kind.by), nn.Module) for kind in weights.values())
+    plain = networks | {"labels"}
+    edges = all({edge.student, edge.teacher} <= plain and {*edge.ends} <= plain | {*weights} for edge in graph.edges)
+    return made and edges and networks | {*weights} == {*graph.nodes} and not graph.controllers
 
 
 def alone(graph: Graph, student: str) -> Graph:
     """One of the students without the others: what it learns from labels and frozen networks."""
     edges = [edge for edge in graph.edges
              if edge.student == student and not isinstance(graph.nodes.get(edge.teacher), Trained)]
-    named = {student, *(edge.teacher for edge in edges)} - {"labels"}
+    named = {student, *(end for edge in edges for end in edge.ends)} - {"labels"}
+    named |= {end for node in named if isinstance(kind := graph.nodes[node], Computed) for end in kind.of}
     return Graph({node: kind for node, kind in graph.nodes.items() if node in named}, edges)
 
 
@@ -68,7 +76,7 @@ def by_hand(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings:
 def networks_of(graph: Graph, models: Mapping[str, nn.Module], device: torch.device) -> dict[str, nn.Module]:
     """Copies of the networks that the graph names, in the modes they are trained in."""
     return {node: deepcopy(models[node]).to(device).train(isinstance(kind, Trained))
-            for node, kind in graph.nodes.items()}
+            for node, kind in graph.nodes.items() if not isinstance(kind, Computed)}
 
 
 def optimizers_of(graph: Graph, networks: Mapping[str, nn.Module], settings: Settings) -> list[torch.optim.Optimizer]:
@@ -89,6 +97,9 @@ def hand_step(loss: Loss, graph: Graph, networks: Mapping[str, nn.Module],
     for node, network in networks.items():
         with torch.set_grad_enabled(isinstance(graph.nodes[node], Trained)):
             outputs[node] = network(batch.inputs)
+    for node, kind in graph.nodes.items():
+        if isinstance(kind, Computed):
+            outputs[node] = kind.by(*(outputs[end] for end in kind.of))
     total = loss(outputs, batch.labels)
     for optimizer in optimizers:
         optimizer.zero_grad()

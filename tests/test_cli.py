@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -177,7 +178,7 @@ def test_the_same_call_again_is_finished_and_another_run_in_its_folder_is_refuse
     words = ("train", "recipe.toml", "--quick", "--out", "run")
     code, out, _ = tutelage(*words)
     assert code == 0
-    assert "t  frozen" in out
+    assert re.search("^t +frozen$", out, re.MULTILINE)
     assert "epoch 1" in out
     finished = json.loads((folder / "run" / "FINISHED").read_text())
     assert sorted(finished) == ["metrics", "step", "weights"]

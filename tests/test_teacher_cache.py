@@ -49,7 +49,7 @@ def data(first: int = 0, augment: Policy = "crop-flip", **options) -> Data:
 
 
 def graph() -> Graph:
-    return dual_student("t", ["a", "b"], uncertainty="mean_one")
+    return dual_student("t", ["a", "b"], uncertainty="mean_one", peer_weighting="none")
 
 
 class Counted:

@@ -92,12 +92,13 @@ CONDITIONS = STUDY + """
 [conditions.few]
 set = ["data.limit=50", "train.lr=0.03"]
 teachers = ["data.limit=900"]
+methods = ["train.lr=0.04"]
 
 [conditions.as_it_is]
 """
 
 
-def test_each_condition_changes_every_recipe_and_those_of_teachers_once_more(write, tmp_path):
+def test_each_condition_changes_every_recipe_then_those_of_teachers_and_those_of_methods(write, tmp_path):
     studies = under_conditions(read_study([write(CONDITIONS)]))
     assert list(studies) == ["few", "as_it_is"]
     few, plain = ({cell.method: cell.recipe for cell in cells_of(study, Asked(1), tmp_path)}
@@ -105,7 +106,7 @@ def test_each_condition_changes_every_recipe_and_those_of_teachers_once_more(wri
     assert {name: recipe.data.limit for name, recipe in few.items()} == {
         "teacher": 900, "plain": 50, "dual": 50, "alone": 50}
     assert {name: recipe.train.lr for name, recipe in few.items()} == {
-        "teacher": 0.03, "plain": 0.03, "dual": 0.03, "alone": 0.02}
+        "teacher": 0.03, "plain": 0.04, "dual": 0.04, "alone": 0.02}  # a method's own come last
     assert {recipe.data.limit for recipe in plain.values()} == {None}
 
 

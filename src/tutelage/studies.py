@@ -19,6 +19,7 @@
     [conditions.few_images]               # the whole study under each condition, in OUT/few_images
     set = ["data.limit=500"]              # for every recipe
     teachers = ["data.limit=30000"]       # for those of teachers, after all others
+    methods = ["models.a.arch=resnet20"]  # for those of methods, before their own
 
 Paths are seen from the study's own file. Recipes given without a study file are a study too: their names are the
 methods.
@@ -74,10 +75,11 @@ class TeacherTable:
 
 @dataclass(frozen=True)
 class ConditionTable:
-    """A [conditions.NAME] table: overrides for every recipe, and for those of teachers alone."""
+    """A [conditions.NAME] table: overrides for every recipe, for those of teachers alone, for those of methods alone."""
 
     set: list[str] = field(default_factory=list)
     teachers: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,10 @@ def under_conditions(study: Study, only: Sequence[str] = ()) -> dict[str, Study]
         if not only or name in only:
             teachers = {node: replace(teacher, set=[*teacher.set, *condition.teachers])
                         for node, teacher in study.teachers.items()}
+            methods = {node: replace(method, set=[*condition.methods, *method.set])
+                       for node, method in study.methods.items()}
             found[name] = replace(study, table=replace(study.table, set=[*study.table.set, *condition.set]),
-                                  teachers=teachers, conditions={})
+                                  teachers=teachers, methods=methods, conditions={})
     return found or {"": study}
 
 

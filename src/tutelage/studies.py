@@ -75,7 +75,7 @@ class TeacherTable:
 
 @dataclass(frozen=True)
 class ConditionTable:
-    """A [conditions.NAME] table: overrides for every recipe, for those of teachers alone, for those of methods alone."""
+    """A [conditions.NAME] table: overrides for every recipe, for those of teachers, for those of methods."""
 
     set: list[str] = field(default_factory=list)
     teachers: list[str] = field(default_factory=list)

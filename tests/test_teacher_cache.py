@@ -423,16 +423,17 @@ def test_more_than_32767_classes_have_numbers_of_their_own():
     assert top.decode(top.encode(rows)).argmax() == 39_999
 
 
-def weighted(uncertainty: bool | str) -> Graph:
-    return dual_student("t", ["a", "b"], uncertainty=uncertainty, peer_weighting="none")
+def weighted(uncertainty: bool | str, peer_weighting: str = "none", label_weighting: str = "none") -> Graph:
+    return dual_student("t", ["a", "b"], uncertainty=uncertainty, peer_weighting=peer_weighting,
+                        label_weighting=label_weighting)
 
 
-@pytest.mark.parametrize("uncertainty", [True, False, "mean_one"])
-def test_a_run_on_top_rows_fills_and_looks_up_to_the_same_bits(uncertainty, own_memory):
-    filling, rows = trained(of=weighted(uncertainty), cache_top=2)
+@pytest.mark.parametrize("options", [(True,), (False,), ("mean_one",), (False, "1-w"), (True, "w", "1-w")])
+def test_a_run_on_top_rows_fills_and_looks_up_to_the_same_bits(options, own_memory):
+    filling, rows = trained(of=weighted(*options), cache_top=2)
     assert rows == 2 * (36 + 12) + 12, "twelve more show what is lost"
-    assert trained(of=weighted(uncertainty), cache_top=2) == (filling, 12)
-    assert filling != trained(of=weighted(uncertainty))[0]
+    assert trained(of=weighted(*options), cache_top=2) == (filling, 12)
+    assert filling != trained(of=weighted(*options))[0]
 
 
 def test_the_weights_of_a_run_on_top_rows_are_the_teachers(monkeypatch):
@@ -452,6 +453,23 @@ def test_the_weights_of_a_run_on_top_rows_are_the_teachers(monkeypatch):
     assert len(seen) == 6
     for kept, right in seen:
         torch.testing.assert_close(kept, right, rtol=0, atol=1e-6)
+
+
+def test_what_a_computed_node_makes_of_the_weight_is_the_teachers_too(monkeypatch):
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def look(self: Controller, run: Run, outputs: dict[str, Tensor], weights: dict) -> None:
+        rows = torch.searchsorted(run.data.train.ids, outputs["ids"])
+        (batch,) = run.data.train.batches([rows], draw=run.draw)
+        seen.append((outputs["t_trust"], outputs["t_label_weight"], entropy(None, run.models["t"](batch.inputs))))
+
+    monkeypatch.setattr(Controller, "before_losses", look)
+    plain = weighted(False, "1-w", "1-w")
+    trained(of=Graph(plain.nodes, plain.edges, {"c": Controller()}), cache_top=2, epochs=2, draws=1)
+    assert len(seen) == 6
+    for doubt, of_labels, right in seen:
+        torch.testing.assert_close(doubt, 1 - right, rtol=0, atol=1e-6)
+        torch.testing.assert_close(of_labels, 0.5 + 0.5 * (1 - right), rtol=0, atol=1e-6)
 
 
 def test_top_rows_have_a_cache_of_their_own_and_take_less_room(own_memory):
@@ -498,7 +516,7 @@ def own_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     ([Edge("t", "a", kl), Edge("t", "b", kl, temperature=4.0)], "read at the temperatures 1, 4"),
     ([Edge("t", "a", mse)], "mse may need all logits"),
     ([Edge("t", "a", kl, sample_weight=own_weight)], "own_weight may need all logits"),
-    ([Edge("both", "a", kl), Edge("t", "b", kl)], "a computed node reads it")])
+    ([Edge("both", "a", kl), Edge("t", "b", kl)], "a computed node may need all logits")])
 def test_ends_that_need_whole_rows_are_refused_with_the_reason(edges, reason):
     nodes = {"t": Frozen(), "a": Trained(), "b": Trained(), "both": Ensemble(["t", "b"])}
     with pytest.raises(UsageError, match=reason):

@@ -41,7 +41,7 @@ from tutelage.types import Batch
 from tutelage.world import World
 
 SAME, SAME_CACHED = 1e-5, 1e-4
-"""How far apart the losses of a step may be; and where a cache keeps the teacher's logits in 16 bits."""
+"""How far apart the losses of a step may be, as a share of the loss; and with a teacher kept in 16 bits."""
 GENTLY = 1e-3
 """Of the learning rates, what is used while losses are compared: rounding is not to be blown up step by step."""
 
@@ -150,7 +150,7 @@ def student_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, sett
 
 def sameness_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
                   world: World, steps: int = 20, size: int = 16) -> Iterator[Row]:
-    """How far apart the losses of what is compared are, over some steps on the same small batches.
+    """How far apart the losses of what is compared are, as a share, over some steps on the same small batches.
 
     In float64: untrained networks blow a difference of 1e-7 up to 1e-2 within ten steps, and rounding is no other
     work. A cache rounds what it keeps, so with it the weights stay where they are and only the batches change.
@@ -320,7 +320,7 @@ def _hand_losses(graph: Graph, models: Mapping[str, nn.Module], settings: Settin
 
 
 def _apart(name: str, found: Sequence[float], right: Sequence[float], limit: float) -> Row:
-    apart = [abs(one - other) for one, other in zip(found, right, strict=True)]
+    apart = [abs(one - other) / abs(other) for one, other in zip(found, right, strict=True)]
     return Row(name, f"<= {limit:g}", max(apart), min(apart), max(apart), max(apart) <= limit)
 
 

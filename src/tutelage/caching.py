@@ -14,13 +14,24 @@ from tutelage.data.source import Data
 from tutelage.divergences import js, kl, reverse_kl
 from tutelage.errors import UsageError
 from tutelage.files import fingerprint
-from tutelage.graph import Computed, Controller, Edge, Frozen, Graph, describe, name_of, parse_end, unbound
+from tutelage.graph import Computed, Controller, Edge, Frozen, Graph, Kind, describe, name_of, parse_end, unbound
 from tutelage.kept_rows import Top, Whole
 from tutelage.models.network import preprocessing_of
 from tutelage.objective import forward
 from tutelage.running import Choice, on_device
-from tutelage.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
+from tutelage.sample_weights import (
+    confidence,
+    correct,
+    entropy,
+    label_weight,
+    labelled,
+    margin,
+    mean_one,
+    teacher_doubt,
+    teacher_weight,
+)
 from tutelage.teacher_cache import TeacherCache, key_of
+from tutelage.types import PerSampleFn
 from tutelage.world import World, largest
 
 if TYPE_CHECKING:
@@ -28,6 +39,8 @@ if TYPE_CHECKING:
 
 _OF_THE_TEACHER = (entropy, confidence, margin)
 """Sample weights that the teacher's logits alone decide: one number a row, which can be kept."""
+_OF_A_WEIGHT = (teacher_weight, teacher_doubt, label_weight)
+"""What computed nodes make of such a weight, their first bound argument, without another look at the logits."""
 
 
 def cached_ends(graph: Graph) -> list[str]:
@@ -78,21 +91,22 @@ def top_forms(graph: Graph, count: int, classes: int) -> dict[str, Top]:
     if count >= classes:
         raise UsageError("more logits than there are", where="cache_top", found=count, expected=f"below {classes}",
                          fix="take cache_top out: whole rows are kept then")
-    kinds = [graph.nodes.get(parse_end(end).node) for end in graph.order(graph.ends())]
-    computed = {source for kind in kinds if isinstance(kind, Computed) for source in kind.of}
+    nodes = dict.fromkeys(parse_end(end).node for end in graph.order(graph.ends()))
+    computed = [kind for kind in map(graph.nodes.get, nodes) if isinstance(kind, Computed)]
     for end in (end for end in cached_ends(graph) if not parse_end(end).tap):
         edges = [edge for edge in graph.edges if end in edge.ends]
         warm = {edge.temperature for edge in edges}
         odd = [name_of(edge.divergence) for edge in edges if unbound(edge.divergence) not in (kl, reverse_kl, js)]
         odd += [name_of(edge.sample_weight) for edge in edges if _leaves(edge.sample_weight) is None]
-        if end in computed:
-            reasons.append(f"{end!r}: a computed node reads it")
-        elif odd:
+        readers = [_weight_behind(kind) for kind in computed if end in kind.of]
+        odd += ["a computed node" for weight in readers if weight is None or _leaves(weight) is None]
+        if odd:
             reasons.append(f"{end!r}: {', '.join(odd)} may need all logits")
         elif len(warm) > 1:
             reasons.append(f"{end!r}: it is read at the temperatures {', '.join(f'{t:g}' for t in sorted(warm))}")
         else:
-            leaves = {describe(leaf): leaf for edge in edges for leaf in _leaves(edge.sample_weight) or ()}
+            weights = [*(edge.sample_weight for edge in edges), *readers]
+            leaves = {describe(leaf): leaf for weight in weights for leaf in _leaves(weight) or ()}
             forms[end] = Top(count, classes, warm.pop(), tuple(leaves.values()))
     if not forms:
         raise UsageError("no end whose largest logits would do", where="cache_top", found="; ".join(reasons),
@@ -112,14 +126,16 @@ def attach(run: "Run", folder: Path) -> list[str]:
     notes = _losses_of(run, tops)
     run.cache = TeacherCache(folder, run.data.train.ids.to(run.world.device), forms,
                              round(run.settings.cache_gib * 2**30))
-    run.graph = replace(run.graph, edges=[_with_kept_weight(edge, tops, run.cache) for edge in run.graph.edges])
+    nodes = {name: _with_kept_source(kind, tops, run.cache) for name, kind in run.graph.nodes.items()}
+    run.graph = replace(run.graph, nodes=nodes,
+                        edges=[_with_kept_weight(edge, tops, run.cache) for edge in run.graph.edges])
     return notes
 
 
 def kept_weight(student: Tensor, teacher: Tensor, labels: Tensor, *, of: Mapping[tuple[str, int], Tensor],
-                key: tuple[str, int]) -> Tensor:
-    """A sample weight that was kept with the rows that are looked up now."""
-    return of[key]
+                key: tuple[str, int], instead_of: PerSampleFn) -> Tensor:
+    """A sample weight that was kept with the rows that are looked up now; of other images it is taken anew."""
+    return of[key] if key in of else instead_of(student, teacher, labels)
 
 
 def _leaves(weight: object) -> list | None:
@@ -131,16 +147,33 @@ def _leaves(weight: object) -> list | None:
     return [weight] if unbound(weight) in _OF_THE_TEACHER else None
 
 
-def _with_kept_weight(edge: Edge, tops: Mapping[str, Top], cache: TeacherCache) -> Edge:
-    def kept(weight):
-        if unbound(weight) is mean_one:
-            return partial(mean_one, of=kept(weight.keywords["of"]))
-        if unbound(weight) not in _OF_THE_TEACHER:
-            return weight
-        place = [describe(leaf) for leaf in tops[edge.teacher].of].index(describe(weight))
-        return partial(kept_weight, of=cache.weights, key=(edge.teacher, place))
+def _weight_behind(kind: Computed) -> PerSampleFn | None:
+    """The sample weight that a computed node makes its numbers of; None if it makes them of something else."""
+    return kind.by.args[0] if isinstance(kind.by, partial) and kind.by.func in _OF_A_WEIGHT else None
 
-    return replace(edge, sample_weight=kept(edge.sample_weight)) if edge.teacher in tops else edge
+
+def _with_kept_weight(edge: Edge, tops: Mapping[str, Top], cache: TeacherCache) -> Edge:
+    if edge.teacher not in tops:
+        return edge
+    return replace(edge, sample_weight=_kept(edge.sample_weight, edge.teacher, tops, cache))
+
+
+def _with_kept_source(kind: Kind, tops: Mapping[str, Top], cache: TeacherCache) -> Kind:
+    if not isinstance(kind, Computed) or kind.of[0] not in tops:
+        return kind
+    assert isinstance(kind.by, partial), "other nodes keep their end whole"
+    weight, *others = kind.by.args
+    return replace(kind, by=partial(kind.by.func, _kept(weight, kind.of[0], tops, cache), *others))
+
+
+def _kept(weight, end: str, tops: Mapping[str, Top], cache: TeacherCache):
+    """The same sample weight, read from the cache where it can be."""
+    if unbound(weight) is mean_one:
+        return partial(mean_one, of=_kept(weight.keywords["of"], end, tops, cache))
+    if unbound(weight) not in _OF_THE_TEACHER:
+        return weight
+    place = [describe(leaf) for leaf in tops[end].of].index(describe(weight))
+    return partial(kept_weight, of=cache.weights, key=(end, place), instead_of=weight)
 
 
 def _losses_of(run: "Run", tops: Mapping[str, Top]) -> list[str]:
@@ -169,6 +202,7 @@ def open_draw(run: "Run", cache: TeacherCache) -> None:
 def finish_draw(run: "Run", cache: TeacherCache) -> None:
     """At the end of an epoch: the rows that no batch had are computed, so that the draw is whole; then it is kept."""
     _fill(run, cache, cache.lacking(used=True))
+    cache.weights.clear()  # what comes now, validation, are other images
 
 
 def build(run: "Run", draws: int) -> Iterator[int]:

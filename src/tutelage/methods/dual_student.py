@@ -27,9 +27,9 @@ from typing import Any
 from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError, unknown
 from tutelage.graph import Computed, Edge, Frozen, Graph, Kind, Trained
-from tutelage.sample_weights import entropy, mean_one
+from tutelage.sample_weights import entropy, label_weight, mean_one, teacher_doubt, teacher_weight
 from tutelage.schedules import ramp_up
-from tutelage.types import Logits, PerSample, PerSampleFn
+from tutelage.types import PerSampleFn
 
 PAPER: Mapping[str, Any] = {"uncertainty": True, "peer_weighting": "none"}
 """The options of the published method: w on the teacher's edges, and peers that are heard alike on every image."""
@@ -118,18 +118,3 @@ def _trust(teacher: str, sure: PerSampleFn, peer_weighting: str) -> tuple[str | 
         return None, {}
     name = f"{teacher}_trust"
     return name, {name: Computed((teacher,), functions[peer_weighting])}
-
-
-def teacher_weight(weight: PerSampleFn, logits: Logits) -> PerSample:
-    """w of the teacher's logits, [B]."""
-    return weight(logits, logits, logits)
-
-
-def teacher_doubt(weight: PerSampleFn, logits: Logits) -> PerSample:
-    """1 - w of the teacher's logits, [B]: the peers are heard where the teacher is unsure."""
-    return 1 - teacher_weight(weight, logits)
-
-
-def label_weight(weight: PerSampleFn, hard: float, soft: float, logits: Logits) -> PerSample:
-    """hard + soft (1 - w) of the teacher's logits, [B]: the labels are heard more where the teacher is unsure."""
-    return hard + soft * teacher_doubt(weight, logits)

@@ -1,9 +1,10 @@
 """Which options of dual_student help over all conditions of recipes/defaults, from the runs that are there.
 
-    python benchmarks/defaults.py out/defaults out/defaults-pretrained --to out/defaults.json
+    python benchmarks/defaults.py benchmarks/results/defaults-validation-h200.json out/defaults --to out/defaults.json
 
-A condition is one number: the mean over its seeds of what a method has more than `plain` with the same seed, on the
-validation images of the last epoch. Printed is the mean over conditions with its standard error, and every condition.
+It reads folders of studies, and files that it wrote. A condition is one number: the mean over its runs of what a method
+has more than `plain` with the same seed on the same machine, on the validation images of the last epoch. Printed is the
+mean over conditions with its standard error, and every condition.
 """
 
 import json
@@ -15,18 +16,22 @@ from pathlib import Path
 METRICS = {"top1": ("top-1, points", 100.0), "nll": ("NLL", 1.0), "ece": ("ECE, points", 100.0)}
 BASELINE = "plain"
 Found = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
-"""condition -> method -> seed -> node -> metric -> number."""
+"""condition -> method -> source and seed -> node -> metric -> number."""
 
 
-def read(folders: list[Path]) -> Found:
+def read(sources: list[Path]) -> Found:
     """What the finished runs say; a study without conditions is one, named after its folder."""
     found: Found = defaultdict(lambda: defaultdict(dict))
-    for folder in folders:
-        for path in sorted(folder.rglob("FINISHED")):
-            *above, runs, method, seed = path.parent.relative_to(folder.parent).parts
+    for source in sources:
+        if source.is_file():
+            for condition, methods in json.loads(source.read_bytes()).items():
+                for method, runs in methods.items():
+                    found[condition][method] |= {f"{source.stem}, {run}": scores for run, scores in runs.items()}
+        for path in sorted(source.rglob("FINISHED")):
+            *above, runs, method, seed = path.parent.relative_to(source.parent).parts
             metrics = json.loads(path.read_bytes())["metrics"]
             if runs == "runs" and method != "teacher":
-                found[above[-1]][method][seed] = {
+                found[above[-1]][method][f"{source.name}, {seed}"] = {
                     node: {metric: scores[metric] for metric in METRICS} for node, scores in metrics.items()
                     if node not in ("agreement", "teacher")}
     return found
@@ -43,9 +48,9 @@ def differences(found: Found, method: str, node: str, metric: str) -> dict[str, 
     return made
 
 
-def main(folders: list[Path], to: Path | None) -> None:
+def main(sources: list[Path], to: Path | None) -> None:
     """Print the tables."""
-    found = read(folders)
+    found = read(sources)
     methods = list(dict.fromkeys(method for of in found.values() for method in of))
     nodes = sorted({node for of in found.values() for seeds in of.values() for run in seeds.values() for node in run})
     if to is not None:
@@ -63,6 +68,8 @@ def main(folders: list[Path], to: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    main([Path(word) for word in arguments if not word.startswith("--") and not word.endswith(".json")],
-         Path(arguments[arguments.index("--to") + 1]) if "--to" in arguments else None)
+    *given, last = sys.argv[1:]
+    if "--to" in given:
+        main([Path(word) for word in given[: given.index("--to")]], Path(last))
+    else:
+        main([Path(word) for word in [*given, last]], None)

@@ -34,6 +34,13 @@ def read(sources: list[Path]) -> Found:
                 found[above[-1]][method][f"{source.name}, {seed}"] = {
                     node: {metric: scores[metric] for metric in METRICS} for node, scores in metrics.items()
                     if node not in ("agreement", "teacher")}
+        for path in sorted(source.rglob("results.json")):  # where the runs were looked at together
+            study = json.loads(path.read_bytes())
+            for row in study["rows"]:
+                if row["node"] == "ensemble" and row["metric"] in METRICS:
+                    for seed, value in zip(study["seeds"], row["values"], strict=True):
+                        run = found[path.parent.name][row["method"]][f"{source.name}, seed-{seed}"]
+                        run.setdefault("ensemble", {})[row["metric"]] = value
     return found
 
 
@@ -42,7 +49,8 @@ def differences(found: Found, method: str, node: str, metric: str) -> dict[str, 
     made = {}
     for condition, methods in found.items():
         apart = [scores[node][metric] - methods[BASELINE][seed][node][metric]
-                 for seed, scores in methods.get(method, {}).items() if seed in methods.get(BASELINE, {})]
+                 for seed, scores in methods.get(method, {}).items()
+                 if node in scores and node in methods.get(BASELINE, {}).get(seed, {})]
         if apart:
             made[condition] = statistics.mean(apart)
     return made

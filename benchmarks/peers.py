@@ -75,7 +75,9 @@ def environment(skipped: dict[str, str]) -> Path:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         (packages,) = folder.glob("lib/python*/site-packages")
         base = [path for path in sys.path if path.endswith("site-packages")]
-        (packages / "product.pth").write_text("\n".join(base) + "\n")
+        # Not the paths alone: the product is installed by a .pth file of its own, which is read there only so.
+        lines = [f"import site; site.addsitedir({path!r})" for path in base]
+        (packages / "product.pth").write_text("\n".join(lines) + "\n")
     for tool, wanted in PEERS.items():
         place = os.environ.get(FOLDERS.get(tool, ""), "")
         if tool in FOLDERS and not (place and Path(place).is_dir()):

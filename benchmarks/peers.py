@@ -67,6 +67,13 @@ def _write(pipe: IO[str] | None, text: str) -> None:
     pipe.flush()
 
 
+def show_packages(to: Path) -> None:
+    """Let what lies in the folder `to` see all packages that are seen from here."""
+    base = [path for path in sys.path if path.endswith("site-packages")]
+    # Not the paths alone: the product is installed by a .pth file of its own, which is read there only so.
+    (to / "product.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in base))
+
+
 def environment(skipped: dict[str, str]) -> Path:
     """out/bench-env: what the product runs on is seen from there, the tools are installed there and nowhere else."""
     folder = HOME / "bench-env"
@@ -74,10 +81,7 @@ def environment(skipped: dict[str, str]) -> Path:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         (packages,) = folder.glob("lib/python*/site-packages")
-        base = [path for path in sys.path if path.endswith("site-packages")]
-        # Not the paths alone: the product is installed by a .pth file of its own, which is read there only so.
-        lines = [f"import site; site.addsitedir({path!r})" for path in base]
-        (packages / "product.pth").write_text("\n".join(lines) + "\n")
+        show_packages(packages)
     for tool, wanted in PEERS.items():
         place = os.environ.get(FOLDERS.get(tool, ""), "")
         if tool in FOLDERS and not (place and Path(place).is_dir()):

@@ -13,6 +13,7 @@ import torch
 from scipy.special import log_softmax
 from torch import nn
 
+import tutelage
 from toys import SGD, data, everything, models, settings
 from tutelage import Computed, Edge, Frozen, Graph, Trained, benching, benchmarking, cli, naive
 from tutelage.benchmarking import Row, compare, ratios
@@ -438,6 +439,15 @@ def test_a_tool_that_cannot_be_had_is_left_out_and_that_is_said(peers, tmp_path,
     assert skipped == {"torchdistill": why, "Lightning": why, "Transformers": why,
                        "mdistiller": "no source: set MDISTILLER to the folder of a clone",
                        "RepDistiller": "no source: set REPDISTILLER to the folder of a clone"}
+
+
+def test_the_environment_of_the_tools_sees_this_package_however_it_is_installed(peers, tmp_path):
+    peers.show_packages(tmp_path)
+    look = ("import sys, site; from importlib.util import find_spec; before = find_spec('tutelage'); "
+            "site.addsitedir(sys.argv[1]); print(before, find_spec('tutelage').origin)")
+    said = subprocess.run([sys.executable, "-I", "-S", "-c", look, str(tmp_path)], capture_output=True, text=True,
+                          check=True).stdout.split()
+    assert said == ["None", tutelage.__file__]
 
 
 def test_a_tool_whose_losses_differ_is_told_apart(peers):

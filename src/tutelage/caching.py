@@ -18,18 +18,9 @@ from tutelage.graph import Computed, Controller, Edge, Frozen, Graph, Kind, desc
 from tutelage.kept_rows import Top, Whole
 from tutelage.models.network import preprocessing_of
 from tutelage.objective import forward
+from tutelage.parts import label_weight, teacher_doubt, teacher_weight
 from tutelage.running import Choice, on_device
-from tutelage.sample_weights import (
-    confidence,
-    correct,
-    entropy,
-    label_weight,
-    labelled,
-    margin,
-    mean_one,
-    teacher_doubt,
-    teacher_weight,
-)
+from tutelage.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
 from tutelage.teacher_cache import TeacherCache, key_of
 from tutelage.types import PerSampleFn
 from tutelage.world import World, largest

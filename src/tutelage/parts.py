@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.types import Logits, PerSampleFn, Rows
+from tutelage.types import Logits, PerSample, PerSampleFn, Rows
 
 
 def mean_probability(*logits: Logits) -> Logits:
@@ -22,6 +22,21 @@ def mean_probability(*logits: Logits) -> Logits:
     [[0.5, 0.5]]
     """
     return torch.stack([rows.log_softmax(-1) for rows in logits]).logsumexp(0) - math.log(len(logits))
+
+
+def teacher_weight(weight: PerSampleFn, logits: Logits) -> PerSample:
+    """w of the teacher's logits, [B]."""
+    return weight(logits, logits, logits)
+
+
+def teacher_doubt(weight: PerSampleFn, logits: Logits) -> PerSample:
+    """1 - w of the teacher's logits, [B]: the peers are heard where the teacher is unsure."""
+    return 1 - teacher_weight(weight, logits)
+
+
+def label_weight(weight: PerSampleFn, hard: float, soft: float, logits: Logits) -> PerSample:
+    """hard + soft (1 - w) of the teacher's logits, [B]: the labels are heard more where the teacher is unsure."""
+    return hard + soft * teacher_doubt(weight, logits)
 
 
 def pooled(features: Rows) -> Tensor:

@@ -1,7 +1,7 @@
 """How much a row counts on an edge: (student, teacher, labels) -> [B], the signature of a divergence.
 
 A weight sees the raw outputs of both ends (no temperature), detached: it says how much is learned, and nothing is
-learned through it. The last three are for computed nodes: what a teacher weighs on edges that do not read it.
+learned through it.
 """
 
 import math
@@ -92,17 +92,3 @@ def mean_one(student: Rows, teacher: Rows | Labels, labels: Labels, *, of: PerSa
     """
     weight = of(student, teacher, labels)
     return weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
-
-def teacher_weight(weight: PerSampleFn, logits: Logits) -> PerSample:
-    """w of the teacher's logits, [B]."""
-    return weight(logits, logits, logits)
-
-
-def teacher_doubt(weight: PerSampleFn, logits: Logits) -> PerSample:
-    """1 - w of the teacher's logits, [B]: the peers are heard where the teacher is unsure."""
-    return 1 - teacher_weight(weight, logits)
-
-
-def label_weight(weight: PerSampleFn, hard: float, soft: float, logits: Logits) -> PerSample:
-    """hard + soft (1 - w) of the teacher's logits, [B]: the labels are heard more where the teacher is unsure."""
-    return hard + soft * teacher_doubt(weight, logits)

@@ -27,7 +27,8 @@ from typing import Any
 from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError, unknown
 from tutelage.graph import Computed, Edge, Frozen, Graph, Kind, Trained
-from tutelage.sample_weights import entropy, label_weight, mean_one, teacher_doubt, teacher_weight
+from tutelage.parts import label_weight, teacher_doubt, teacher_weight
+from tutelage.sample_weights import entropy, mean_one
 from tutelage.schedules import ramp_up
 from tutelage.types import PerSampleFn
 

@@ -26,7 +26,7 @@ test-browser: setup
 
 # The same work in other tools, which go into out/bench-env. Those without a package: MDISTILLER=DIR REPDISTILLER=DIR
 bench-peers: setup
-	$(BIN)/python benchmarks/peers.py --to benchmarks/results/peers.json
+	$(BIN)/python benchmarks/peers.py --to out/peers.json
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Which options of dual_student help over all conditions of recipes/defaults, from the runs that are there.
 
-    python benchmarks/defaults.py benchmarks/results/defaults-validation-h200.json out/defaults --to out/defaults.json
+    python benchmarks/defaults.py benchmarks/results/defaults-validation.json out/defaults --to out/defaults.json
 
 It reads folders of studies, and files that it wrote. A condition is one number: the mean over its runs of what a method
 has more than `plain` with the same seed on the same machine, on the validation images of the last epoch. Printed is the

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toys import SGD, RowByRow, Switch, models, settings
-from tutelage import Edge, Ensemble, Frozen, Graph, Trained, caching, files, teacher_cache, train
+from tutelage import Computed, Edge, Ensemble, Frozen, Graph, Trained, caching, files, teacher_cache, train
 from tutelage.data import Data, from_tensors
 from tutelage.data.making import Policy
 from tutelage.divergences import cross_entropy, kl, mse
@@ -24,7 +24,7 @@ from tutelage.kept_rows import Top, Whole
 from tutelage.loop import Run
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.scratch import scratch
-from tutelage.parts import Projected
+from tutelage.parts import Projected, teacher_doubt
 from tutelage.records import read_records
 from tutelage.running import default_choices
 from tutelage.sample_weights import entropy, margin
@@ -472,6 +472,13 @@ def test_what_a_computed_node_makes_of_the_weight_is_the_teachers_too(monkeypatc
         torch.testing.assert_close(of_labels, 0.5 + 0.5 * (1 - right), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("cache_top", [None, 2])
+def test_a_computed_node_that_reads_nothing_is_left_alone(cache_top):
+    plain = weighted(False)
+    idle = Graph({**plain.nodes, "idle": Computed((), partial(torch.zeros, 1))}, plain.edges)
+    assert trained(of=idle, cache_top=cache_top)[0] == trained(of=plain, cache_top=cache_top)[0]
+
+
 def test_top_rows_have_a_cache_of_their_own_and_take_less_room(own_memory):
     trained()
     (whole,) = own_memory.iterdir()
@@ -516,9 +523,13 @@ def own_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     ([Edge("t", "a", kl), Edge("t", "b", kl, temperature=4.0)], "read at the temperatures 1, 4"),
     ([Edge("t", "a", mse)], "mse may need all logits"),
     ([Edge("t", "a", kl, sample_weight=own_weight)], "own_weight may need all logits"),
-    ([Edge("both", "a", kl), Edge("t", "b", kl)], "a computed node may need all logits")])
+    ([Edge("both", "a", kl), Edge("t", "b", kl)], "a computed node may need all logits"),
+    ([Edge("b", "a", kl, sample_weight="named"), Edge("t", "b", kl)], "a computed node may need all logits"),
+    ([Edge("b", "a", kl, sample_weight="doubt")], "no edge reads it")])
 def test_ends_that_need_whole_rows_are_refused_with_the_reason(edges, reason):
-    nodes = {"t": Frozen(), "a": Trained(), "b": Trained(), "both": Ensemble(["t", "b"])}
+    nodes = {"t": Frozen(), "a": Trained(), "b": Trained(), "both": Ensemble(["t", "b"]),
+             "doubt": Computed(("t",), partial(teacher_doubt, entropy)),
+             "named": Computed(("t",), partial(teacher_doubt, weight=entropy))}
     with pytest.raises(UsageError, match=reason):
         trained(of=Graph(nodes, edges), cache_top=2)
 

@@ -93,6 +93,8 @@ def top_forms(graph: Graph, count: int, classes: int) -> dict[str, Top]:
         odd += ["a computed node" for weight in readers if weight is None or _leaves(weight) is None]
         if odd:
             reasons.append(f"{end!r}: {', '.join(odd)} may need all logits")
+        elif not warm:
+            reasons.append(f"{end!r}: no edge reads it")
         elif len(warm) > 1:
             reasons.append(f"{end!r}: it is read at the temperatures {', '.join(f'{t:g}' for t in sorted(warm))}")
         else:
@@ -140,7 +142,9 @@ def _leaves(weight: object) -> list | None:
 
 def _weight_behind(kind: Computed) -> PerSampleFn | None:
     """The sample weight that a computed node makes its numbers of; None if it makes them of something else."""
-    return kind.by.args[0] if isinstance(kind.by, partial) and kind.by.func in _OF_A_WEIGHT else None
+    if isinstance(kind.by, partial) and kind.by.func in _OF_A_WEIGHT and kind.by.args:
+        return kind.by.args[0]
+    return None
 
 
 def _with_kept_weight(edge: Edge, tops: Mapping[str, Top], cache: TeacherCache) -> Edge:
@@ -150,11 +154,11 @@ def _with_kept_weight(edge: Edge, tops: Mapping[str, Top], cache: TeacherCache) 
 
 
 def _with_kept_source(kind: Kind, tops: Mapping[str, Top], cache: TeacherCache) -> Kind:
-    if not isinstance(kind, Computed) or kind.of[0] not in tops:
+    if not isinstance(kind, Computed) or tops.keys().isdisjoint(kind.of):
         return kind
-    assert isinstance(kind.by, partial), "other nodes keep their end whole"
-    weight, *others = kind.by.args
-    return replace(kind, by=partial(kind.by.func, _kept(weight, kind.of[0], tops, cache), *others))
+    assert isinstance(kind.by, partial), "what other nodes read is kept whole"
+    (end,), (weight, *others) = kind.of, kind.by.args
+    return replace(kind, by=partial(kind.by.func, _kept(weight, end, tops, cache), *others))
 
 
 def _kept(weight, end: str, tops: Mapping[str, Top], cache: TeacherCache):

@@ -20,7 +20,7 @@ FLOORS = [
     {"types", "errors", "randomness"},
     {"divergences", "sample_weights", "schedules", "parts", "metrics", "world", "files", "records", "machine", "data",
      "models", "results", "calibration"},
-    {"graph"},
+    {"graph", "graph_data"},
     {"methods", "attacks", "objective", "closed_form", "kept_rows", "teacher_cache"},
     {"uncertainty", "assessment", "cost", "knowledge_quality", "diswot", "evolution", "complexity",
      "optim", "settings", "checkpoint", "evaluation", "preparation", "guard", "running", "recording", "caching",

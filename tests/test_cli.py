@@ -209,7 +209,11 @@ def test_methods_and_graph_are_there_for_people_and_programs(tutelage):
     assert "arXiv:2511.18826" in json.loads(tutelage("methods", "--json")[1])["dual_student"]
     code, out, _ = tutelage("graph", "recipe.toml", "--set", "method.peers=none", "--json")
     assert code == 0
-    assert len(json.loads(out)["edges"]) == 4
+    told = json.loads(out)
+    assert list(told) == ["nodes", "edges", "table", "graph"]
+    assert len(told["edges"]) == 4
+    assert [node["name"] for node in told["graph"]["nodes"]] == told["nodes"]
+    assert [edge["name"] for edge in told["graph"]["edges"]] == told["edges"]
 
 
 def test_a_program_gets_the_error_as_json(tutelage):

@@ -255,12 +255,14 @@ def graph(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: 
     tutelage graph recipes/digits/dual_student.toml --set method.peers=none
     """
     from tutelage.config import graph_of, read_recipe, settings_of
+    from tutelage.graph_data import data_of
 
     words = read_recipe(recipe, set_ or [], plugins=plugin or [])
     made = graph_of(words, recipe)
     settings_of(words, made)
     if as_json:
-        say(json.dumps({"nodes": list(made.nodes), "edges": [edge.name for edge in made.edges], "table": str(made)}))
+        say(json.dumps({"nodes": list(made.nodes), "edges": [edge.name for edge in made.edges], "table": str(made),
+                        "graph": data_of(made)}))
     else:
         say(str(made))
 

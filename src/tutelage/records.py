@@ -4,7 +4,7 @@
     versions.json    libraries and machine        tensorboard/    the same numbers as TensorBoard events
     run.json         identity of the run          models/         the networks, at the end
     checkpoints/     states to resume from        FINISHED        the run is complete; written last
-    tuning.json      how each network computes
+    tuning.json      how each network computes    graph.json      who learns from whom, as data
 """
 
 import hashlib

@@ -11,11 +11,12 @@ from pathlib import Path
 from tutelage.config import Recipe, graphs_of
 from tutelage.files import locked, write
 from tutelage.graph import Frozen, Graph, Trained
+from tutelage.graph_data import GRAPH_FILE
 from tutelage.randomness import derive
 from tutelage.records import open_run, refuse_others
 from tutelage.world import World, lead
 
-KEPT = ("records.jsonl", "tuning.json")
+KEPT = ("records.jsonl", "tuning.json", GRAPH_FILE)
 """What OUT holds of its last run, besides the networks."""
 
 

@@ -19,6 +19,7 @@ from tutelage.data.source import Data
 from tutelage.errors import ModelError, NumericError
 from tutelage.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.graph import Ema, Graph, Trained, describe
+from tutelage.graph_data import GRAPH_FILE, data_of
 from tutelage.loop import Epoch as Epoch
 from tutelage.loop import Run, Settings, check, hash_frozen, mean_losses, steps_of
 from tutelage.machine import peak_memory
@@ -116,7 +117,7 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
     config = _described(graph, models, settings) if config is None else config
     check(graph, models, data, settings, world)  # what is refused leaves no folder behind
     with ExitStack() as stack:
-        folder = _open(out, config, data, world, stack, tensorboard)
+        folder = _open(out, config, graph, data, world, stack, tensorboard)
         done = finished(out)
         tuned = _tuned(out, partial(choose, graph, models, data, settings, world), world)
         run = begin(graph, models, data, settings, world, tuned)
@@ -128,7 +129,8 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
             yield from _past(out, run.steps)
 
 
-def _open(out: Path, config: str, data: Data, world: World, stack: ExitStack, tensorboard: bool) -> Folder:
+def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack: ExitStack,
+          tensorboard: bool) -> Folder:
     if world.main:
         def open_() -> None:
             refuse_others(out)
@@ -137,6 +139,8 @@ def _open(out: Path, config: str, data: Data, world: World, stack: ExitStack, te
             sweep(out / "checkpoints")
             sweep(out / "models")
             open_run(out, config, data.digest)
+            if not (out / GRAPH_FILE).exists():
+                write_json(out / GRAPH_FILE, data_of(graph))
         lead(world, open_)
     else:
         lead(world, None)

@@ -70,7 +70,7 @@ def _cards(group: Group) -> Cards:
     for name in group.nodes()[:MOST_CARDS]:
         mean, deviation = group.mean(name, "top1")
         node = nodes.get(name)
-        kind = "mean of the students" if node is None else " · ".join(filter(None, (node.kind, node.network)))
+        kind = "mean of the students" if node is None else " · ".join(filter(None, (node.words, node.network)))
         several = [] if deviation is None else [f"± {written(deviation, 'share')} over {len(group.members)} runs"]
         cards.append(Card(name, mean, "share", [kind, *several], colours.get(name, "@muted")))
     of = "validation data" if group.measured == VALIDATION else f"{group.measured} data"
@@ -80,7 +80,7 @@ def _cards(group: Group) -> Cards:
 def _table(groups: Sequence[Group]) -> Table:
     rows = []
     for group in groups:
-        kinds, costs = {node.name: node.kind for node in group.diagram.nodes}, _costs(group, groups)
+        kinds, costs = {node.name: node.words for node in group.diagram.nodes}, _costs(group, groups)
         for node in group.nodes():
             known = costs.get(node)
             rows.append((group.name, node, kinds.get(node, "ensemble"), len(group.members), group.measured,

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from tutelage.errors import ModelError
+from tutelage.graph_data import GRAPH_FILE, GraphData
 from tutelage.records import finished, read_json, read_records
 from tutelage.reporting.diagram import Diagram, diagram_of
 
@@ -83,8 +84,10 @@ def read_run(folder: Path) -> Run:
         config = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError("a damaged run folder", where=path, found=error) from None
+    graph = folder / GRAPH_FILE
+    diagram = diagram_of(config, path, read_checked(GraphData, graph) if graph.is_file() else None)
     epochs, final = _read_log(folder)
-    run = Run(folder, config, diagram_of(config, path), epochs, final,
+    run = Run(folder, config, diagram, epochs, final,
               read_json(folder / "versions.json") if (folder / "versions.json").exists() else {})
     _check_names(run)
     return run

@@ -110,7 +110,7 @@ def gain_section(groups: Sequence[Group]) -> Section:
 
 def _is_plain(group: Group) -> bool:
     """Whether this is distillation by a frozen teacher that counts each image alike, and without peers."""
-    kinds = {node.name: node.kind for node in group.diagram.nodes} | {"labels": "labels"}
+    kinds = {node.name: node.words for node in group.diagram.nodes} | {"labels": "labels"}
     sources = {kinds[link.source] for link in group.diagram.links}
     return sources == {"labels", "frozen"} and not any(link.sample_weight for link in group.diagram.links)
 

@@ -13,6 +13,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from tutelage.records import read_scores
+
 METRICS = {"top1": ("top-1, points", 100.0), "nll": ("NLL", 1.0), "ece": ("ECE, points", 100.0)}
 BASELINE = "plain"
 Found = dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]
@@ -29,11 +31,11 @@ def read(sources: list[Path]) -> Found:
                     found[condition][method] |= {f"{source.stem}, {run}": scores for run, scores in runs.items()}
         for path in sorted(source.rglob("FINISHED")):
             *above, runs, method, seed = path.parent.relative_to(source.parent).parts
-            metrics = json.loads(path.read_bytes())["metrics"]
+            nodes = read_scores(json.loads(path.read_bytes())["metrics"])["nodes"]
             if runs == "runs" and method != "teacher":
                 found[above[-1]][method][f"{source.name}, {seed}"] = {
-                    node: {metric: scores[metric] for metric in METRICS} for node, scores in metrics.items()
-                    if node not in ("agreement", "teacher")}
+                    node: {metric: scores[metric] for metric in METRICS} for node, scores in nodes.items()
+                    if node != "teacher"}
         for path in sorted(source.rglob("results.json")):  # where the runs were looked at together
             study = json.loads(path.read_bytes())
             for row in study["rows"]:

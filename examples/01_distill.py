@@ -28,4 +28,4 @@ assert data.test is not None
 scores = tl.evaluate(graph, models, data.test, classes=len(data.classes))
 for node in ("teacher", "student"):
     count = sum(parameter.numel() for parameter in models[node].parameters())
-    print(f"test: {node} {scores[node]['top1']:.1%}, {count} parameters")
+    print(f"test: {node} {scores['nodes'][node]['top1']:.1%}, {count} parameters")

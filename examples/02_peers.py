@@ -32,5 +32,7 @@ for epoch in tl.train(graph, models, data, epochs=2, optimizer=sgd, batch_size=3
 assert data.test is not None
 scores = tl.evaluate(graph, models, data.test, classes=len(data.classes))
 for node in networks:
-    print(f"test: {node} {scores[node]['top1']:.1%}, calibration error {scores[node]['ece']:.3f}")
-print(f"the students agree on {scores['agreement']['resnet8|mobilenetv2']:.1%} of the test images")
+    own = scores["nodes"][node]
+    print(f"test: {node} {own['top1']:.1%}, calibration error {own['ece']:.3f}")
+pair = scores["pairs"]["resnet8|mobilenetv2"]
+print(f"the students agree on {pair['agreement']:.1%} of the test images")

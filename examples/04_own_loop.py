@@ -50,4 +50,4 @@ untouched = all(parameter.grad is None for parameter in models["teacher"].parame
 print(f"steps {step}; the teacher has no gradient: {untouched}")
 scores = tl.evaluate(graph, models, data.validation, classes=len(data.classes))
 for student in students:
-    print(f"validation: {student} {scores[student]['top1']:.1%}")
+    print(f"validation: {student} {scores['nodes'][student]['top1']:.1%}")

@@ -5,6 +5,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,23 @@ def run(folder: Path, *, epochs: int = 3, seed: int = 0, config: str | None = No
     """A run folder; `broken` stands in it for the accuracy of the first node."""
     folder.mkdir(parents=True)
     open_run(folder, config or RECIPE.format(seed=seed), "data")
-    draw, records, scores = random.Random(seed), Records(folder, tensorboard=False), {}
+    draw, records, metrics = random.Random(seed), Records(folder, tensorboard=False), {}
     records.add("start", 0, damaged=[], not_bit_identical=[], computed={}, cached=False, notes=[])
     for epoch in range(1, epochs + 1):
         scores = {node: {"top1": 1 - 0.6 / (epoch + i) - 0.02 * draw.random(), "top5": 0.99,
                          "nll": 1.7 / epoch + 0.1 * i, "ece": 0.11 / epoch} for i, node in enumerate(nodes)}
         if broken is not None:
             scores[nodes[0]]["top1"] = broken
+        metrics = {"nodes": scores, "pairs": {f"{a}|{b}": {"agreement": 0.75} for a, b in combinations(nodes, 2)}}
         losses = {edge: (2 + i) / epoch + 0.1 * draw.random() for i, edge in enumerate(edges)
                   if epoch > 1 or not edge.startswith(STUDENTS)}
         records.add("epoch", 10 * epoch, epoch=epoch, losses=losses,
-                    accuracy={node: scores[node]["top1"] for node in nodes}, metrics=scores,
+                    accuracy={node: scores[node]["top1"] for node in nodes}, metrics=metrics,
                     learning_rate=dict.fromkeys(nodes, 0.1 / epoch), seconds=1.5, images_per_second=800.0,
                     peak_bytes={"host": 1}, notes=[])
     if finished and epochs:
-        records.add("finished", 10 * epochs, metrics=scores)
-        write_json(folder / "FINISHED", {"step": 10 * epochs, "metrics": scores, "weights": {}})
+        records.add("finished", 10 * epochs, metrics=metrics)
+        write_json(folder / "FINISHED", {"step": 10 * epochs, "metrics": metrics, "weights": {}})
     return folder
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -100,13 +101,14 @@ def expected(logits: Tensor, labels: Tensor) -> dict[str, float]:
 def test_every_number_is_scikit_learns_whatever_the_batch(batch_size):
     data, nets = source(), models()
     found = evaluate(graph(), nets, data, classes=CLASSES, batch_size=batch_size)
-    assert set(found) == {"t", "a", "slow", "agreement"}
+    assert set(found) == {"nodes", "pairs"}
+    assert set(found["nodes"]) == {"t", "a", "slow"}
     logits = {node: logits_by_hand(net, data.inputs) for node, net in nets.items()}
     for node in nets:
-        assert found[node] == pytest.approx(expected(logits[node], data.labels), rel=1e-5)
-    assert found["agreement"] == {f"{a}|{b}": accuracy_score(logits[a].argmax(-1), logits[b].argmax(-1))
-                                  for a, b in (("t", "a"), ("t", "slow"), ("a", "slow"))}
-    assert len({scores["top1"] for node, scores in found.items() if node != "agreement"}) > 1
+        assert found["nodes"][node] == pytest.approx(expected(logits[node], data.labels), rel=1e-5)
+    assert found["pairs"] == {f"{a}|{b}": {"agreement": accuracy_score(logits[a].argmax(-1), logits[b].argmax(-1))}
+                              for a, b in (("t", "a"), ("t", "slow"), ("a", "slow"))}
+    assert len({scores["top1"] for scores in found["nodes"].values()}) > 1
     assert torch.equal(torch.cat(data.asked), torch.arange(ROWS)), "each row once, the last part of a batch too"
     assert [len(rows) for rows in data.asked[:-1]] == [batch_size] * (len(data.asked) - 1)
 
@@ -124,8 +126,8 @@ def test_rows_without_a_label_do_not_count_but_are_predicted():
     known, logits = data.labels >= 0, {node: logits_by_hand(net, data.inputs) for node, net in nets.items()}
     assert known.sum() == ROWS - 20
     for node in nets:
-        assert found[node] == pytest.approx(expected(logits[node][known], data.labels[known]), rel=1e-5)
-    assert found["agreement"]["t|a"] == accuracy_score(logits["t"].argmax(-1), logits["a"].argmax(-1))
+        assert found["nodes"][node] == pytest.approx(expected(logits[node][known], data.labels[known]), rel=1e-5)
+    assert found["pairs"]["t|a"]["agreement"] == accuracy_score(logits["t"].argmax(-1), logits["a"].argmax(-1))
     assert len(predict(graph(), nets, data, classes=CLASSES)["a"]) == ROWS
     with pytest.raises(DataError, match="nothing to evaluate on"):
         evaluate(graph(), nets, source(unlabelled=ROWS), classes=CLASSES)
@@ -135,10 +137,20 @@ def test_an_ensemble_is_the_mean_of_probabilities():
     data, nets = source(), models()
     found = evaluate(graph(both=Ensemble(["t", "a"])), nets, data, classes=CLASSES, batch_size=10)
     p = sum(logits_by_hand(nets[node], data.inputs).softmax(-1) for node in ("t", "a")) / 2
-    assert found["both"] == pytest.approx(expected(p.log(), data.labels), rel=1e-5)
-    assert found["both"]["nll"] != pytest.approx(found["t"]["nll"])
+    assert found["nodes"]["both"] == pytest.approx(expected(p.log(), data.labels), rel=1e-5)
+    assert found["nodes"]["both"]["nll"] != pytest.approx(found["nodes"]["t"]["nll"])
     choices = logits_by_hand(nets["slow"], data.inputs).argmax(-1)
-    assert found["agreement"]["slow|both"] == accuracy_score(p.argmax(-1), choices)
+    assert found["pairs"]["slow|both"]["agreement"] == accuracy_score(p.argmax(-1), choices)
+
+
+def test_a_node_may_have_the_name_of_a_key_or_of_a_metric():
+    names = ("agreement", "nodes", "pairs", "ensemble", "top1")
+    nets, data = {name: network(i) for i, name in enumerate(names)}, source()
+    found = evaluate(Graph({name: Trained() for name in names}, []), nets, data, classes=CLASSES)
+    assert list(found["nodes"]) == list(names)
+    for name, net in nets.items():
+        assert found["nodes"][name] == pytest.approx(expected(logits_by_hand(net, data.inputs), data.labels), rel=1e-5)
+    assert list(found["pairs"]) == [f"{a}|{b}" for a, b in combinations(names, 2)]
 
 
 def test_predictions_are_logits_in_the_order_of_the_rows():
@@ -159,13 +171,15 @@ def test_only_nodes_that_classify_from_images_alone_count():
     nodes["by-id"] = nodes.pop("by id")
     mixed = Graph(nodes, [Edge("labels", "a", cross_entropy), Edge("coarse", "a.3", lambda s, t, y: s[:, 0])])
     found = evaluate(mixed, other, source(), classes=CLASSES)
-    assert set(found) == {"t", "a", "slow", "pair", "agreement"}
+    assert set(found["nodes"]) == {"t", "a", "slow", "pair"}
 
 
 def test_some_nodes_can_be_asked_for_and_one_agrees_with_nobody():
     data = source()
-    assert set(evaluate(graph(), models(), data, classes=CLASSES, nodes=["a", "t"])) == {"a", "t", "agreement"}
-    assert set(evaluate(graph(), models(), data, classes=CLASSES, nodes=["a"])) == {"a"}
+    two = evaluate(graph(), models(), data, classes=CLASSES, nodes=["a", "t"])
+    assert (list(two["nodes"]), list(two["pairs"])) == (["a", "t"], ["a|t"])
+    one = evaluate(graph(), models(), data, classes=CLASSES, nodes=["a"])
+    assert (list(one["nodes"]), one["pairs"]) == (["a"], {})
     assert predict(graph(), {"a": network(1)}, data, classes=CLASSES, nodes=["a"]).keys() == {"a"}
 
 
@@ -290,9 +304,10 @@ def test_two_ranks_count_every_row_once_and_both_know_the_numbers_of_one(ranks, 
                    batch_size=5)
     for rank in ranks:
         found = rank[str(rows)][0]
-        assert found.keys() == one.keys()
-        for node in one:
-            assert found[node] == pytest.approx(one[node], rel=1e-6)
+        for kind in ("nodes", "pairs"):
+            assert found[kind].keys() == one[kind].keys()
+            for name in one[kind]:
+                assert found[kind][name] == pytest.approx(one[kind][name], rel=1e-6)
     taken = [rank[str(rows)][1] for rank in ranks]
     assert sorted(taken[0] + taken[1]) == list(range(rows))
     assert 0 <= len(taken[0]) - len(taken[1]) <= 1

@@ -127,7 +127,7 @@ def test_in_training_the_adapter_moves_and_the_teacher_does_not():
     assert all(not torch.equal(now, then) for now, then in zip(adapter(job.graph).parameters(), before, strict=True))
     assert all(torch.equal(x, teacher[name]) for name, x in job.models["t"].state_dict().items())
     assert all(weight.grad is None for weight in job.models["t"].parameters())
-    assert {"t", "s", "t_adapter"} <= set(job.scores), "the adapted teacher is judged too"
+    assert {"t", "s", "t_adapter"} <= set(job.scores["nodes"]), "the adapted teacher is judged too"
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -67,7 +67,7 @@ if case == "alm":
     assert job.graph.controllers["look_ahead"].change > 0.01
 if case == "gate":
     assert job.graph.controllers["switch"].paused.tolist() == [[1]]
-result = {"gradients": gradients, "losses": losses, "accuracy": event.accuracy, "scores": job.scores["a"],
+result = {"gradients": gradients, "losses": losses, "accuracy": event.accuracy, "scores": job.scores["nodes"]["a"],
           "digest": {name: fingerprint(tensors) for name, tensors in capture(job).items()},
           "weights": {f"{owner}.{name}": p.tolist() for owner, module in job.learners.items()
                       for name, p in module.named_parameters()}}

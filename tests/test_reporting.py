@@ -88,7 +88,8 @@ def whole(tmp_path: Path) -> Path:
 def test_every_number_of_the_log_is_in_every_format_and_none_is_changed(whole):
     document = make_document([whole])
     logged = [record for record in read_records(whole) if record["event"] == "epoch"]
-    wanted = {repr(number) for record in logged for number in toys.numbers([record["losses"], record["metrics"]])}
+    wanted = {repr(number) for record in logged
+              for number in toys.numbers([record["losses"], record["metrics"]["nodes"]])}
     cells = {row["value"] for row in csv.DictReader(io.StringIO(as_csv(document)))}
     raw = {repr(number) for number in toys.numbers(json.loads(as_json(document)))}
     assert wanted <= cells
@@ -124,8 +125,8 @@ def test_charts_draw_the_numbers_of_the_log(whole):
     figures = json.loads(Reader(page_of(whole)).figures)
     logged = [record for record in read_records(whole) if record["event"] == "epoch"]
     drawn = [trace["y"] for figure in figures for trace in figure["data"] if trace.get("name") == "resnet8"]
-    assert [record["metrics"]["resnet8"]["top1"] for record in logged] in drawn
-    assert [record["metrics"]["resnet8"]["nll"] for record in logged] in drawn
+    assert [record["metrics"]["nodes"]["resnet8"]["top1"] for record in logged] in drawn
+    assert [record["metrics"]["nodes"]["resnet8"]["nll"] for record in logged] in drawn
 
 
 def test_the_shares_of_a_students_edges_add_up_to_one_and_are_their_losses_over_the_sum(whole):
@@ -144,7 +145,8 @@ def test_the_shares_of_a_students_edges_add_up_to_one_and_are_their_losses_over_
 def test_runs_that_differ_in_their_seed_are_one_group_with_mean_and_spread(tmp_path):
     runs = [toys.run(tmp_path / f"dual-{seed}", seed=seed) for seed in range(3)]
     (group,) = group_runs([member_of(read_run(run)) for run in runs])
-    last = [[r for r in read_records(run) if r["event"] == "epoch"][-1]["metrics"]["resnet8"]["top1"] for run in runs]
+    last = [[r for r in read_records(run) if r["event"] == "epoch"][-1]["metrics"]["nodes"]["resnet8"]["top1"]
+            for run in runs]
     mean = sum(last) / 3
     assert group.name == "dual"
     assert group.mean("resnet8", "top1") == (pytest.approx(mean), pytest.approx(math.sqrt(

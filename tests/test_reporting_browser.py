@@ -86,8 +86,8 @@ def test_every_chart_has_marks(visit):
 
 
 def test_what_is_drawn_are_the_numbers_of_the_records(visit, folder):
-    logs = [[r["metrics"]["resnet8"]["top1"] for r in read_records(folder / f"dual-{seed}") if r["event"] == "epoch"]
-            for seed in range(2)]
+    logs = [[r["metrics"]["nodes"]["resnet8"]["top1"] for r in read_records(folder / f"dual-{seed}")
+             if r["event"] == "epoch"] for seed in range(2)]
     mean = [sum(pair) / 2 for pair in zip(*logs, strict=True)]
     drawn = visit.page.eval_on_selector_all(".plot", """plots => plots.flatMap(plot => plot.data.filter(
         trace => trace.name === 'resnet8').map(trace => trace.y))""")

@@ -15,15 +15,17 @@ from tutelage.graph import BATCH_ENDS, Graph, parse_end
 from tutelage.models.network import logits_of
 from tutelage.objective import forward
 from tutelage.randomness import derive, seeded, uniform
-from tutelage.types import Logits
+from tutelage.types import Logits, Scores
 from tutelage.world import World, gather_uneven
 
 
 def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int,
              batch_size: int = 256, nodes: Sequence[str] | None = None, world: World | None = None,
-             known: Mapping[str, Logits] | None = None) -> dict[str, dict]:
-    """Node -> top1, top5, nll and ece in [0, 1] or nats; and "agreement" -> "a|b" -> share, for all pairs.
+             known: Mapping[str, Logits] | None = None) -> Scores:
+    """{"nodes": {node: its metrics}, "pairs": {"a|b": their metrics}}, for all nodes that count and all pairs of them.
 
+    Of a node: top1, top5 and ece in [0, 1], nll in nats. Of a pair: agreement, the share, in [0, 1], of all rows on
+    which both choose the same class; a comes before b in the graph.
     A node counts if its logits have as many columns as there are classes and it reads neither labels nor ids.
     Rows without a label are left out; with several ranks every row counts once. Networks run in eval mode, and each
     is put back into the mode it was in. `known` are predictions that need no pass.
@@ -36,9 +38,9 @@ def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, c
     given = labels >= 0
     scores = {node: score(logits[given], labels[given]) for node, logits in predictions.items()}
     names = list(predictions)
-    pairs = {f"{a}|{b}": metrics.agreement(predictions[a], predictions[b])
+    pairs = {f"{a}|{b}": {"agreement": metrics.agreement(predictions[a], predictions[b])}
              for i, a in enumerate(names) for b in names[i + 1 :]}
-    return {**scores, **({"agreement": pairs} if pairs else {})}
+    return {"nodes": scores, "pairs": pairs}
 
 
 def score(logits: Logits, labels: Tensor) -> dict[str, float]:

@@ -35,7 +35,7 @@ from tutelage.running import Choice, default_choices, on_device
 from tutelage.settings import Settings as Settings
 from tutelage.settings import check_batches, check_batchnorm, check_labels
 from tutelage.teacher_cache import TeacherCache
-from tutelage.types import Batch, Inputs, Outputs, Reader
+from tutelage.types import Batch, Inputs, Outputs, Reader, Scores
 from tutelage.world import World, average, gather_rows
 
 TOGETHER_JUDGED = 256
@@ -82,7 +82,7 @@ class Run:
     predicted: dict[str, Tensor] | None = None
     frozen: dict[str, str] = field(default_factory=dict)
     best: dict[str, dict] = field(default_factory=dict)
-    scores: dict[str, dict] = field(default_factory=dict)
+    scores: Scores = field(default_factory=lambda: Scores(nodes={}, pairs={}))
     guard: Guard = field(default_factory=Guard)
     means: Means = field(default_factory=Means)
     healthy: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
@@ -173,12 +173,12 @@ def steps_of(run: Run) -> Generator[Epoch | None, None, None]:
         seconds = time.perf_counter() - began
         means, run.means = mean_losses(run), Means()
         run.scores = _evaluate(run)
-        accuracy = {node: metrics["top1"] for node, metrics in run.scores.items() if node != "agreement"}
+        accuracy = {node: metrics["top1"] for node, metrics in run.scores["nodes"].items()}
         speed = (run.step - first) * run.settings.batch_size / seconds
         yield Epoch(number, run.step, means, accuracy, seconds, speed)
 
 
-def _evaluate(run: Run) -> dict[str, dict]:
+def _evaluate(run: Run) -> Scores:
     rows = run.settings.batch_size if run.world.device.type == "cpu" else max(run.settings.batch_size, TOGETHER_JUDGED)
     given = {"classes": len(run.data.classes), "batch_size": rows, "world": run.world}
     if run.predicted is None:  # of the same images frozen networks say the same after every epoch

@@ -16,11 +16,13 @@ import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tutelage.errors import ModelError, UsageError
 from tutelage.files import disk_errors, write, write_json
+from tutelage.types import Scores
 
 LIBRARIES = ("tutelage", "torch", "torchvision", "timm", "numpy", "safetensors", "pillow")
 
@@ -78,6 +80,20 @@ def read_records(folder: Path) -> list[dict]:
                 raise ModelError("a damaged record", where=f"{path}, line {number}",
                                  found=line[:80].decode(errors="replace")) from None
     return records
+
+
+def read_scores(written: Mapping[str, Any]) -> Scores:
+    """The scores in a record, a checkpoint or FINISHED, also in those of before nodes and pairs lay apart.
+
+    There it was node -> metric -> number, with "agreement" -> "a|b" -> share among the nodes.
+    """
+    if written.keys() == {"nodes", "pairs"}:  # of two nodes of these names there was an agreement, too
+        return Scores(nodes=written["nodes"], pairs=written["pairs"])
+    nodes, shares = dict(written), written.get("agreement")
+    if not isinstance(shares, Mapping) or not all("|" in pair for pair in shares):  # a node of that name, alone
+        return Scores(nodes=nodes, pairs={})
+    del nodes["agreement"]
+    return Scores(nodes=nodes, pairs={pair: {"agreement": share} for pair, share in shares.items()})
 
 
 def refuse_others(folder: Path) -> None:

@@ -27,7 +27,16 @@ from tutelage.models.network import body_of, weights_of
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.optim import MakeOptimizer
 from tutelage.preparation import prepare as prepare
-from tutelage.records import Records, finished, open_run, read_json, read_records, refuse_others, versions
+from tutelage.records import (
+    Records,
+    finished,
+    open_run,
+    read_json,
+    read_records,
+    read_scores,
+    refuse_others,
+    versions,
+)
 from tutelage.schedules import cosine
 from tutelage.tuning import Tuned, begin, choose, from_json
 from tutelage.types import Schedule
@@ -199,7 +208,7 @@ def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator
             if event is None and now - told > PROGRESS_SECONDS:
                 run.guard.read()
                 told, speed = now, (run.step - first) * run.settings.batch_size / (now - began)
-                accuracy = {node: scores["top1"] for node, scores in run.scores.items() if node != "agreement"}
+                accuracy = {node: scores["top1"] for node, scores in run.scores["nodes"].items()}
                 yield Progress(run.epoch + 1, run.step, run.steps, run.settings.batch_size, mean_losses(run), accuracy,
                                speed)
     except GeneratorExit:  # the user's loop broke off: what was learned is theirs, and the run can go on later
@@ -216,7 +225,7 @@ def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator
 
 def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
     for node in _learned(run):
-        scores = run.scores.get(node)
+        scores = run.scores["nodes"].get(node)
         if run.settings.best and scores and scores["top1"] > run.best.get(node, {"top1": -1.0})["top1"]:
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights_of(run.models[node]).items()}
             run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors}
@@ -272,7 +281,7 @@ def restore(run: Run, manifest: Mapping, state: State) -> None:
     checkpoint.load_optimizers(run.optimizers, run.learners, state["run.optimizers"])
     run.means.load(state["run.losses"])
     run.best = {node: {**held, "tensors": state[f"best.{node}"]} for node, held in manifest["best"].items()}
-    run.step, run.scores = manifest["step"], manifest["scores"]
+    run.step, run.scores = manifest["step"], read_scores(manifest["scores"])
 
 
 def _finish(run: Run, folder: Folder) -> None:
@@ -281,7 +290,8 @@ def _finish(run: Run, folder: Folder) -> None:
                          fix="something outside the graph trains it: look for shared modules")
     if run.world.main:
         weights = _write_models(run, folder)
-        scores = {**run.scores, **{node: held["scores"] for node, held in run.best.items()}}
+        kept = {node: held["scores"] for node, held in run.best.items()}
+        scores = {**run.scores, "nodes": {**run.scores["nodes"], **kept}}
         assert folder.records is not None
         folder.records.add("finished", run.step, metrics=scores)
         write_json(folder.path / "FINISHED", {"step": run.step, "metrics": scores, "weights": weights})

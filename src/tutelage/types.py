@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypedDict
 
 Logits = Float[Tensor, "batch classes"]
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
@@ -31,6 +32,13 @@ Inputs = Tensor | Mapping[str, Tensor]
 def hard_labels(labels: Labels) -> Int[Tensor, " batch"]:
     """Class numbers with -1 for no label: of soft labels the largest, the first among equals."""
     return labels.argmax(-1).where(labels.sum(-1) > 0, -1) if labels.is_floating_point() else labels
+
+
+class Scores(TypedDict):
+    """What held-out data say of nodes, and of pairs of them: name, or "a|b", -> metric -> number."""
+
+    nodes: dict[str, dict[str, float]]
+    pairs: dict[str, dict[str, float]]
 
 
 class Batch(NamedTuple):

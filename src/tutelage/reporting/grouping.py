@@ -54,7 +54,7 @@ class Group:
     def scores(self, member: Member) -> Mapping[str, Mapping[str, Any]]:
         """Node -> scores of one run, on the split that `measured` says."""
         if self.measured == VALIDATION:
-            return {node: scores for node, scores in member.run.scores.items() if node != "agreement"}
+            return member.run.scores
         return member.evaluations[self.measured].metrics["nodes"]
 
     def values(self, node: str, metric: str) -> list[float | None]:

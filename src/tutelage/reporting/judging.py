@@ -56,8 +56,7 @@ def scores_table(group: Group) -> Table:
             for node, scores in evaluation.metrics["nodes"].items():
                 rows.append((member.name, split, node, *(scores.get(key) for key, _, _ in SCORES)))
         for node, scores in member.run.scores.items():
-            if node != "agreement":
-                rows.append((member.name, VALIDATION, node, *(scores.get(key) for key, _, _ in SCORES)))
+            rows.append((member.name, VALIDATION, node, *(scores.get(key) for key, _, _ in SCORES)))
     kept = [i for i in range(len(SCORES)) if any(row[3 + i] is not None for row in rows)]
     columns = [Column("run"), Column("measured on"), Column("network"),
                *(Column(SCORES[i][1], SCORES[i][2]) for i in kept)]

@@ -127,10 +127,10 @@ def _curves(group: Group, metric: str) -> list[Line]:
     colours, found = colours_of(group.diagram), []
     frozen = {node.name for node in group.diagram.nodes if node.kind == "frozen"}
     runs = [member.run.epochs for member in group.members]
-    names = {node for epochs in runs for epoch in epochs for node in epoch["metrics"]} - {"agreement"}
+    names = {node for epochs in runs for epoch in epochs for node in epoch["metrics"]["nodes"]}
     order = [node.name for node in group.diagram.nodes if node.name in names]
     for node in [*order, *sorted(names - set(order))]:
-        values = [[epoch["metrics"].get(node, {}).get(metric) for epoch in epochs] for epochs in runs]
+        values = [[epoch["metrics"]["nodes"].get(node, {}).get(metric) for epoch in epochs] for epochs in runs]
         line = _line(node, colours.get(node, "@muted"), values, "dash" if node in frozen else "solid")
         if any(charts.finite(y) is not None for y in line.ys):
             found.append(line)
@@ -165,10 +165,9 @@ def _scores_table(group: Group) -> Table:
     rows = []
     for member in group.members:
         for epoch in member.run.epochs:
-            for node, scores in epoch["metrics"].items():
-                if node != "agreement":
-                    rows.append((member.name, epoch["epoch"], node, *(scores.get(name) for name in
-                                 ("top1", "top5", "nll", "ece")), epoch["learning_rate"].get(node)))
+            for node, scores in epoch["metrics"]["nodes"].items():
+                rows.append((member.name, epoch["epoch"], node, *(scores.get(name) for name in
+                             ("top1", "top5", "nll", "ece")), epoch["learning_rate"].get(node)))
     columns = (Column("run"), Column("epoch", "integer"), Column("network"), Column("top-1", "share"),
                Column("top-5", "share"), Column("NLL", "number"), Column("ECE", "share"),
                Column("learning rate", "number"))

@@ -8,20 +8,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from tutelage.errors import ModelError
 from tutelage.graph_data import GRAPH_FILE, GraphData
-from tutelage.records import finished, read_json, read_records
+from tutelage.records import finished, read_json, read_records, read_scores
 from tutelage.reporting.diagram import Diagram, diagram_of
+from tutelage.types import Scores
 
 FORMAT = 1
 """The format of run folders, in their run.json."""
-Scores = dict[str, dict[str, float]]
-"""Node -> metric -> number; "agreement" -> "a|b" -> share."""
+
+
+def _scores(value: object) -> object:
+    return read_scores(value) if isinstance(value, dict) else value
+
+
+Logged = Annotated[Scores, BeforeValidator(_scores)]
+"""Scores as this version writes them, or as earlier ones did."""
 
 
 class Epoch(TypedDict):
@@ -30,7 +37,7 @@ class Epoch(TypedDict):
     epoch: int
     step: int
     losses: dict[str, float]
-    metrics: Scores
+    metrics: Logged
     learning_rate: dict[str, float]
     seconds: float
     images_per_second: float
@@ -40,7 +47,7 @@ class Final(TypedDict):
     """The log's last line."""
 
     step: int
-    metrics: Scores
+    metrics: Logged
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,10 @@ class Run:
     versions: Mapping[str, Any]
 
     @property
-    def scores(self) -> Scores:
-        """The last scores on validation data: of the weights that were kept, or of the last epoch so far."""
-        return self.final["metrics"] if self.final else self.epochs[-1]["metrics"] if self.epochs else {}
+    def scores(self) -> Mapping[str, Mapping[str, float]]:
+        """The nodes' last scores on validation data: of the weights that were kept, or of the last epoch so far."""
+        last = self.final or (self.epochs[-1] if self.epochs else None)
+        return last["metrics"]["nodes"] if last else {}
 
     @property
     def seconds(self) -> float | None:
@@ -132,7 +140,7 @@ def _read_log(folder: Path) -> tuple[list[Epoch], Final | None]:
     if numbers != list(range(1, len(numbers) + 1)):
         raise ModelError("a damaged record", where=path, found=f"epochs {numbers[:12]}", expected="1, 2, 3, ...")
     done = finished(folder)
-    if done is not None and (final is None or repr(done.get("metrics")) != repr(final["metrics"])):
+    if done is not None and (final is None or repr(_scores(done.get("metrics"))) != repr(final["metrics"])):
         raise ModelError("FINISHED does not say what the log says", where=folder,
                          fix="one of them was changed, or comes from another run")
     return epochs, final

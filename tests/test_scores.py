@@ -181,7 +181,7 @@ def test_scores_are_read_as_they_are_and_as_they_were(written, nodes, pairs):
     assert read_scores(written) == {"nodes": nodes, "pairs": pairs}
 
 
-@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize("stop_after", [1, 4], ids=["in the middle", "before FINISHED was written"])
 def test_a_run_that_an_earlier_version_began_goes_on_to_the_same_bits(tmp_path, stop_after):
     whole = train(tmp_path / "whole", "a", "b")
     train(tmp_path / "run", "a", "b", stop_after=stop_after)

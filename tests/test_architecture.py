@@ -17,7 +17,7 @@ PAGES = {".".join(("tutelage", *path.relative_to(ROOT).with_suffix("").parts)).r
 each_page = pytest.mark.parametrize("page", PAGES)
 
 FLOORS = [
-    {"types", "errors", "randomness"},
+    {"types", "errors", "moved", "randomness"},
     {"divergences", "sample_weights", "schedules", "parts", "metrics", "world", "files", "records", "machine", "data",
      "models", "results", "calibration"},
     {"graph", "graph_data"},
@@ -26,18 +26,18 @@ FLOORS = [
      "optim", "settings", "checkpoint", "evaluation", "preparation", "guard", "running", "recording", "caching",
      "tuning", "loop", "training"},
     {"benchmarking", "floor", "naive", "exporting", "predicting", "comparison"},
-    {"words", "config", "sequence", "incremental", "jobs", "benching", "shipping", "starting", "studies", "tabulating",
-     "working", "studying", "candidates", "searching", "supervision", "reporting", "terminal", "commands", "exploring",
-     "cli", "__main__"},
+    {"places", "words", "config", "sequence", "incremental", "jobs", "benching", "shipping", "starting", "studies",
+     "tabulating", "working", "studying", "candidates", "searching", "supervision", "reporting", "terminal", "commands",
+     "exploring", "usage", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}
 ONLY = {  # rooms that know less than their floor allows
-    "types": set(), "errors": set(), "randomness": set(),
+    "types": set(), "errors": set(), "randomness": set(), "moved": {"errors"}, "places": set(),
     "divergences": WORDS, "sample_weights": WORDS, "schedules": WORDS, "parts": WORDS, "metrics": WORDS,
     "world": WORDS, "machine": WORDS, "files": WORDS, "records": {*WORDS, "files"},
     "results": {*WORDS, "files"}, "calibration": {*WORDS, "metrics"},
-    "data": {*WORDS, "randomness", "files"}, "models": {*WORDS, "randomness", "files"},
+    "data": {*WORDS, "randomness", "files"}, "models": {*WORDS, "randomness", "files", "moved"},
     "predicting": {"errors", "data"}, "evolution": {"randomness"},
     "diswot": {*WORDS, "models"}, "complexity": {*WORDS, "models"},
 }

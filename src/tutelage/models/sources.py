@@ -4,7 +4,6 @@ Nothing in a recipe can run code from elsewhere: a name is looked up among the f
 refused, and a plugin's module must be named on the command line too.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tutelage.errors import ModelError, SecurityError, UsageError, unknown
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
 from tutelage.models.download import downloading
+from tutelage.moved import import_plugin
 
 CIFAR_PAGES = (resnet, wide_resnet, vgg, mobilenet, shufflenet)
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
@@ -145,11 +145,7 @@ def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> Source
     place, _, name = spec.arch.partition(":")
     if place not in plugins:
         raise _hub(spec.arch) if place.lower() in HUBS else _not_allowed(spec.arch, place)
-    try:
-        module = importlib.import_module(place)
-    except ImportError as problem:
-        raise UsageError(f"cannot import the plugin {place!r}", where=spec.arch, found=problem,
-                         fix="install it, or add its folder to PYTHONPATH") from None
+    module = import_plugin(place, spec.arch)
     found = {key: value for key, value in _defined(module).items() if callable(value)}
     if name not in found:
         raise unknown("network", name, found, where=place)

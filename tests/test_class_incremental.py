@@ -15,7 +15,7 @@ from torch import Tensor
 from tutelage import incremental
 from tutelage.config import Recipe, read_recipe
 from tutelage.data.load import load as load_data
-from tutelage.errors import DataError, ModelError, UsageError
+from tutelage.errors import DataError, Interrupted, ModelError, UsageError
 from tutelage.graph import Frozen, Trained
 from tutelage.incremental import drawn, herded, probabilities, rewarded
 from tutelage.jobs import finished_run, train_recipe
@@ -31,7 +31,6 @@ from tutelage.models.build import build
 from tutelage.models.taps import read
 from tutelage.objective import losses
 from tutelage.records import finished
-from tutelage.training import Interrupted
 from tutelage.world import World
 
 WORLD = World(torch.device("cpu"))

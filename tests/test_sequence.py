@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tutelage.config import Recipe, graph_of, read_recipe
-from tutelage.errors import UsageError
+from tutelage.errors import Interrupted, UsageError
 from tutelage.jobs import finished_run, make_job, recipe_of_run, train_recipe
 from tutelage.records import finished
 from tutelage.sequence import runs_of
-from tutelage.training import Interrupted, load
+from tutelage.training import load
 from tutelage.world import World
 
 WORLD = World(torch.device("cpu"))

@@ -16,13 +16,12 @@ from scipy.special import softmax
 from tutelage import studying, working
 from tutelage.cli import _with_ray
 from tutelage.comparison import comparison_of
-from tutelage.errors import ModelError, UsageError
+from tutelage.errors import Interrupted, ModelError, UsageError
 from tutelage.files import fingerprint, unpack
 from tutelage.records import read_records
 from tutelage.results import evaluation_of
 from tutelage.studies import Asked, read_study, under_conditions
 from tutelage.studying import Hands, compare, compare_all
-from tutelage.training import Interrupted
 
 HEAD = '[data]\nname = "digits"\nimage_size = 8\n[train]\nlr = 0.05\n[models.{0}]\narch = "{1}"\n'
 TEACHER = '[models.teacher]\narch = "resnet8"\nweights = "nowhere"\n'

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from tutelage.config import read_recipe
-from tutelage.errors import BusyError, ModelError, NumericError, ResourceError
+from tutelage.errors import BusyError, Interrupted, ModelError, NumericError, ResourceError
 from tutelage.files import is_locked, locked, write_json
 from tutelage.studies import Cell
-from tutelage.training import Interrupted
 from tutelage.working import KINDS, Ending, Work, _ending, work_off
 
 RECIPE = read_recipe(Path(__file__).parent.parent / "recipes" / "digits" / "scratch.toml", quick=True)

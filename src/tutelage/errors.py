@@ -11,7 +11,7 @@
     `-- SecurityError   9   refused: it could run foreign code or exhaust the machine
 
 An error is one block: what happened, where, what was found, what was expected, and the fix. What is our own
-mistake, not the user's, is an `assert`.
+mistake, not the user's, is an `assert`. `Interrupted` is no error: the run was asked to stop.
 """
 
 from collections.abc import Iterable
@@ -110,7 +110,15 @@ class SecurityError(UserError):
     kind = "security"
 
 
-def placed(error: UserError, where: str, inside: str | None = None) -> UserError:
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """The run was asked to stop, and has: a checkpoint is saved. `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def placed(error: UserError, where: object, inside: str | None = None) -> UserError:
     """The same complaint with its place: `inside` (by default what it says itself) is within `where`.
 
     >>> print(placed(UsageError("no such network", where="arch"), "recipe.toml, [models.a]"))

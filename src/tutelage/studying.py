@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage import comparison, metrics
 from tutelage.config import graph_of
-from tutelage.errors import BusyError, DataError, UsageError, UserError
+from tutelage.errors import BusyError, DataError, Interrupted, UsageError, UserError
 from tutelage.files import locked, write, write_json
 from tutelage.graph import Frozen, Trained
 from tutelage.jobs import ENSEMBLE, evaluate_run
@@ -24,7 +24,6 @@ from tutelage.records import read_records, versions
 from tutelage.results import COST, Evaluation, evaluated, evaluation_of
 from tutelage.studies import Asked, Cell, Study, cells_of, claim
 from tutelage.tabulating import as_markdown, tables_of
-from tutelage.training import Interrupted
 from tutelage.working import PAUSE, Ending, in_processes, in_this_process, is_done, on_ray, work_off
 from tutelage.world import World, choose_device
 

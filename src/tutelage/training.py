@@ -16,7 +16,7 @@ from torch import nn
 from tutelage import checkpoint
 from tutelage.checkpoint import State
 from tutelage.data.source import Data
-from tutelage.errors import ModelError, NumericError
+from tutelage.errors import Interrupted, ModelError, NumericError
 from tutelage.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.graph import Ema, Graph, Trained, describe
 from tutelage.graph_data import GRAPH_FILE, data_of
@@ -45,14 +45,6 @@ from tutelage.world import World, choose_device, largest, lead
 PROGRESS_SECONDS = 1.0
 AGREE_STEPS = 10
 """How often several ranks ask each other whether to stop."""
-
-
-class Interrupted(Exception):  # noqa: N818 - nothing went wrong
-    """The run was asked to stop, and has: a checkpoint is saved. `number` is the signal's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 @dataclass(frozen=True)

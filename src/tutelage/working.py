@@ -23,6 +23,7 @@ import torch
 from tutelage.errors import (
     BusyError,
     DataError,
+    Interrupted,
     ModelError,
     NumericError,
     PeerError,
@@ -35,7 +36,6 @@ from tutelage.files import is_locked
 from tutelage.jobs import train_recipe
 from tutelage.records import finished
 from tutelage.studies import Cell
-from tutelage.training import Interrupted
 from tutelage.world import World, choose_device
 
 PAUSE = 0.1

@@ -162,13 +162,95 @@ def test_the_complaint_tells_file_line_and_table(refused, tmp_path, line, place)
 
 
 @pytest.mark.parametrize(("old", "new", "place"), [
-    ('student = "a"\ndivergence = "kl"', 'student = "t"\ndivergence = "kl"', ": edge t->t:kl"),
-    ('divergence = "kl"', 'divergence = "kll"', ", [[edges]] 2"),
-    ('divergence = "kl"', 'divergence = "kl"\ntemperature = 0', ", [[edges]] 2: edge t -> a"),
-    ('a = "trained"', 'a = 3', ", [nodes] a"),
+    ('student = "a"\ndivergence = "kl"', 'student = "t"\ndivergence = "kl"', ", line 21, [[edges]] 2: edge t->t:kl"),
+    ('divergence = "kl"', 'divergence = "kll"', ", line 24, [[edges]] 2"),
+    ('divergence = "kl"', 'divergence = "kl"\ntemperature = 0', ", line 21, [[edges]] 2: edge t -> a"),
+    ('a = "trained"', 'a = 3', ", line 14, [nodes.a]"),
+    ('a = "trained"', 'a = { kind = "ema", of = "t" }', ", line 14, [nodes.a]: Ema node 'a'"),
 ])
 def test_a_complaint_about_the_graph_tells_file_and_edge(refused, tmp_path, old, new, place):
     assert refused(changed(old, new)).where == f"{tmp_path / 'recipe.toml'}{place}"
+
+
+AFTER_DATA = METHOD[METHOD.index("[models.t]"):]
+DECOYS = "\n".join([
+    '[models.a.options]  # it\'s "odd',
+    'list = [ # [data]',
+    "    '[data]',",
+    '    "batch_size = 0", \'epochs = "few"\', [ "]" ],',
+    ']',
+    'basic = """',
+    '[data]',
+    'batch_size = 0 \\""" [',
+    '[train]',
+    'epochs = "few\\\\"""""',
+    "literal = '''",
+    '[method]',
+    "temprature = 2''''",
+    '',
+])
+
+
+@pytest.mark.parametrize(("text", "place"), [
+    (METHOD.replace("batch_size = 32", "# batch_size = 1\nbatch_size = 0  # here"), "[data]: batch_size"),
+    (METHOD.replace("batch_size = 32", '"batch_size" = 0  # here'), "[data]: batch_size"),
+    (METHOD.replace("batch_size = 32", "batch_size\t= 0  # here").replace("[data]", " [ 'data' ]"),
+     "[data]: batch_size"),
+    (f"data.name = 'digits'\ndata . batch_size = 0  # here\n{AFTER_DATA}", "[data]: batch_size"),
+    (f"data = {{ name = 'digits', batch_size = 0 }}  # here\n{AFTER_DATA}", "[data]: batch_size"),
+    (METHOD.replace("epochs = 4", "epochs = 'few'  # here"), "[train]"),
+    (METHOD.replace("[models.b]", '[models."a.b"]').replace('"resnet14"', '"resnet14"\nweigths = ""  # here'),
+     '[models."a.b"]'),
+    (METHOD.replace('"resnet14"', '"resnet14"\nmean = [  # here\n0.5,\n"x"\n]'), "[models.b]"),
+    (METHOD.replace("students =", "temprature = 2  # here\nstudents ="), "[method]"),
+    (METHOD.replace("students =", "temperature = 'warm'  # here\nstudents ="), "[method]"),
+    (METHOD.replace("students =", "students = ['a', 'a']  # here\n#"), "[method]: students"),
+    (METHOD.replace("students =", "temperature = 0\nstudents =").replace("[method]", "[method]  # here"),
+     "[method]: edge t -> a"),
+    (METHOD.replace('"dual_student"', '"dual"  # here'), "[method]"),
+    (METHOD + "[train.schedule]\nname = 'step'\nat = 'end'  # here\n", "[train]"),
+    (METHOD + "[train.a]\nlr = nan  # here\n", "[train.a]: lr"),
+    (METHOD + "optimizer = 'sgdd'  # here\n", "[train]: optimizer"),
+    (METHOD + "[train.c]  # here\nlr = 1\n", "[train]"),
+    (METHOD + "[models.c]  # here\narch = 'resnet8'\n", "[models.c]"),
+    (METHOD.replace('arch = "resnet14"', "").replace("[models.b]", "[models.b]  # here"), "[models.b]"),
+    (GRAPH + "wieght = 1  # here\n", "[[edges]] 2"),
+    (GRAPH + "[edges.weight]\nname = 'ramp_up'\nto = 'top'  # here\n", "[[edges]] 2"),
+    (GRAPH + "[[edges]]\nteacher = 't'\nstudent = 'a'\ndivergence = 'kll'  # here\n", "[[edges]] 3"),
+    (GRAPH + "[nodes.slow]\nkind = 'ema'\nof = 'a'\ndecay = 'slow'  # here\n", "[nodes.slow]"),
+    (GRAPH + "[nodes.slow]  # here\nkind = 'ema'\n", "[nodes.slow]"),
+    (METHOD + "[run]\nnumber = 2  # here\n", "[run]"),
+    (METHOD + "[runs]  # here\n", None),
+])
+@pytest.mark.parametrize("decoys", ["", DECOYS], ids=["", "decoys"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["", "windows"])
+def test_the_line_is_that_of_the_key_whatever_lists_and_strings_are_like(refused, tmp_path, text, place, decoys, end):
+    head = text.index("[models.t]") if text.startswith("data") else 0
+    text = text[:head] + decoys + text[head:]
+    number = next(number for number, line in enumerate(text.splitlines(), 1) if "# here" in line)
+    where = f"{tmp_path / 'recipe.toml'}, line {number}" + (f", {place}" if place else "")
+    assert refused(text.replace("\n", end)).where == where
+
+
+@pytest.mark.parametrize(("overrides", "place"), [
+    (["data.batch_size=0"], "--set data.batch_size=0: batch_size"),
+    (["train.epochs=few"], "--set train.epochs=few"),
+    (["train.epochs=few", "train.epochs=more"], "--set train.epochs=more"),
+    (["dta.name=digits"], "--set dta.name=digits"),
+    (["models.a=resnet8"], "--set models.a=resnet8"),
+    (["models.a={arch='resnet8', stem='x'}"], "--set models.a={arch='resnet8', stem='x'}"),
+    (["method.temprature=2"], "--set method.temprature=2"),
+    (["method.students=['a', 'a']"], "--set method.students=['a', 'a']: students"),
+    (["method.temperature=0", "train.seed=1"], "line 15, [method], --set method.temperature=0: edge t -> a"),
+    (["train.lr=nan"], "--set train.lr=nan: lr"),
+    (["train.schedule=cosin"], "--set train.schedule=cosin"),
+    (["train.c.lr=1"], "[train], --set train.c.lr=1"),
+    (["run.plugins=['os']"], "--set run.plugins=['os']"),
+    (["run.quick=perhaps"], "--set run.quick=perhaps"),
+])
+def test_what_an_override_gets_wrong_is_told_with_the_override_and_not_with_a_line(refused, tmp_path, overrides, place):
+    error = SecurityError if "plugins" in overrides[0] else UsageError
+    assert refused(METHOD, *overrides, error=error).where == f"{tmp_path / 'recipe.toml'}, {place}"
 
 
 @pytest.mark.parametrize("override", [

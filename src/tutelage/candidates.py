@@ -58,7 +58,7 @@ def read_candidates(path: Path) -> Candidates:
     source = TomlFile(path, text)
     for name in tables:
         if name not in ("space", "models", "accuracy"):
-            raise unknown("table", name, ("space", "models", "accuracy"), where=source.where("", name))
+            raise unknown("table", name, ("space", "models", "accuracy"), where=source.where((), name))
     if ("space" in tables) == ("models" in tables):
         raise UsageError("a file of candidates needs a [space], or [models.NAME] tables", where=path,
                          found="both" if "space" in tables else "neither")
@@ -67,16 +67,16 @@ def read_candidates(path: Path) -> Candidates:
 
 
 def _from_space(table: Any, source: TomlFile) -> Candidates:
-    spec = source.table(table, "space", Architecture)
+    spec = source.table(table, ("space",), Architecture)
     if not spec.options:
-        raise UsageError("a space needs options to choose", where=source.where("space", "options"),
+        raise UsageError("a space needs options to choose", where=source.where(("space",), "options"),
                          expected="[space.options] with a list of values for each option")
     values = {}
     for option, given in spec.options.items():
         values[option] = given if isinstance(given, list) else [given]
         if not values[option] or len(set(map(str, values[option]))) < len(values[option]):
             raise UsageError("an option needs values, each of them once", found=given,
-                             where=source.where("space.options", option))
+                             where=source.where(("space", "options"), option))
     return _space(spec, values)
 
 
@@ -98,20 +98,20 @@ def _space(spec: Architecture, values: Mapping[str, Sequence[Any]]) -> Candidate
 
 def _from_models(tables: Any, source: TomlFile) -> Candidates:
     if not isinstance(tables, Mapping) or not tables:
-        raise UsageError("[models] must hold tables", where=source.where("", "models"), found=repr(tables))
-    models = {name: source.table(table, f"models.{name}", Architecture) for name, table in tables.items()}
+        raise UsageError("[models] must hold tables", where=source.where((), "models"), found=repr(tables))
+    models = {name: source.table(table, ("models", name), Architecture) for name, table in tables.items()}
     names = list(models)
     return Candidates((len(names),), lambda genes: models[names[genes[0]]], lambda genes: names[genes[0]])
 
 
 def _accuracy(table: Any, made: Candidates, source: TomlFile) -> dict[str, float]:
     if not isinstance(table, Mapping):
-        raise UsageError("[accuracy] must be a table", where=source.where("", "accuracy"), found=repr(table))
+        raise UsageError("[accuracy] must be a table", where=source.where((), "accuracy"), found=repr(table))
     known = {made.name(genes) for genes in product(*map(range, made.choices))} if table else set()
     for name, value in table.items():
         if name not in known:
-            raise unknown("candidate", name, known, where=source.where("accuracy", name))
+            raise unknown("candidate", name, known, where=source.where(("accuracy",), name))
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-            raise UsageError("an accuracy is a number of percent", where=source.where("accuracy", name),
+            raise UsageError("an accuracy is a number of percent", where=source.where(("accuracy",), name),
                              found=repr(value), expected="0 .. 100")
     return {name: float(value) for name, value in table.items()}

@@ -7,7 +7,6 @@ so. A function with options is a table, `{ name = "ramp_up", to = 0.5 }`, wherev
 import inspect
 import os
 import pkgutil
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -25,6 +24,7 @@ from tutelage.graph import Frozen, Graph, Kind, Trained
 from tutelage.loop import Settings
 from tutelage.models.architecture import Architecture
 from tutelage.optim import MakeOptimizer, optimizer_named
+from tutelage.places import Keys, Place, override_keys, shown
 from tutelage.words import edge_of, function_of, kind_of, told, typed, wrong_type
 
 
@@ -64,7 +64,7 @@ class TrainSettings(OptimizerSettings):
 class Recipe:
     """A whole recipe, resolved: paths are absolute, every default is filled in.
 
-    `number` says which of a method's several runs it is, from 1 on.
+    `number` says which of a method's several runs it is, from 1 on; `file` is where it was read, for errors.
     """
 
     data: DataSettings
@@ -77,6 +77,7 @@ class Recipe:
     quick: bool = False
     plugins: list[str] = field(default_factory=list)
     number: int | None = None
+    file: Place = field(default=Place("recipe"), compare=False, repr=False)
 
     def text(self) -> str:
         """The recipe as TOML, which reads back as the same recipe."""
@@ -101,12 +102,12 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = Fals
         raise UsageError("not TOML", where=path, found=error) from None
     for override in overrides:
         _set(tables, override)
-    source = TomlFile(path, text)
-    run = source.table(tables.get("run", {}), "run", RunTable)
+    source = TomlFile(path, text, tuple(overrides))
+    run = source.table(tables.get("run", {}), ("run",), RunTable)
     for module in run.plugins:
         if module not in plugins:
             raise SecurityError(f"this file asks to run the Python module {module!r}, which is not allowed",
-                                where=source.where("run", "plugins"), fix=f"if you trust it, add --plugin {module}")
+                                where=source.where(("run",), "plugins"), fix=f"if you trust it, add --plugin {module}")
     recipe = _recipe(tables, source, quick=quick or run.quick, plugins=list(dict.fromkeys([*run.plugins, *plugins])),
                      number=run.number)
     return _quickened(recipe) if recipe.quick else recipe
@@ -128,27 +129,40 @@ def graph_of(recipe: Recipe, where: object = "recipe") -> Graph:
 
 def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
     """The graphs that the recipe's [method], or its [nodes] and [[edges]], describe: one for each run that it is."""
-    if recipe.method:
-        graphs = _from_method(recipe.method, f"{where}, [method]")
-    else:
-        nodes = {name: kind_of(kind, f"{where}, [nodes] {name}") for name, kind in recipe.nodes.items()}
-        edges = [edge_of(edge, f"{where}, [[edges]] {i + 1}") for i, edge in enumerate(recipe.edges)]
-        graphs = [told(lambda: Graph(nodes, edges), str(where))]
+    file = place_of(recipe, where)
+    graphs = _from_method(recipe.method, file.of("method")) if recipe.method else [_own_graph(recipe, file)]
     if recipe.number is not None:
         if not 1 <= recipe.number <= len(graphs):
-            raise UsageError("the method has no such run", where=f"{where}, [run] number", found=recipe.number,
+            raise UsageError("the method has no such run", where=file.of("run").at("number"), found=recipe.number,
                              expected=f"1 .. {len(graphs)}")
         graphs = graphs[recipe.number - 1:recipe.number]
     given = [name for graph in graphs for name, kind in graph.nodes.items() if _is_given(kind, recipe)]
     for node in given:
         if node not in recipe.models:
-            raise unknown("network", node, recipe.models, where=f"{where}, [models]")
+            raise unknown("network", node, recipe.models, where=file.of("models"))
     for node in recipe.models:
         if node not in given:
-            raise UsageError(f"the graph does not use the network {node!r}", where=f"{where}, [models.{node}]",
+            raise UsageError(f"the graph does not use the network {node!r}", where=file.of("models", node),
                              expected=f"one of: {', '.join(dict.fromkeys(given))}",
                              fix="name it in [method], or take it out")
     return graphs
+
+
+def place_of(recipe: Recipe, where: object, *table: str | int) -> Place:
+    """Where a table of a recipe stands, without one the recipe; `where` tells of a recipe that no file holds."""
+    return (recipe.file if recipe.file.text else Place(where)).of(*table)
+
+
+def _own_graph(recipe: Recipe, file: Place) -> Graph:
+    """The graph of [nodes] and [[edges]]; a complaint about one of them gets its place."""
+    nodes = {name: kind_of(kind, file.of("nodes", name)) for name, kind in recipe.nodes.items()}
+    edges = [edge_of(edge, file.of("edges", i)) for i, edge in enumerate(recipe.edges)]
+    try:
+        return Graph(nodes, edges)
+    except UserError as error:
+        tables = {f"edge {edge.name}": ("edges", i) for i, edge in enumerate(edges)}
+        tables |= {f"{kind} node {name!r}": ("nodes", name) for name in nodes for kind in ("Ema", "computed")}
+        raise placed(error, file.of(*tables.get(error.where or "", ()))) from None
 
 
 def _is_given(kind: Kind, recipe: Recipe) -> bool:
@@ -161,18 +175,18 @@ def settings_of(recipe: Recipe, graph: Graph) -> Settings:
     """The loop's settings, with an optimizer for each network and part that [train.NAME] names."""
     train = recipe.train
     learners = [*graph.named(Trained), *graph.parts()]
+    table = recipe.file.of("train")
     for name in recipe.optimizers:
         if name not in learners:
-            raise unknown("trained network or part", name, learners, where=f"[train.{name}]")
-    makers = {"": _optimizer(train, "[train]")}
-    for node, table in recipe.optimizers.items():
-        makers[node] = _optimizer(replace(train, **table), f"[train.{node}]")
-    rate = function_of(schedules, train.schedule, "schedule", "[train] schedule")
+            raise unknown("trained network or part", name, learners, where=table.at(name))
+    makers = {"": _optimizer(train, table)}
+    for node, own in recipe.optimizers.items():
+        makers[node] = _optimizer(replace(train, **own), recipe.file.of("train", node))
+    rate = function_of(schedules, train.schedule, "schedule", table.at("schedule"))
     return told(lambda: Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size,
                                   train.accumulate, train.clip_norm, train.precision, train.seed,
                                   train.checkpoint_steps, train.best, train.draws, train.cache, train.cache_gib,
-                                  train.cache_top),
-                 "[train]")
+                                  train.cache_top), table)
 
 
 def method_names() -> list[str]:
@@ -193,22 +207,16 @@ class TomlFile:
 
     path: Path
     text: str
+    overrides: tuple[str, ...] = ()
 
-    def where(self, table: str, key: str) -> str:
+    def where(self, table: Keys, *key: str | int) -> Place:
         """File, line and table of a key."""
-        current, place = "", f", [{table}]" if table else ""
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
-                current = header[1]
-            is_key = re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line) and current == table
-            if is_key or (header and current == f"{table}.{key}".removeprefix(".")):
-                return f"{self.path}, line {number}{place}"
-        return f"{self.path}{place}"
+        return Place(self.path, self.text, self.overrides, table, key)
 
-    def table(self, values: object, name: str, kind: type, extra: Sequence[str] = ()) -> Any:
+    def table(self, values: object, name: Keys, kind: type, extra: Sequence[str] = ()) -> Any:
         """A table of the file as a dataclass: no unknown key, every value of its type."""
         if not isinstance(values, Mapping):
-            raise UsageError(f"[{name}] must be a table", where=self.where("", name), found=repr(values))
+            raise UsageError(f"{shown(name)} must be a table", where=self.where((), *name), found=repr(values))
         known = [item.name for item in fields(kind)]
         for key in values:
             if key not in known and key not in extra:
@@ -221,12 +229,11 @@ class TomlFile:
         try:
             return TypeAdapter(kind).validate_python({key: values[key] for key in values if key in known})
         except ValidationError as error:
-            first = error.errors()[0]
-            refused = first.get("ctx", {}).get("error")  # pydantic has caught what the dataclass itself refuses
+            refused = error.errors()[0].get("ctx", {}).get("error")  # what the dataclass itself refuses
             if isinstance(refused, UserError):
-                key = (refused.where or "").removeprefix(f"[{name}] ")
+                key = (refused.where or "").removeprefix(f"{shown(name)} ")
                 raise placed(refused, self.where(name, key), key) from None
-            raise wrong_type(first, self.where(name, str(first["loc"][0]))) from None
+            raise wrong_type(error, self.where(name)) from None
 
 
 TABLES = ("data", "models", "method", "nodes", "edges", "train", "run")
@@ -236,11 +243,11 @@ def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: l
             number: int | None) -> Recipe:
     for name, table in tables.items():
         if name not in TABLES:
-            raise unknown("table", name, TABLES, where=source.where("", name))
+            raise unknown("table", name, TABLES, where=source.where((), name))
         each = table if name == "edges" else [table]
         if not isinstance(each, list) or not all(isinstance(one, dict) for one in each):
             raise UsageError(f"[{name}] must be {'tables, [[edges]]' if name == 'edges' else 'a table'}",
-                             where=source.where("", name), found=repr(table))
+                             where=source.where((), name), found=repr(table))
     for name in ("data", "models"):
         if name not in tables:
             raise UsageError(f"the table [{name}] is missing", where=source.path)
@@ -253,16 +260,17 @@ def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: l
     optimizers = {key: value for key, value in train.items() if isinstance(value, dict) and key not in own}
     models = {}
     for node, table in tables["models"].items():
-        models[node] = _absolute(source.table(table, f"models.{node}", Architecture), source.path, "weights", "classes")
+        models[node] = _absolute(source.table(table, ("models", node), Architecture), source.path, "weights", "classes")
     for node, table in optimizers.items():
-        typed = source.table(table, f"train.{node}", OptimizerSettings)
+        typed = source.table(table, ("train", node), OptimizerSettings)
         optimizers[node] = {key: getattr(typed, key) for key in table}
-    data = source.table(tables["data"], "data", DataSettings)
+    data = source.table(tables["data"], ("data",), DataSettings)
     if data.root is not None and _seen_from(source.path, data.root).exists():
         data = _absolute(data, source.path, "root")  # else the data set looks where it lies
     return Recipe(data, models,
-                  source.table(train, "train", TrainSettings, extra=list(optimizers)), tables.get("method", {}),
-                  tables.get("nodes", {}), tables.get("edges", []), optimizers, quick, plugins, number)
+                  source.table(train, ("train",), TrainSettings, extra=list(optimizers)), tables.get("method", {}),
+                  tables.get("nodes", {}), tables.get("edges", []), optimizers, quick, plugins, number,
+                  source.where(()))
 
 
 def _absolute(table: Any, recipe: Path, *keys: str) -> Any:
@@ -289,8 +297,8 @@ def _quickened(recipe: Recipe) -> Recipe:
 
 
 def _set(tables: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    path = key.strip().split(".")
+    _, equals, value = override.partition("=")
+    path = override_keys(override)
     if not equals or len(path) < 2:
         raise UsageError("not an override", where="--set", found=override, expected="TABLE.KEY=VALUE")
     try:
@@ -305,17 +313,17 @@ def _set(tables: dict[str, Any], override: str) -> None:
     table[path[-1]] = parsed
 
 
-def _from_method(table: Mapping[str, Any], where: str) -> list[Graph]:
+def _from_method(table: Mapping[str, Any], where: Place) -> list[Graph]:
     options = {key: value for key, value in table.items() if key != "name"}
     if "name" not in table:
         raise UsageError("the key 'name' is missing", where=where, expected=f"one of: {', '.join(method_names())}")
-    function = method(str(table["name"]), where)
+    function = method(str(table["name"]), where.at("name"))
     arguments = typed(options, inspect.signature(function).parameters, f"option of {table['name']}", where)
     made = told(lambda: function(**arguments), where)
     return [made] if isinstance(made, Graph) else list(made)
 
 
-def _optimizer(settings: OptimizerSettings, where: str) -> MakeOptimizer:
+def _optimizer(settings: OptimizerSettings, where: Place) -> MakeOptimizer:
     """The optimizer of a table; only SGD takes its momentum: others mean something else by it, or have none."""
     numbers = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     own = {"momentum": settings.momentum, "nesterov": settings.nesterov} if settings.optimizer.lower() == "sgd" else {}

@@ -12,7 +12,7 @@ from tutelage import data as data_page
 from tutelage.assessment import assess
 from tutelage.attacks import Adversary, Attack
 from tutelage.caching import build as build_cache
-from tutelage.config import Recipe, graph_of, read_recipe, settings_of
+from tutelage.config import Recipe, graph_of, place_of, read_recipe, settings_of
 from tutelage.cost import costs
 from tutelage.data.load import load as load_data
 from tutelage.data.source import Source
@@ -58,7 +58,8 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
                              fix="take the recipe of one of them: RUN/2/config.toml")
         arch = recipe.models[node]
         if arch.weights is None and not arch.pretrained and not recipe.quick:
-            raise ModelError(f"the frozen network {node!r} has no trained weights", where=f"{where}, [models.{node}]",
+            raise ModelError(f"the frozen network {node!r} has no trained weights",
+                             where=place_of(recipe, where, "models", node),
                              expected="weights = a .safetensors file or a run folder, or pretrained = true",
                              fix="train it first (method scratch) and give its run folder as weights")
     data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
@@ -290,4 +291,4 @@ def _network(recipe: Recipe, node: str, arch: Architecture, data: data_page.Data
         return build(arch, class_names=data.classes, channels=data.shape[0], name=node, seed=recipe.train.seed,
                      plugins=recipe.plugins)
     except UserError as error:
-        raise placed(error, f"{where}, [models.{node}]") from None
+        raise placed(error, place_of(recipe, where, "models", node)) from None

@@ -52,12 +52,12 @@ def optimizer_named(name: str, numbers: Mapping[str, float], options: Mapping[st
              if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
              and kind is not torch.optim.Optimizer}
     if name.lower() not in kinds:
-        raise unknown("optimizer", name, kinds)
+        raise unknown("optimizer", name, kinds, where="optimizer")
     kind = kinds[name.lower()]
     takes = inspect.signature(kind).parameters
     for key in options:
         if key not in takes:
-            raise unknown(f"option of {kind.__name__}", key, takes)
+            raise unknown(f"option of {kind.__name__}", key, takes, where="options")
     given = {key: value for key, value in numbers.items() if key in takes} | dict(options)
     for key, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -232,28 +232,28 @@ def _from_tables(tables: dict[str, Any], source: TomlFile) -> Study:
     kinds = {"teachers": TeacherTable, "methods": MethodTable, "conditions": ConditionTable}
     for name in tables:
         if name not in ("study", *kinds):
-            raise unknown("table", name, ("study", *kinds), where=source.where("", name))
+            raise unknown("table", name, ("study", *kinds), where=source.where((), name))
     named: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     for kind, table in kinds.items():
         held = tables.get(kind, {})
         for name, values in (held if isinstance(held, dict) else {}).items():
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                raise UsageError("not a name", where=source.where(kind, name), found=repr(name),
+                raise UsageError("not a name", where=source.where((kind,), name), found=repr(name),
                                  expected="letters, digits, _ and -")
-            named[kind][name] = source.table(values, f"{kind}.{name}", table)
-    study = Study(source.path, source.table(tables["study"], "study", StudyTable), **named)
+            named[kind][name] = source.table(values, (kind, name), table)
+    study = Study(source.path, source.table(tables["study"], ("study",), StudyTable), **named)
     for name, method in study.methods.items():
         if name in study.teachers:
-            raise UsageError("two methods of one name", where=source.where("methods", name), found=f"{name!r} twice",
+            raise UsageError("two methods of one name", where=source.where(("methods",), name), found=f"{name!r} twice",
                              fix="rename the method or the teacher")
         if not method.recipes:
-            raise UsageError("a method without a recipe", where=source.where(f"methods.{name}", "recipes"))
+            raise UsageError("a method without a recipe", where=source.where(("methods", name), "recipes"))
         if method.ablation_of is not None and method.ablation_of not in study.methods:
             raise unknown("method", method.ablation_of, study.methods,
-                          where=source.where(f"methods.{name}", "ablation_of"))
+                          where=source.where(("methods", name), "ablation_of"))
     for table in study.table.tables:
         if table not in TABLES:
-            raise unknown("table of results", table, TABLES, where=source.where("study", "tables"))
+            raise unknown("table of results", table, TABLES, where=source.where(("study",), "tables"))
     return study
 
 

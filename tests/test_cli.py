@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -115,19 +116,20 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("override", "code", "says"), [
-    ("train.epcohs=1", 2, ["unknown key 'epcohs'", "recipe.toml, [train]", "did you mean 'epochs'?"]),
-    ("data.name=digit", 2, ["unknown name 'digit'", "recipe.toml, line 2, [data]", "did you mean 'digits'?"]),
-    ("method.name=dual_studnet", 2, ["unknown method", "recipe.toml, [method]", "did you mean 'dual_student'?"]),
-    ("method.temperature=0", 2, ["temperature", "recipe.toml, [method]: edge t -> a", "a number above 0"]),
-    ('method.peers=[["a", "a"]]', 2, ["its own peer", "recipe.toml, [method]: peers"]),
+    ("train.epcohs=1", 2, ["unknown key 'epcohs'", "recipe.toml, --set train.epcohs=1", "did you mean 'epochs'?"]),
+    ("data.name=digit", 2, ["unknown name 'digit'", "recipe.toml, --set data.name=digit", "did you mean 'digits'?"]),
+    ("method.name=dual_studnet", 2, ["unknown method", "--set method.name=dual_studnet", "mean 'dual_student'?"]),
+    ("method.temperature=0", 2, ["temperature", "recipe.toml, line 16, [method], --set method.temperature=0: edge t",
+                                 "a number above 0"]),
+    ('method.peers=[["a", "a"]]', 2, ["its own peer", 'recipe.toml, --set method.peers=[["a", "a"]]: peers']),
     ("train.device=gpu", 2, ["unknown device", "device", "cpu, cuda or cuda:N"]),
-    ("models.a.arch=resnet9", 2, ["unknown network", "recipe.toml, [models.a]", "did you mean 'resnet8'?"]),
-    ("models.t.arch=resnet14", 4, ["do not fit", "recipe.toml, [models.t]", "missing: layer1.1.conv1"]),
+    ("models.a.arch=resnet9", 2, ["unknown network", "line 10, [models.a], --set models.a.arch", "mean 'resnet8'?"]),
+    ("models.t.arch=resnet14", 4, ["do not fit", "recipe.toml, line 6, [models.t]", "missing: layer1.1.conv1"]),
     ("models.t.weights=nothing.safetensors", 4, ["no such file", "[models.t]", "nothing.safetensors", "mend the path"]),
-    ("models.t.weights=recipe.toml", 4, ["damaged or cut short", "recipe.toml, [models.t]"]),
-    ("models.t.weights=old.pt", 9, ["pickled", "recipe.toml, [models.t]", "convert it once"]),
-    ("models.a.arch=my.nets:small", 9, ["not allowed", "recipe.toml, [models.a]", "--plugin my.nets"]),
-    ("models.a.pretrained=true", 2, ["only networks of timm", "recipe.toml, [models.a]"]),
+    ("models.t.weights=recipe.toml", 4, ["damaged or cut short", "recipe.toml, line 6, [models.t]"]),
+    ("models.t.weights=old.pt", 9, ["pickled", "recipe.toml, line 6, [models.t]", "convert it once"]),
+    ("models.a.arch=my.nets:small", 9, ["not allowed", "recipe.toml, line 10, [models.a]", "--plugin my.nets"]),
+    ("models.a.pretrained=true", 2, ["only networks of timm", "recipe.toml, line 10, [models.a]"]),
     ("data.batch_size=5000", 3, ["fewer training images than one batch", "batch_size = 5000"]),
 ])
 def test_what_a_recipe_gets_wrong_is_told_with_its_place_and_makes_nothing(refused, override, code, says):
@@ -167,6 +169,64 @@ def test_a_truncated_image_is_named_by_check_data_and_when_it_is_read(tutelage, 
                                    ["evaluate", "photos", "--on", "tset"]])
 def test_a_call_that_cannot_be_meant_is_a_usage_error(refused, words):
     refused(2, *words)
+
+
+@pytest.mark.parametrize(("words", "block"), [
+    (["train", "--otu", "x", "recipe.toml"], ["unknown option '--otu'", "tutelage train", "did you mean '--out'?"]),
+    (["train", "--otu=x", "recipe.toml"], ["unknown option '--otu'", "did you mean '--out'?"]),
+    (["train", "-out", "x", "recipe.toml"], ["unknown option '-out'", "did you mean '--out'?"]),
+    (["train", "-x"], ["unknown option '-x'", "one of: --debug, --download, --help, --json"]),
+    (["init", "photos", "--otu", "x"], ["unknown option '--otu'", "did you mean '--to'?"]),
+    (["--versoin"], ["unknown option '--versoin'", "did you mean '--version'?"]),
+    (["trian", "recipe.toml"], ["unknown command 'trian'", "did you mean 'train'?"]),
+    (["analyse", "layrs"], ["unknown command 'layrs'", "tutelage analyse", "did you mean 'layers'?"]),
+    (["--"], ["missing command", "tutelage --help"]),
+    (["compare", "--out", "x"], ["the argument 'RECIPES...' is missing", "tutelage compare --help"]),
+    (["compare", "recipe.toml"], ["the option '--out' is missing", "tutelage compare --help"]),
+    (["train", "recipe.toml", "--out"], ["the option '--out' needs a value", "--out VALUE"]),
+    (["train", "recipe.toml", "--out", "--quick"], ["the option '--out' needs a value", "found     --quick"]),
+    (["train", "recipe.toml", "--out", "--help"], ["the option '--out' needs a value", "found     --help"]),
+    (["analyse", "layers", "x", "--node", "--images", "9"], ["the option '--node' needs a value"]),
+    (["train", "recipe.toml", "--quick=3", "--out", "x"], ["the option '--quick' takes no value", "--quick=3"]),
+    (["compare", "recipe.toml", "--out", "x", "--seeds", "x"], ["where     --seeds", "found     x", "integer"]),
+    (["compare", "recipe.toml", "--out", "x", "--seeds=0"], ["where     --seeds", "found     0", "equal to 1"]),
+    (["evaluate", "photos", "--attack", "2"], ["where     --attack", "found     2", "equal to 1"]),
+    (["evaluate", "photos", "--attack", "-1"], ["where     --attack", "found     -1", "equal to 0"]),
+    (["train", "recipe.toml", "images.toml"], ["too many arguments", "tutelage train", "found     images.toml"]),
+])
+def test_a_mistake_in_the_command_line_is_a_block_of_ours(refused, tutelage, words, block):
+    errors = refused(2, *words)
+    assert errors.startswith("error[usage]: ")
+    for text in block:
+        assert text in errors
+    for text in ("Usage:", "Error:", "Try '", "No such", "\033"):
+        assert text not in errors
+    if "--" not in words:
+        code, _, told = tutelage(*words[:1], "--json", *words[1:])
+        assert code == json.loads(told)["exit_code"] == 2
+
+
+def test_a_value_may_begin_with_dashes_where_it_is_tied_to_its_option(tutelage):
+    code, out, _ = tutelage("train", "recipe.toml", "--quick", "--out=--quick")
+    assert (code, out.splitlines()[-1]) == (0, "finished: --quick")
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["analyse"], 2), (["--help"], 0), (["train", "--help"], 0)])
+def test_help_is_there_when_nothing_is_said(tutelage, words, code):
+    found, out, errors = tutelage(*words)
+    assert found == code
+    assert (errors if code else out).startswith("Usage: ")
+
+
+def test_the_version_is_that_of_the_package(tutelage):
+    assert tutelage("--version") == (0, f"tutelage {version('tutelage')}\n", "")
+
+
+def test_the_shell_is_told_how_a_command_goes_on(folder):
+    asked = {"_TUTELAGE_COMPLETE": "complete_bash", "COMP_WORDS": "tutelage tra", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-c", "import sys; sys.argv = ['tutelage']; from tutelage.cli import main; "
+                           "main()"], env={**os.environ, **asked}, capture_output=True, text=True)
+    assert done.stdout.split() == ["train"], done.stderr
 
 
 def test_a_place_that_is_no_run_is_left_as_it_is(refused):
@@ -236,16 +296,61 @@ def test_a_number_that_is_no_longer_finite_names_the_last_good_checkpoint(tutela
     assert "last good checkpoint is run/checkpoints/step-0000000" in errors
 
 
-def test_a_bug_of_ours_is_kept_in_the_run_folder(tutelage, folder, monkeypatch):
+@pytest.mark.parametrize("words", [["recipe.toml", "--quick", "--out", "run"], ["recipe.toml", "--quick", "--out=run"],
+                                   ["--out", "other", "recipe.toml", "--quick", "--out=run"], ["--resume", "run"],
+                                   ["--resume=run"]])
+def test_a_bug_of_ours_is_kept_in_the_run_folder(tutelage, folder, monkeypatch, words):
     def broken(*arguments):
         (folder / "run").mkdir()
         raise KeyError("oops")
 
     monkeypatch.setattr(jobs, "train_job", broken)
-    code, _, errors = tutelage("train", "recipe.toml", "--quick", "--out", "run")
+    monkeypatch.setattr(jobs, "recipe_of_run", broken)
+    code, _, errors = tutelage("train", *words)
     assert code == 70
     assert "Traceback" not in errors
     assert "KeyError: 'oops'" in (folder / "run" / "crash.txt").read_text()
+
+
+@pytest.mark.parametrize(("raised", "code", "says"), [
+    ("KeyError('oops')", 70, "error[internal]: KeyError: 'oops'"),
+    ("Interrupted(15)", 143, "stopped; a checkpoint is saved. Go on with: tutelage train --resume DIR"),
+    ("UsageError('oops')", 2, "error[usage]: oops"), ("MemoryError", 6, "error[resource]: out of memory"),
+    ("KeyboardInterrupt", 130, ""), ("RuntimeError('CUDA out of memory')", 6, "error[resource]: out of memory"),
+])
+def test_no_error_loads_torch_to_be_told(raised, code, says):
+    done = subprocess.run([sys.executable, "-c", f"""
+import sys
+from tutelage import cli
+from tutelage.errors import Interrupted, UsageError
+
+def broken(words):
+    raise {raised}
+
+cli._with_ray, sys.argv = broken, ["tutelage", "train"]
+try:
+    cli.main()
+finally:
+    assert not {{"torch", "torchvision", "timm"}} & set(sys.modules)
+"""], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.removeprefix("Traceback").startswith(says) or f"\n{says}" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["train", "--otu"], ["trian"], ["compare", "--seeds", "x"], ["train"], ["--version"],
+                                   ["evaluate", "run", "--on", "tset"]])
+def test_a_command_line_is_judged_without_torch(words):
+    done = subprocess.run([sys.executable, "-c", f"""
+import sys
+from tutelage.cli import main
+
+sys.argv = ["tutelage", *{words}]
+try:
+    main()
+finally:
+    print(sorted({{"torch", "torchvision", "timm"}} & set(sys.modules)))
+"""], capture_output=True, text=True)
+    assert done.stdout.endswith("[]\n"), done.stderr
 
 
 def test_download_asks_for_the_data_set_once(tutelage, folder, monkeypatch):

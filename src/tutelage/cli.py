@@ -5,12 +5,14 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from tutelage import commands, exploring
-from tutelage.errors import PeerError, ResourceError, UserError
-from tutelage.terminal import clear
+from tutelage import __version__, commands, exploring
+from tutelage.errors import Interrupted, PeerError, ResourceError, UserError
+from tutelage.terminal import clear, say
+from tutelage.usage import Mistake, check_values, usage_error, value_of
 
 EXIT_CODES = """Exit codes: 0 finished; 2 usage or recipe; 3 data; 4 model, weights or checkpoint; 5 a number that is no
 longer finite; 6 disk, memory or handles; 7 run folder in use; 8 another rank failed; 9 refused for security; 130
@@ -19,8 +21,17 @@ app = typer.Typer(name="tutelage", no_args_is_help=True, add_completion=True, ri
                   pretty_exceptions_enable=False, epilog=EXIT_CODES)
 
 
+def _print_version(asked: bool) -> bool:
+    """Print the version and end, if that is asked."""
+    if asked:
+        say(f"tutelage {__version__}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
-def tutelage() -> None:
+def tutelage(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                                                   help="Print the version.")] = False) -> None:
     """Teach small image classifiers: from a teacher trusted as far as it is sure, and from each other.
 
     Examples:
@@ -61,9 +72,19 @@ def main() -> None:
     """The command's entry: every error a user can mend is one block on stderr, and an exit code."""
     arguments = sys.argv[1:]
     try:
-        app(_with_ray(arguments), standalone_mode=True)
+        command, words = typer.main.get_command(app), _with_ray(arguments)
+        check_values(command, words)
+        sys.exit(command(words, standalone_mode=False))
+    except Mistake as mistake:
+        if type(mistake).__name__ == "NoArgsIsHelpError":
+            print(mistake, file=sys.stderr)
+            sys.exit(2)
+        _fail(usage_error(mistake, arguments), arguments)
     except UserError as error:
         _fail(error, arguments)
+    except typer.Abort:
+        print("Aborted!", file=sys.stderr)
+        sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as stop:
         sys.exit(130 if isinstance(stop, KeyboardInterrupt) else stop.code)
     except BrokenPipeError:
@@ -83,8 +104,6 @@ def _with_ray(arguments: list[str]) -> list[str]:
 
 
 def _fail_unforeseen(error: Exception, arguments: list[str]) -> None:
-    from tutelage.training import Interrupted
-
     if isinstance(error, Interrupted):
         again = "the same command again" if "compare" in arguments[:1] else "tutelage train --resume DIR"
         print(f"{clear(sys.stderr.isatty())}stopped; a checkpoint is saved. Go on with: {again}", file=sys.stderr)
@@ -96,9 +115,8 @@ def _fail_unforeseen(error: Exception, arguments: list[str]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(word in text for word in ("gloo", "NCCL", "peer")):
         _fail(PeerError("another rank of this run is gone", found=text.splitlines()[0],
                         fix="start all ranks again: the run goes on from its last checkpoint"), arguments)
-    named = [Path(arguments[i + 1]) for i, word in enumerate(arguments[:-1]) if word in ("--out", "--resume")]
-    folder = named[0] if named else None
-    place = folder / "crash.txt" if folder is not None and folder.is_dir() else None
+    folder = value_of(arguments, "--out", "--resume")
+    place = Path(folder, "crash.txt") if folder and Path(folder).is_dir() else None
     if place is not None:
         place.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     if "--debug" in arguments or place is None:

@@ -31,16 +31,16 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
 
     tutelage train recipes/cifar100/dual_student.toml --out runs/dual-0 --set train.seed=1
     """
-    from tutelage.config import read_recipe
-    from tutelage.jobs import Job, recipe_of_run, train_recipe
-    from tutelage.world import connect, disconnect
-
     if (recipe is None) == (resume is None) or (recipe is not None and out is None):
         raise UsageError("say what to train", expected="RECIPE --out DIR, or --resume DIR")
     set_ = [*(set_ or []), *(["data.download=true"] if download else [])]
     if resume is not None and (out is not None or set_ or quick):
         raise UsageError("a resumed run keeps its own recipe", where="--resume",
                          found="--resume with --out, --set, --quick or --download", fix="tutelage train --resume DIR")
+    from tutelage.config import read_recipe
+    from tutelage.jobs import Job, recipe_of_run, train_recipe
+    from tutelage.world import connect, disconnect
+
     if resume is not None:
         where, folder, words = resume / "config.toml", resume, recipe_of_run(resume, plugin or [])
     else:

@@ -24,11 +24,11 @@ FLOORS = [
     {"methods", "attacks", "objective", "closed_form", "kept_rows", "teacher_cache"},
     {"uncertainty", "assessment", "cost", "knowledge_quality", "diswot", "evolution", "complexity",
      "optim", "settings", "checkpoint", "evaluation", "preparation", "guard", "running", "recording", "caching",
-     "tuning", "loop", "training"},
+     "numerics", "tuning", "loop", "training"},
     {"benchmarking", "floor", "naive", "exporting", "predicting", "comparison"},
     {"places", "words", "config", "sequence", "incremental", "jobs", "benching", "shipping", "starting", "studies",
-     "tabulating", "working", "studying", "candidates", "searching", "supervision", "reporting", "terminal", "commands",
-     "exploring", "usage", "cli", "__main__"},
+     "tabulating", "agreeing", "working", "studying", "candidates", "searching", "supervision", "reporting", "terminal",
+     "commands", "exploring", "usage", "cli", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {"types", "errors"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from tutelage import studying, working
+from tutelage import studying, training, tuning, working
 from tutelage.cli import _with_ray
 from tutelage.comparison import comparison_of
 from tutelage.errors import Interrupted, ModelError, UsageError
 from tutelage.files import fingerprint, unpack
+from tutelage.machine import processor_of
 from tutelage.records import read_records
 from tutelage.results import evaluation_of
 from tutelage.studies import Asked, read_study, under_conditions
@@ -193,7 +195,8 @@ def test_again_trains_nothing_and_looks_at_nothing(study, results, monkeypatch):
 
 def test_one_more_seed_trains_only_that(study, monkeypatch):
     began, real = [], working.train_recipe
-    monkeypatch.setattr(working, "train_recipe", lambda recipe, out, *by: began.append(out) or real(recipe, out, *by))
+    monkeypatch.setattr(working, "train_recipe", lambda recipe, out, *by, **more:
+                        began.append(out) or real(recipe, out, *by, **more))
     results, _ = run(study / "study.toml", study / "out", seeds=4)
     assert [path.name for path in began] == ["seed-3"] * 4
     assert row(results, "dual", "a", "top1")["n"] == 4
@@ -236,6 +239,109 @@ def test_a_study_on_validation_images_does_not_touch_the_test_images(tmp_path, m
     assert not list((tmp_path / "out").glob("runs/*/*/evaluation/test"))
     with pytest.raises(UsageError, match="this study reports on validation"):
         run(tmp_path / "study.toml", tmp_path / "out", seeds=1)
+
+
+SHORT = FAST.partition("[methods.twin]")[0].replace(', "plain_b.toml"', "")
+"""A teacher, a student that learns from it alone, and the same student beside another."""
+LOADED, IDLE = 1000.0, 0.001
+"""Seconds of a step: under load three of them are a run that is worth trials, and idle they are not."""
+
+
+@pytest.fixture
+def step_seconds(monkeypatch, tmp_path) -> list[float]:
+    """What a step takes, cell by cell; idle when no more is told. In bfloat16 it takes a hundredth less."""
+    told, now, real = list[float](), [IDLE], tuning.tune
+
+    def tune(*rest, **more):
+        now[0] = told.pop(0) if told else IDLE
+        return real(*rest, **more)
+
+    def seconds(graph, node, network, inputs, classes, choice, *rest, **more) -> float:
+        return now[0] * (0.99 if choice.bf16 else 1.0)
+
+    for name, value in {"tune": tune, "_seconds": seconds, "FEWEST": 1, "SHARE": 1.0, "_compiles": lambda *_: False,
+                        "_keeps_the_signal": lambda *_: True}.items():
+        monkeypatch.setattr(tuning, name, value)
+    monkeypatch.setattr(studying, "_measured", lambda *_: {})  # what they scored is not of interest
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "memory"))
+    return told
+
+
+def formats(out: Path, node: str) -> dict[str, bool]:
+    """Cell -> whether a network of it computes in bfloat16."""
+    told = {path.parent.relative_to(out / "runs"): json.loads(path.read_text())["choices"]
+            for path in sorted(out.glob("runs/*/*/tuning.json"))}
+    return {str(cell): choices[node]["bf16"] for cell, choices in told.items() if node in choices}
+
+
+@pytest.mark.parametrize("load", [(LOADED, IDLE, LOADED), (IDLE, LOADED, IDLE, LOADED)], ids=str)
+def test_whatever_the_load_a_network_computes_in_one_number_format_in_all_cells(tmp_path, step_seconds, load):
+    step_seconds += load
+    out = tmp_path / "out"
+    results, error = run(write(tmp_path, SHORT), out, seeds=2)
+    assert error is None
+    first, second = (seconds == LOADED for seconds in load[:2])
+    students = ["plain/seed-0", "plain/seed-1", "dual/seed-0", "dual/seed-1"]
+    assert formats(out, "a") == dict.fromkeys(students, first), "a network like it was trained in the first cell"
+    assert formats(out, "teacher") == {**dict.fromkeys(students, second), "teacher/seed-0": first}
+    assert results["notes"] == []
+
+
+def test_a_study_that_is_gone_on_with_keeps_its_formats(tmp_path, step_seconds):
+    path, out = write(tmp_path, SHORT), tmp_path / "out"
+    step_seconds += [LOADED] * 3
+    run(path, out, seeds=1)
+    run(path, out, seeds=2)
+    assert formats(out, "a") == dict.fromkeys(formats(out, "a"), True)
+    assert len(formats(out, "a")) == 4
+
+
+def test_the_formats_of_an_older_studys_runs_hold_for_the_rest(tmp_path, step_seconds):
+    path, out = write(tmp_path, SHORT), tmp_path / "out"
+    step_seconds += [LOADED] * 3
+    run(path, out, seeds=1)
+    shutil.rmtree(out / "numerics")  # made before there was one
+    results, _ = run(path, out, seeds=2)
+    assert set(formats(out, "a").values()) == set(formats(out, "teacher").values()) == {True}
+    assert results["notes"] == []
+
+
+def test_where_an_older_studys_runs_disagree_they_are_kept_and_it_is_said(tmp_path, step_seconds):
+    path, out = write(tmp_path, SHORT), tmp_path / "out"
+    run(path, out, seeds=1)
+    shutil.rmtree(out / "numerics")
+    told = json.loads((out / "runs/dual/seed-0/tuning.json").read_text())
+    told["choices"]["a"]["bf16"] = told["compiled_losses"] = True
+    (out / "runs/dual/seed-0/tuning.json").write_text(json.dumps(told))
+    results, error = run(path, out, seeds=2)
+    assert error is None
+    assert formats(out, "a") == {"dual/seed-0": True, "dual/seed-1": False, "plain/seed-0": False,
+                                 "plain/seed-1": False}
+    assert results["notes"][0].startswith("losses: not compiled in teacher/seed-0, plain/seed-0")
+    assert results["notes"][1] == ("trained a: float32 in plain/seed-0, plain/seed-1, dual/seed-1; "
+                                   "bfloat16 in dual/seed-0")
+    assert f"- {results['notes'][1]}" in (out / "results.md").read_text()
+
+
+def test_that_cells_were_computed_on_several_processors_is_said(tmp_path, step_seconds, monkeypatch):
+    path, out = write(tmp_path, SHORT), tmp_path / "out"
+    step_seconds += [LOADED] * 3
+    run(path, out, seeds=1)
+    monkeypatch.setattr(training, "processor_of", lambda device: "another one")
+    results, _ = run(path, out, seeds=2)
+    assert formats(out, "a") == {"dual/seed-0": True, "dual/seed-1": False, "plain/seed-0": True,
+                                 "plain/seed-1": False}
+    assert any(note.startswith("trained a: bfloat16 in ") for note in results["notes"])
+    assert f"processors, each with formats of its own: {'; '.join(sorted([processor_of('cpu'), 'another one']))}" in (
+        results["notes"])
+
+
+def test_a_recipe_that_tells_its_precision_keeps_it(tmp_path, step_seconds):
+    step_seconds += [LOADED] * 3
+    text = SHORT.replace('recipes = ["dual.toml"]', 'recipes = ["dual.toml"]\nset = [\'train.precision="exact"\']')
+    results, _ = run(write(tmp_path, text), tmp_path / "out", seeds=1)
+    assert formats(tmp_path / "out", "a") == {"dual/seed-0": False, "plain/seed-0": True}
+    assert results["notes"] == []
 
 
 def test_under_several_conditions_each_has_a_study_of_its_own_and_one_page_shows_all(tmp_path):
@@ -325,6 +431,13 @@ def test_killed_at_any_moment_it_goes_on_and_nothing_outlives_it(tmp_path):
     text, said = second.communicate(timeout=280)
     assert second.returncode == 0, said
     assert {cell["status"] for cell in json.loads(text)["cells"]} == {"finished"}
+    assert settled_in(out) == ["frozen", "trained", "trained"], "the processes share one file"
+
+
+def settled_in(out: Path) -> list[str]:
+    """The roles of the networks whose number format is settled on this processor."""
+    (told,) = json.loads((out / "numerics" / "settled.json").read_text())["machines"].values()
+    return sorted(network.split()[0] for network in told["networks"])
 
 
 @pytest.mark.slow
@@ -348,6 +461,7 @@ def test_ray_works_off_the_same_cells_into_the_same_folders(tmp_path):
     results = json.loads(text)
     assert {cell["status"] for cell in results["cells"]} == {"finished"}
     assert row(results, "plain", "a", "top1")["n"] == 1
+    assert settled_in(tmp_path / "out") == ["frozen", "trained", "trained"]
 
 
 def test_without_ray_its_install_command_is_told(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
           set_: Set = None, plugin: Plugin = None,
           quick: Annotated[bool, typer.Option(help="Three steps on synthetic images: a smoke run.")] = False,
           download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not here.")] = False,
+          numerics: Annotated[Path | None, typer.Option(hidden=True, help="Number formats of a study's runs.")] = None,
           as_json: Json = False, debug: Debug = False) -> None:
     """Train the networks of a recipe in a run folder. A run that was stopped, or killed, goes on to the same bits.
 
@@ -59,7 +60,8 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
             for text in job.notes if world.main else ():
                 note(text)
 
-        for job, event in train_recipe(words, folder, world, lambda: asked[0] if asked else 0, where, started):
+        for job, event in train_recipe(words, folder, world, lambda: asked[0] if asked else 0, where, started,
+                                        numerics):
             if world.main and event is not None:
                 show(event, job.settings.epochs, as_json)
         if world.main:

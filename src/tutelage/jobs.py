@@ -67,20 +67,24 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
     return Job(recipe, graph, models, data, settings, _notes(recipe, graph, data))
 
 
-def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int]) -> Iterator[Epoch | Progress | None]:
+def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int],
+              numerics: Path | None = None) -> Iterator[Epoch | Progress | None]:
     """Train a job in its run folder."""
     return train_in_folder(out, job.graph, job.models, job.data, job.settings, world, config=job.recipe.text(),
-                           interrupted=interrupted)
+                           interrupted=interrupted, numerics=numerics)
 
 
 def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[[], int] = lambda: 0,
-                 where: object = "recipe", started: Callable[[Job, Path], None] = lambda job, folder: None
-                 ) -> Iterator[tuple[Job, Epoch | Progress | None]]:
-    """Train a recipe in its run folder, or its several runs in theirs; a finished run gives its epochs again."""
+                 where: object = "recipe", started: Callable[[Job, Path], None] = lambda job, folder: None,
+                 numerics: Path | None = None) -> Iterator[tuple[Job, Epoch | Progress | None]]:
+    """Train a recipe in its run folder, or its several runs in theirs; a finished run gives its epochs again.
+
+    `numerics` is a file of number formats that the runs of a study share.
+    """
     def train_one(one: Recipe, folder: Path) -> Iterator[tuple[Job, Epoch | Progress | None]]:
         job = make_job(one, world, where)
         started(job, folder)
-        for event in train_job(job, folder, world, interrupted):
+        for event in train_job(job, folder, world, interrupted, numerics):
             yield job, event
 
     runs = runs_of(recipe, out, where)

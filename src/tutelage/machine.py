@@ -54,15 +54,21 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
 
 @cache
-def describe_machine(device: str) -> str:
-    """The processor that computes, the number of threads and the version of torch, in one line."""
+def processor_of(device: str) -> str:
+    """The name of the processor or accelerator that computes."""
     if torch.device(device).type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+        return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@cache
+def describe_machine(device: str) -> str:
+    """The processor that computes, the number of threads and the version of torch, in one line."""
+    threads = "" if torch.device(device).type == "cuda" else f", {torch.get_num_threads()} threads"
+    return f"{processor_of(device)}{threads}, torch {torch.__version__}"
 
 
 def with_code_of_its_own(function: FunctionType) -> FunctionType:

@@ -38,6 +38,7 @@ from tutelage.config import Recipe, TomlFile, graph_of, read_recipe, settings_of
 from tutelage.errors import UsageError, unknown
 from tutelage.files import write_json
 from tutelage.graph import Ema, Frozen, Graph, Trained
+from tutelage.numerics import NUMERICS_FILE
 from tutelage.records import read_json
 
 TABLES = ("configuration", "accuracy", "ablation", "cost")
@@ -100,7 +101,10 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: a method's recipe with one seed. `words` are what `tutelage train` is told, less --out."""
+    """One run of a study: a method's recipe with one seed. `words` are what `tutelage train` is told, less --out.
+
+    `numerics` is the file of number formats that it shares with the others.
+    """
 
     method: str
     seed: int
@@ -108,6 +112,7 @@ class Cell:
     words: tuple[str, ...]
     recipe: Recipe
     needs: tuple[Path, ...] = ()
+    numerics: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.run.parent.name}/{self.run.name}"
@@ -274,7 +279,7 @@ def _cell(study: Study, asked: Asked, out: Path, name: str, recipe: str, overrid
     resolved = read_recipe(path, sets, quick=asked.quick, plugins=asked.plugins)
     words = [str(path), *(word for one in sets for word in ("--set", one)), *(["--quick"] if asked.quick else []),
              *(word for module in asked.plugins for word in ("--plugin", module))]
-    return Cell(name, seed, run, tuple(words), resolved, tuple(needs.values()))
+    return Cell(name, seed, run, tuple(words), resolved, tuple(needs.values()), out / NUMERICS_FILE)
 
 
 def _teacher_run(study: Study, out: Path, node: str, seed: int) -> Path:

@@ -1,8 +1,6 @@
 """A study from its first cell to its results: train what is missing, look at the held-out images once, compare."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -13,9 +11,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tutelage import comparison, metrics
+from tutelage.agreeing import adopt_begun, unlike
 from tutelage.config import graph_of
-from tutelage.errors import BusyError, DataError, Interrupted, UsageError, UserError
-from tutelage.files import locked, write, write_json
+from tutelage.errors import DataError, Interrupted, UsageError, UserError
+from tutelage.files import write, write_json
 from tutelage.graph import Frozen, Trained
 from tutelage.jobs import ENSEMBLE, evaluate_run
 from tutelage.machine import describe_machine
@@ -24,7 +23,8 @@ from tutelage.records import read_records, versions
 from tutelage.results import COST, Evaluation, evaluated, evaluation_of
 from tutelage.studies import Asked, Cell, Study, cells_of, claim
 from tutelage.tabulating import as_markdown, tables_of
-from tutelage.working import PAUSE, Ending, in_processes, in_this_process, is_done, on_ray, work_off
+from tutelage.training import alone
+from tutelage.working import Ending, in_processes, in_this_process, is_done, on_ray, work_off
 from tutelage.world import World, choose_device
 
 METRICS = {"top1": metrics.top1, "top5": metrics.top5, "nll": metrics.nll, "ece": metrics.ece}
@@ -80,10 +80,11 @@ def compare(study: Study, asked: Asked, out: Path, hands: Hands, stop: Callable[
     if out.exists() and not out.is_dir():
         raise UsageError("not a folder", where=out, fix="give another --out")
     cells = cells_of(study, asked, out)
-    with _alone(out, stop):
+    with alone(out, stop):
         claim(out, cells, asked.on)
+        adopt_begun(out, cells)
     endings = _trained(study, cells, hands, stop, tell)
-    with _alone(out, stop):  # once for all who were started in this folder
+    with alone(out, stop):  # once for all who were started in this folder
         found = _measured(study, cells, endings, asked, stop, tell)
         results = _results(study, asked, cells, endings, found)
         write_json(out / comparison.RESULTS_FILE, results)
@@ -110,22 +111,6 @@ def _seems_done(cell: Cell) -> bool:
         return is_done(cell)
     except UserError:
         return False
-
-
-@contextmanager
-def _alone(folder: Path, stop: Callable[[], int]) -> Iterator[None]:
-    """Hold the study's folder; wait while another holds it."""
-    while True:
-        try:
-            with locked(folder):
-                yield
-                return
-        except BusyError as error:
-            if error.where != str(folder.resolve()):
-                raise  # a run folder's
-            if stop():
-                raise Interrupted(stop()) from None
-            time.sleep(PAUSE)
 
 
 def _measured(study: Study, cells: Sequence[Cell], endings: dict[str, Ending], asked: Asked, stop: Callable[[], int],
@@ -201,6 +186,7 @@ def _results(study: Study, asked: Asked, cells: Sequence[Cell], endings: Mapping
         "on": asked.on, "seeds": list(range(asked.seeds)), "baseline": study.table.baseline,
         "machine": describe_machine(device), "versions": told, "command": told.pop("command"), "methods": methods,
         "nodes": nodes, "rows": rows, "mcnemar": _mcnemar(study, found), "cells": _cells(cells, endings)}
+    results["notes"] = unlike([cell for cell in cells if endings[str(cell)].error is None])
     return {**results, "tables": tables_of(study, asked, cells, results, values)}
 
 

@@ -36,6 +36,9 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     failed = [f"- {cell['run']}: {cell['status']}" for cell in results["cells"] if cell["status"] != "finished"]
     if failed:
         lines += ["**Not all runs are here:**", "", *failed, ""]
+    if results.get("notes"):
+        lines += ["**Not all runs computed in the same number formats:**", "",
+                  *(f"- {note}" for note in results["notes"]), ""]
     for table in [*results["tables"].values(), *_mcnemar(results)]:
         lines += [f"## {table['title']}", "", *_lines(table["columns"], table["rows"]), ""]
         lines += [table["note"], ""] if table["note"] else []

@@ -5,8 +5,8 @@
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,16 @@ from torch import nn
 from tutelage import checkpoint
 from tutelage.checkpoint import State
 from tutelage.data.source import Data
-from tutelage.errors import Interrupted, ModelError, NumericError
+from tutelage.errors import BusyError, Interrupted, ModelError, NumericError
 from tutelage.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.graph import Ema, Graph, Trained, describe
 from tutelage.graph_data import GRAPH_FILE, data_of
 from tutelage.loop import Epoch as Epoch
 from tutelage.loop import Run, Settings, check, hash_frozen, mean_losses, steps_of
-from tutelage.machine import peak_memory
+from tutelage.machine import peak_memory, processor_of
 from tutelage.models.network import body_of, weights_of
 from tutelage.models.saved import load_network, metadata_of
+from tutelage.numerics import Settled, read_settled, write_settled
 from tutelage.optim import MakeOptimizer
 from tutelage.preparation import prepare as prepare
 from tutelage.records import (
@@ -43,6 +44,7 @@ from tutelage.types import Schedule
 from tutelage.world import World, choose_device, largest, lead
 
 PROGRESS_SECONDS = 1.0
+WAIT_SECONDS = 0.1
 AGREE_STEPS = 10
 """How often several ranks ask each other whether to stop."""
 
@@ -109,18 +111,22 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
 
 def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
                     world: World, *, config: str | None = None, tensorboard: bool = True,
-                    interrupted: Callable[[], int] = lambda: 0) -> Generator[Epoch | Progress | None, None, None]:
+                    interrupted: Callable[[], int] = lambda: 0,
+                    numerics: Path | None = None) -> Generator[Epoch | Progress | None, None, None]:
     """Train in a run folder, from its newest whole checkpoint on: `Epoch`s, and about once a second a `Progress`.
 
     `config` is the text of config.toml, which with the data says whether the folder holds this very run.
-    `interrupted` gives the number of a signal that asks to stop, or 0.
+    `interrupted` gives the number of a signal that asks to stop, or 0. `numerics` is a file of number formats that the
+    runs of a study share.
     """
     config = _described(graph, models, settings) if config is None else config
     check(graph, models, data, settings, world)  # what is refused leaves no folder behind
     with ExitStack() as stack:
         folder = _open(out, config, graph, data, world, stack, tensorboard)
         done = finished(out)
-        tuned = _tuned(out, partial(choose, graph, models, data, settings, world), world)
+        choose_ = partial(choose, graph, models, data, settings, world)
+        make = choose_ if numerics is None else partial(_settled, numerics, choose_, world, interrupted)
+        tuned = _tuned(out, make, world)
         run = begin(graph, models, data, settings, world, tuned)
         if done is None:
             yield from _resume(run, folder, tuned)
@@ -161,6 +167,32 @@ def _tuned(out: Path, make: Callable[[], Tuned], world: World) -> Tuned:
 
     lead(world, write_once if world.main else None)
     return from_json(read_json(path))
+
+
+def _settled(numerics: Path, make: Callable[[Settled], Tuned], world: World, interrupted: Callable[[], int]) -> Tuned:
+    """How this run computes where several share their number formats: the first that needs one settles it for all."""
+    processor = processor_of(str(world.device))
+    with alone(numerics.parent, interrupted):  # what others settle meanwhile is waited for
+        settled = read_settled(numerics, processor)
+        tuned = make(settled)
+        write_settled(numerics, processor, settled)
+    return tuned
+
+
+@contextmanager
+def alone(folder: Path, stop: Callable[[], int]) -> Iterator[None]:
+    """Hold a folder; wait while another holds it. Interrupted if `stop` gives a signal's number meanwhile."""
+    while True:
+        try:
+            with locked(folder):
+                yield
+                return
+        except BusyError as error:
+            if error.where != str(folder.resolve()):
+                raise  # a run folder's
+            if stop():
+                raise Interrupted(stop()) from None
+            time.sleep(WAIT_SECONDS)
 
 
 def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, None]:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -28,6 +28,7 @@ from tutelage.graph import Ema, Frozen, Graph, Trained
 from tutelage.loop import Run, Settings, set_modes, start
 from tutelage.machine import describe_machine
 from tutelage.models.taps import read
+from tutelage.numerics import Settled
 from tutelage.preparation import prepare, with_followers
 from tutelage.randomness import seeded
 from tutelage.recording import Recording, may_record, warm_graph
@@ -72,12 +73,19 @@ def from_json(value: Mapping) -> Tuned:
                  value["cached"], value.get("recorded", False), value["seconds"], value["notes"])
 
 
-def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World) -> Tuned:
-    """How a new run computes: what is fastest, if `settings.precision` is "auto" and the run is long enough."""
+def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
+           settled: Settled | None = None) -> Tuned:
+    """How a new run computes: what is fastest, if `settings.precision` is "auto" and the run is long enough.
+
+    What other runs have `settled` holds here too, and what this one chooses is added to it.
+    """
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     tuned = Tuned(default_choices(networks, settings.precision, world.device))
     steps = len(data.train.ids) // settings.batch_size * settings.epochs
-    if settings.precision == "auto" and steps >= FEWEST:
+    auto = settings.precision == "auto"
+    known = settled.choices(graph, networks, data.shape) if settled is not None and auto else {}
+    tuned.choices |= known
+    if auto and steps >= FEWEST:
         (few,) = data.train.batches([torch.arange(2)], draw=0, views=("", *graph.views()))
         # What cannot work is told first.
         prepare(graph, networks, on_device(few, world.device), settings.seed, data.classes)
@@ -85,10 +93,15 @@ def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: 
         (batch,) = data.train.batches([rows], draw=0)
         assert isinstance(batch.inputs, Tensor), "one view was asked for"
         tuned = tune(graph, networks, batch.inputs.to(world.device), len(data.classes), steps * settings.accumulate,
-                     tuned.choices, memory_folder(), recorded=records(world, settings))
+                     tuned.choices, memory_folder(), recorded=records(world, settings), known=known)
         tuned.recorded = records(world, settings)
+    if settled is not None and auto:
+        tuned.choices, tuned.compiled_losses = settled.settle(graph, networks, data.shape, tuned.choices,
+                                                              tuned.compiled_losses)
     folder = cache_folder(graph, networks, tuned.choices, data, settings, world, memory_folder())
     tuned.cached = wanted(settings, folder)
+    if settled is not None and folder is not None and settings.cache == "auto" and settings.precision != "exact":
+        tuned.cached = settled.settle_cached(tuned.cached)
     return tuned
 
 
@@ -113,14 +126,20 @@ def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
 
 
 def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classes: int, steps: int,
-         choices: Mapping[str, Choice], memory: Path | None = None, *, recorded: bool = False) -> Tuned:
+         choices: Mapping[str, Choice], memory: Path | None = None, *, recorded: bool = False,
+         known: Collection[str] = ()) -> Tuned:
     """The fastest choice for each network, starting from `choices`; the networks themselves are left as they are.
 
     `inputs` are the images that one step of this process takes, `steps` how many the run has. Where the run is
     shorter than `SHORTEST` nothing is tried. `memory` is a folder that remembers over runs. With `recorded` what is
-    timed are CUDA graphs, which the run's steps will be.
+    timed are CUDA graphs, which the run's steps will be. The choices of `known` nodes are not for this run to change.
     """
     tuned = Tuned(dict(choices))
+    for node in graph.named(Frozen):
+        if node in known and choices[node].bf16:
+            _keeps_the_signal(tuned, graph, node, networks[node], inputs, choices[node], "computes as was settled, in")
+    if networks.keys() <= set(known):
+        return tuned
     spent, began = dict[str, float](), time.perf_counter()
     for node, network in networks.items():
         if not isinstance(graph.nodes[node], Ema):
@@ -128,11 +147,12 @@ def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classe
     expected = steps * sum(spent.values())
     if expected < SHORTEST:
         for node in graph.named(Frozen):  # bfloat16 is where a GPU begins, not what was found to be as good
-            if choices[node].bf16 and not _keeps_the_signal(tuned, graph, node, networks[node], inputs, choices[node]):
+            if node not in known and choices[node].bf16 and not _keeps_the_signal(
+                    tuned, graph, node, networks[node], inputs, choices[node]):
                 tuned.choices[node] = replace(choices[node], bf16=False)
         return tuned
     began -= sum(spent.values())
-    for node in spent:
+    for node in (node for node in spent if node not in known):
         key = _key(graph, node, networks[node], inputs, recorded)
         remembered = _remembered(memory, key)
         if remembered is not None:
@@ -216,7 +236,7 @@ def _recorded(step: Callable[[], None]) -> Callable[[], object]:
 
 
 def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: Tensor,
-                      choice: Choice) -> bool:
+                      choice: Choice, verdict: str = "stays out of") -> bool:
     """Whether a teacher says the same in this format: it is trusted image by image, so its numbers matter."""
     plain = deepcopy(network).eval()
     with torch.no_grad(), seeded("tuning"):
@@ -230,7 +250,7 @@ def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module,
     agree = float((exact.argmax(-1) == other.argmax(-1)).float().mean())
     if kl <= SIGNAL_KL and agree >= SIGNAL_AGREE:
         return True
-    note = f"{node} stays out of {'bf16' if choice.bf16 else choice}: KL at T = 4 is"
+    note = f"{node} {verdict} {'bf16' if choice.bf16 else choice}: KL at T = 4 is"
     if not any(told.startswith(note) for told in tuned.notes):  # the layout makes no difference to speak of
         tuned.notes.append(f"{note} {kl:.1e} (at most {SIGNAL_KL:.0e}), "
                            f"{agree:.1%} of its first choices stay (at least {SIGNAL_AGREE:.0%})")

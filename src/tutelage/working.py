@@ -160,7 +160,7 @@ def train_cell(cell: Cell, asked: Callable[[], int]) -> Ending:
     """Train one cell in its run folder; errors are its ending."""
     try:
         world = World(choose_device(cell.recipe.train.device))
-        for _ in train_recipe(cell.recipe, cell.run, world, asked, cell.words[0]):
+        for _ in train_recipe(cell.recipe, cell.run, world, asked, cell.words[0], numerics=cell.numerics):
             pass
     except Interrupted:
         return Ending(stopped=True)
@@ -182,9 +182,11 @@ def in_processes(slots: int, cell: Cell, slot: int) -> Work:
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     if len(devices) > 1:
         own["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    words = ["train", *cell.words, "--out", str(cell.run), "--json"]
+    words += [] if cell.numerics is None else ["--numerics", str(cell.numerics)]
     said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the cell has ended
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(os.getpid()), "train", *cell.words, "--out", str(cell.run), "--json"],
+        [sys.executable, "-c", CHILD, str(os.getpid()), *words],
         env={**os.environ, **own}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
         start_new_session=True)  # Ctrl-C in a terminal comes to us alone, and we pass it on once
 

@@ -77,6 +77,7 @@ class Results(TypedDict):
     nodes: NotRequired[Any]
     mcnemar: NotRequired[list[dict[str, Any]]]
     tables: NotRequired[dict[str, Lines]]
+    notes: NotRequired[list[str]]
     machine: NotRequired[Any]
     versions: NotRequired[dict[str, Any]]
     command: NotRequired[Any]
@@ -131,7 +132,8 @@ def study_section(study: Study) -> Section:
     seeds = len(results["seeds"])
     told = f"{seeds} {'seed' if seeds == 1 else 'seeds'}, measured on {results['on']} data" + (
         f"; differences are to {baseline}, paired by seed." if baseline else ".")
-    items: list[Item] = [Text(told), *_forests(results), _means(results), _differences(results)]
+    notes = [Text(f"Not all runs computed in the same number formats. {note}") for note in results.get("notes", [])]
+    items: list[Item] = [Text(told), *notes, *_forests(results), _means(results), _differences(results)]
     if rows := results.get("mcnemar"):
         items.append(_generic("McNemar's test, image by image", rows))
     items += [Table(table["title"], [Column(name) for name in table["columns"]], table["rows"], table["note"])

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from every import every
 from test_evaluation import Rows
 from toys import data, models, network, run
 from tutelage.errors import DataError, ModelError, UsageError
@@ -194,8 +195,8 @@ def test_looking_ahead_moves_nothing_but_the_slope():
     job.graph.controllers["look_ahead"].before_forward(job, batch)
     assert {name: fingerprint(tensors) for name, tensors in capture(job).items()} == before
     learners = (*job.models.values(), *job.graph.parts().values())
-    assert all(parameter.grad is None for module in learners for parameter in module.parameters())
-    assert all(module.training for module in job.models["a"].modules())
+    assert every(parameter.grad is None for module in learners for parameter in module.parameters())
+    assert every(module.training for module in job.models["a"].modules())
     assert not job.models["t"].training
 
 
@@ -214,7 +215,7 @@ def test_held_out_images_are_drawn_by_step():
         job.graph.controllers["look_ahead"].before_forward(job, batch)
     assert [len(rows) for rows in asked] == [3, 3, 3]
     assert asked[0].tolist() == asked[2].tolist() != asked[1].tolist()
-    assert all((job.data.validation.labels[rows] >= 0).all() for rows in asked)
+    assert every((job.data.validation.labels[rows] >= 0).all() for rows in asked)
 
 
 # --- a balance by discrepancy ----------------------------------------------------------------------------------
@@ -314,7 +315,7 @@ def test_the_student_learns_from_its_two_edges_and_the_parts_from_theirs(balance
         reached = dict(zip([*outputs, *range(len(parts))], (pull is not None for pull in pulls), strict=True))
         assert not reached.pop("t")
         assert reached.pop("s") is ("->s:" in name), name
-        assert any(reached.values()) is ("->s:" not in name), name
+        assert (True in reached.values()) is ("->s:" not in name), name
 
 
 @each_form
@@ -343,7 +344,7 @@ def test_logits_of_any_size_and_no_labels_give_finite_gradients(balance, context
         total.backward()
         assert total.isfinite()
         learners = [outputs["s"], *(p for part in graph.parts().values() for p in part.parameters())]
-        assert all(learner.grad.isfinite().all() for learner in learners if learner.grad is not None)
+        assert every(learner.grad.isfinite().all() for learner in learners if learner.grad is not None)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------

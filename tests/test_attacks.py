@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from every import every
 from test_evaluation import Rows
 from toys import data, network, run
 from tutelage.attacks import Adversary, Attack, pgd
@@ -98,8 +99,8 @@ def test_an_attack_moves_no_weight_no_statistic_no_gradient_and_no_mode(guide):
     attacked(job, images())
     for (node, key), tensor in before.items():
         assert torch.equal(job.models[node].state_dict()[key], tensor), (node, key)
-    assert all(parameter.grad is None for node in "ps" for parameter in job.models[node].parameters())
-    assert all(module.training for module in job.models["s"].modules())
+    assert every(parameter.grad is None for node in "ps" for parameter in job.models[node].parameters())
+    assert every(module.training for module in job.models["s"].modules())
     assert job.models["p"].training == (guide == Trained())
 
 
@@ -173,7 +174,7 @@ def test_robustness_leaves_no_gradient():
 
 def test_images_of_a_data_set_are_in_0_and_1_and_networks_normalise_by_themselves():
     (batch,) = data().train.batches([torch.arange(12)], draw=0, views=("", "adversarial"))
-    assert all(x.min() >= 0 and x.max() <= 1 for x in batch.inputs.values())
+    assert every(x.min() >= 0 and x.max() <= 1 for x in batch.inputs.values())
 
 
 @pytest.mark.parametrize(("options", "where"), [

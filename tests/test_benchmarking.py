@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 from torch import nn
 
 import tutelage
+from every import every
 from toys import SGD, data, everything, models, settings
 from tutelage import Computed, Edge, Frozen, Graph, Trained, benching, benchmarking, cli, naive
 from tutelage.benchmarking import Row, compare, ratios
@@ -124,7 +125,7 @@ def test_the_gradient_of_the_naive_loss_reaches_students_alone():
     logits = {node: torch.randn(4, 3).requires_grad_() for node in "tab"}
     naive.loss_by_hand(DUAL)(logits, torch.tensor([0, 1, 2, 0])).backward()
     assert logits["t"].grad is None
-    assert all(logits[node].grad is not None for node in "ab")
+    assert every(logits[node].grad is not None for node in "ab")
 
 
 def test_a_student_alone_learns_from_labels_and_teacher():
@@ -160,7 +161,7 @@ def test_the_policy_is_read_from_the_training_images():
 def test_the_naive_loop_goes_round_few_images_in_whole_batches(rows):
     few = data(rows)  # a quarter is held out
     step = naive.by_hand(DUAL, models(), few, settings(batch_size=6), CPU.device)
-    assert all(torch.isfinite(step()) for _ in range(6))
+    assert every(torch.isfinite(step()) for _ in range(6))
 
 
 def test_the_naive_loop_leaves_the_given_networks_as_they_are():
@@ -183,7 +184,7 @@ def test_ours_the_naive_loop_and_the_floor_compute_the_same_losses_for_20_steps(
     assert [row.name for row in rows] == [
         "losses of 20 steps apart, ours and naive", "losses of 20 batches apart, ours cached and naive",
         "losses of 20 steps apart, floor and naive"]
-    assert all(row.reached for row in rows), rows
+    assert every(row.reached for row in rows), rows
     assert rows[0].value <= 1e-9, "in float64 nothing is left of rounding"
     assert rows[1].value <= 1e-4
     assert rows[2].value <= 1e-9
@@ -193,7 +194,7 @@ def test_other_work_is_found_out(monkeypatch):
     right = naive.loss_by_hand
     monkeypatch.setattr(benchmarking, "loss_by_hand",
                         lambda graph: lambda outputs, labels: right(graph)(outputs, labels) * 1.0005)
-    assert not any(row.reached for row in benchmarking.sameness_rows(DUAL, models(), data(), settings(), PLAIN, CPU))
+    assert every(not row.reached for row in benchmarking.sameness_rows(DUAL, models(), data(), settings(), PLAIN, CPU))
 
 
 def test_another_gradient_under_the_same_first_loss_is_found_out(monkeypatch):
@@ -215,7 +216,7 @@ def test_labels_that_a_recipe_mixes_are_compared_unmixed():
     mixed = data()
     mixed = type(mixed)(**{**vars(mixed), "train": type(mixed.train)(**{**vars(mixed.train), "how": Augmentation(
         padding=1, flip=True, mixup=0.5)})})
-    assert all(row.reached for row in benchmarking.sameness_rows(DUAL, models(), mixed, settings(), PLAIN, CPU))
+    assert every(row.reached for row in benchmarking.sameness_rows(DUAL, models(), mixed, settings(), PLAIN, CPU))
 
 
 def test_untrained_networks_that_blow_rounding_up_are_compared_all_the_same():
@@ -225,7 +226,7 @@ def test_untrained_networks_that_blow_rounding_up_are_compared_all_the_same():
     networks = {node: build(Architecture(arch), class_names=photos.classes, channels=1, name=node)
                 for node, arch in (("t", "resnet8"), ("a", "resnet8"), ("b", "mobilenetv2"))}
     rows = list(benchmarking.sameness_rows(DUAL, networks, photos, settings(batch_size=16), PLAIN, CPU, steps=5))
-    assert all(row.reached for row in rows), rows
+    assert every(row.reached for row in rows), rows
 
 
 # --- the rows ------------------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def test_untrained_networks_that_blow_rounding_up_are_compared_all_the_same():
 
 def names(rows) -> list[str]:
     rows = list(rows)
-    assert all(0 < row.least <= row.value <= row.most for row in rows)
+    assert every(0 < row.least <= row.value <= row.most for row in rows)
     return [row.name for row in rows]
 
 
@@ -251,7 +252,7 @@ def test_the_whole_step_is_held_against_the_floor_the_naive_loop_and_separate_ru
 
 def test_one_student_is_not_held_against_separate_runs():
     found = names(benchmarking.dual_rows(distill("t", "a"), models(), data(), settings(), PLAIN, CPU, 1))
-    assert not any("separate" in name for name in found)
+    assert every("separate" not in name for name in found)
 
 
 def test_one_teacher_and_one_student_have_four_rows():
@@ -369,7 +370,7 @@ def test_images_and_weights_that_are_missing_are_replaced_and_that_is_said(tmp_p
 def test_images_that_are_there_are_used_and_nothing_is_said_of_noise(tuned_at_once, monkeypatch):
     monkeypatch.setattr(benchmarking, "sameness_rows", lambda *_: [])
     found, _ = bench(RECIPES / "digits" / "dual_student.toml", ["same"], SMALL)
-    assert not any("noise" in note for note in found["notes"])
+    assert every("noise" not in note for note in found["notes"])
 
 
 def test_rows_that_need_no_recipe_build_no_network(monkeypatch):

@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from every import every
 from test_metrics import C, N, predictions
 from tutelage import metrics
 from tutelage.calibration import (
@@ -165,5 +166,5 @@ def test_the_spread_of_even_probabilities_is_the_entropy_of_an_even_density():
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_rows_that_are_all_alike_have_a_finite_diversity(rows):
     found = diversity(torch.tensor([[200.0, 0.0]]).expand(rows, 2), torch.ones(rows, dtype=torch.long))
-    assert all(map(math.isfinite, found.values()))
+    assert every(map(math.isfinite, found.values()))
     assert found["sd"] == 0

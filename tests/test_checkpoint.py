@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from every import every
 from tutelage import checkpoint
 from tutelage.checkpoint import (
     KEPT,
@@ -349,7 +350,7 @@ def test_optimizer_state_is_named_by_owner_parameter_and_slot():
     assert {key for key in held if "||" not in key} == expected
     assert held["a|0.weight|step"] == 2
     assert held["a||0|eps"].item() == 1e-8
-    assert not any(key.endswith(("|lr", "|base_lr")) for key in held), "the rate is a function of the step"
+    assert every(not key.endswith(("|lr", "|base_lr")) for key in held), "the rate is a function of the step"
 
 
 def test_numbers_of_an_optimizer_come_back_with_their_type_and_every_digit():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from every import every
 from toys import network, run
 from tutelage.errors import UsageError
 from tutelage.graph import Ema, Graph
@@ -20,7 +21,7 @@ def weights(job: Run, node: str) -> list[Tensor]:
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return every(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def start(graph: Graph, norm: bool = True, **options) -> Run:
@@ -71,7 +72,7 @@ def test_a_copy_gets_no_gradient_and_the_teacher_hears_labels_alone():
     job = start(graph)
     next(steps_of(job))
     for node in ("a_stale", "b_stale", "t_stale"):
-        assert all(parameter.grad is None for parameter in job.models[node].parameters())
+        assert every(parameter.grad is None for parameter in job.models[node].parameters())
     assert [edge.teacher for edge in graph.edges if edge.student == "t"] == ["labels"]
 
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from every import every
 from tutelage.diswot import (
     Reading,
     map_similarity,
@@ -147,9 +148,9 @@ def test_a_reading_is_the_backward_pass_and_the_map_that_is_pooled(arch):
 def test_a_reading_leaves_no_hook_behind_and_needs_no_gradient():
     network = build(Architecture("resnet8"), class_names=CLASSES).train()
     found = read_batch(network, *batch())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    assert every(not (module._forward_hooks or module._forward_pre_hooks) for module in network.modules())
     assert not found.gradient.requires_grad
-    assert all(parameter.grad is None for parameter in network.parameters())
+    assert every(parameter.grad is None for parameter in network.parameters())
 
 
 def test_what_cannot_be_compared_is_refused():

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from every import every
 from tutelage.errors import UsageError
 from tutelage.graph import Graph
 from tutelage.methods.distill import distill
@@ -183,7 +184,7 @@ def test_a_clueless_teacher_teaches_nothing():
 def test_the_order_of_the_students_changes_nothing():
     outputs, labels = random_outputs("teacher", "a", "b", "c"), torch.tensor([0, 4, -1, 2, 1, 3])
     orders = [values(published("teacher", order), outputs, labels) for order in permutations(["a", "b", "c"])]
-    assert all(terms == orders[0] for terms in orders)
+    assert every(terms == orders[0] for terms in orders)
 
 
 def test_scaling_the_teachers_share_scales_its_pull():

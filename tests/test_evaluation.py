@@ -15,6 +15,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
+from every import every
 from test_ranks import free_port
 from tutelage import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
 from tutelage.attacks import Attack
@@ -240,7 +241,7 @@ def test_looking_changes_no_weight_no_statistic_no_gradient_and_no_random_number
     first = evaluate(looked, nets, source(), classes=CLASSES, batch_size=10)
     assert fingerprint(whole) == before
     assert torch.equal(torch.random.get_rng_state(), stream)
-    assert all(parameter.grad is None for net in nets.values() for parameter in net.parameters())
+    assert every(parameter.grad is None for net in nets.values() for parameter in net.parameters())
     torch.rand(5)
     assert evaluate(looked, nets, source(), classes=CLASSES, batch_size=10) == first
 

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 
+from every import every
 from tutelage.evolution import Evolution, evolve
 
 CHOICES = [6, 6, 6, 6]
@@ -41,13 +42,13 @@ def test_no_combination_is_asked_for_twice_and_no_more_than_allowed():
     ask, asked = counted(hill)
     found = evolve(CHOICES, ask, Evolution(evaluations=60))
     assert len(found) == len(asked) == len(set(asked)) == 60
-    assert all(found[genes] == hill(genes) for genes in asked)
+    assert every(found[genes] == hill(genes) for genes in asked)
 
 
 def test_what_is_refused_costs_no_evaluation_and_is_never_found():
     found = evolve(CHOICES, lambda genes: hill(genes) if genes[0] < 2 else None, Evolution(evaluations=60))
     assert len(found) == 60
-    assert all(genes[0] < 2 for genes in found)
+    assert every(genes[0] < 2 for genes in found)
 
 
 def test_a_search_ends_where_nothing_more_is_allowed():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from every import every
 from toys import data, network, run, settings
 from tutelage.divergences import mse
 from tutelage.errors import ModelError, UsageError
@@ -152,4 +153,4 @@ def test_two_classes_and_a_teacher_of_zeros_give_finite_numbers():
                 World(torch.device("cpu")))
     for _ in steps_of(job):
         pass
-    assert all(parameter.isfinite().all() for parameter in learner.parameters())
+    assert every(parameter.isfinite().all() for parameter in learner.parameters())

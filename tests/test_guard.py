@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from every import every
 from toys import SGD, models, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.divergences import cross_entropy, kl, value
@@ -150,7 +151,7 @@ def test_after_a_bad_number_no_weight_moves_any_more_however_late_it_is_read(mon
         weights.append({node: fingerprint(net.state_dict()) for node, net in job.models.items()})
     assert len(weights) == job.steps + 1
     assert weights[0] != weights[1] or at == 0
-    assert all(held == weights[at] for held in weights[at + 1:])
+    assert every(held == weights[at] for held in weights[at + 1:])
     assert not bool(job.healthy)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from every import every
 from toys import data, network
 from tutelage import cli, jobs
 from tutelage.errors import DataError, ModelError
@@ -83,7 +84,7 @@ def test_neither_scale_nor_rotation_changes_it():
                                       torch.cat([torch.zeros(6, 4), torch.ones(6, 4)])])
 def test_dead_and_equal_and_large_features_give_finite_numbers(features):
     found = quality(features, LABELS, 100)
-    assert all(math.isfinite(number) for number in (*vars(found).values(), found.quality))
+    assert every(math.isfinite(number) for number in (*vars(found).values(), found.quality))
     assert -1 <= found.separation <= 1
     assert found.information == pytest.approx(0.0, abs=1e-6)
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from every import every
 from test_methods import saved
 from toys import network, run
 from tutelage.data import from_tensors
@@ -136,8 +137,8 @@ def test_half_the_rows_without_labels_train_and_both_networks_are_evaluated():
     job = run(mean_teacher("s", decay=0.9), {"s": network(0)}, data=half_labelled(), epochs=1)
     last = [event for event in steps_of(job) if event is not None][-1]
     assert last.accuracy.keys() == {"s", "slow"}
-    assert all(loss > 0 for loss in last.losses.values())
-    assert all(parameter.grad is None for parameter in job.models["slow"].parameters())
+    assert every(loss > 0 for loss in last.losses.values())
+    assert every(parameter.grad is None for parameter in job.models["slow"].parameters())
     assert not torch.equal(job.models["slow"][1].running_mean, job.models["s"][1].running_mean), "its own statistics"
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import toys
+from every import every
 from tutelage import closed_form, methods
 from tutelage.errors import UsageError
 from tutelage.files import fingerprint, pack, unpack
@@ -128,7 +129,7 @@ def test_every_trained_network_of_a_method_learns_and_a_frozen_one_does_not(name
         moved = [key for key, x in run.models[node].state_dict().items() if not torch.equal(x, state[key])]
         learns = not isinstance(run.graph.nodes[node], Frozen)
         assert bool(moved) == learns, node
-        assert all(torch.isfinite(x).all() for x in run.models[node].state_dict().values())
+        assert every(torch.isfinite(x).all() for x in run.models[node].state_dict().values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -200,7 +201,7 @@ def test_mutual_is_the_mean_over_the_others_at_temperature_1(count):
 def test_the_order_of_the_students_changes_nothing():
     given = outputs("a", "b", "c")
     orders = [values(mutual(order), given) for order in permutations(["a", "b", "c"])]
-    assert all(terms == orders[0] for terms in orders)
+    assert every(terms == orders[0] for terms in orders)
 
 
 @pytest.mark.parametrize("students", [[], ["a"], ["a", "a"], "ab"])

@@ -18,7 +18,8 @@ from tutelage.files import is_locked, locked
 from tutelage.graph import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.numerics import Settled, adopt, key_of, processors, read_settled, write_settled
 from tutelage.running import Choice
-from tutelage.training import Interrupted, train_in_folder
+from tutelage.errors import Interrupted
+from tutelage.training import train_in_folder
 from tutelage.tuning import Tuned, choose
 from tutelage.world import World
 

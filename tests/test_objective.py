@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from every import every
 from tutelage.divergences import cross_entropy, js, kl, mse, value
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
@@ -274,7 +275,7 @@ def test_no_gradient_flows_through_a_computed_teacher():
 def test_evaluation_without_gradient_stays_without_gradient():
     with torch.no_grad():
         outputs = forward(SCHEDULED, networks("t", "s", "r"), batch()[0])
-    assert not any(output.requires_grad for output in outputs.values())
+    assert every(not output.requires_grad for output in outputs.values())
 
 
 # --- one edge --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from every import every
 from tutelage.divergences import cross_entropy, kl, mse
 from tutelage.errors import ModelError
 from tutelage.graph import Computed, Edge, Ensemble, Frozen, Graph, Trained
@@ -209,15 +210,15 @@ def test_networks_are_not_touched_and_keep_their_modes():
     before = {node: {k: v.clone() for k, v in net.state_dict().items()} for node, net in models.items()}
     prepare(Graph(NODES, [Edge("t", "s", kl)]), models, batch())
     assert [models[node].training for node in ("t", "s")] == [False, True]
-    assert all(models[node].state_dict()[k].equal(v) for node in models for k, v in before[node].items())
-    assert not any(p.grad is not None for net in models.values() for p in net.parameters())
+    assert every(models[node].state_dict()[k].equal(v) for node in models for k, v in before[node].items())
+    assert every(p.grad is None for net in models.values() for p in net.parameters())
 
 
 def test_a_prepared_graph_trains_its_parts():
     graph = prepare(PROJECTED, UNLIKE, batch(), classes=CLASSES)
     outputs = forward(graph, UNLIKE, batch().inputs)
     sum(losses(graph, outputs, batch().labels).values()).backward()
-    assert all(p.grad is not None and p.grad.any() for part in graph.parts().values() for p in part.parameters())
+    assert every(p.grad is not None and p.grad.any() for part in graph.parts().values() for p in part.parameters())
 
 
 # --- prepare: what cannot work ---------------------------------------------------------------------------------

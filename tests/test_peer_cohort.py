@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import two_rows
+from every import every
 from toys import models, run
 from tutelage.errors import UsageError
 from tutelage.graph import Frozen, Graph
@@ -81,13 +82,13 @@ def test_one_student_has_no_peers_and_two_classes_are_enough(classes):
     given = outputs("t", "a", classes=classes)
     found = values(peer_cohort("t", ["a"]), given, LABELS % classes)
     assert sorted(found) == ["labels->a:cross_entropy", "labels->t:cross_entropy", "t->a:kl/2"]
-    assert all(0 < value < 100 for value in found.values())
+    assert every(0 < value < 100 for value in found.values())
 
 
 def test_the_order_of_the_students_changes_nothing():
     given = outputs("t", "a", "b", "c")
     orders = [values(peer_cohort("t", order), given) for order in permutations(["a", "b", "c"])]
-    assert all(found == orders[0] for found in orders)
+    assert every(found == orders[0] for found in orders)
 
 
 def test_the_teachers_voice_grows_from_nothing():
@@ -125,7 +126,7 @@ def test_the_teacher_learns_to_the_bit_what_it_learns_without_students():
             pass
         found.append(capture(job)["t"])
     assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert every(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_a_frozen_teacher_in_its_place_says_the_same():

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import two_rows
+from every import every
 from test_methods import torch_kl
 from toys import network, run
 from tutelage.divergences import cross_entropy, kl
@@ -154,7 +155,7 @@ def test_images_without_a_label_teach_by_the_other_network():
     found = losses(graph, given, torch.tensor([-1, -1]))
     assert found["labels->p@adversarial:cross_entropy"].item() == 0
     sum(found.values()).backward()
-    assert all(rows.grad.any() for rows in given.values())
+    assert every(rows.grad.any() for rows in given.values())
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -164,15 +165,15 @@ def test_extremes_are_finite(classes):
              "s": torch.zeros(2, classes).requires_grad_()}
     found = losses(peeraid("p", "s"), given, torch.tensor([1, 1]))
     sum(found.values()).backward()
-    assert all(term.isfinite() for term in found.values())
-    assert all(rows.grad.isfinite().all() for rows in given.values())
+    assert every(term.isfinite() for term in found.values())
+    assert every(rows.grad.isfinite().all() for rows in given.values())
 
 
 def test_all_weights_zero_is_a_run_in_which_nothing_moves():
     job = start(peeraid("p", "s", **ALONE, steps=1))
     before = {name: x.clone() for name, x in capture(job)["s"].items()}
     finish(job)
-    assert all(torch.equal(x, before[name]) for name, x in capture(job)["s"].items())
+    assert every(torch.equal(x, before[name]) for name, x in capture(job)["s"].items())
 
 
 @pytest.mark.parametrize(("options", "where"), [

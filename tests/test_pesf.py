@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import two_rows
+from every import every
 from toys import SGD, network, run
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph import Graph
@@ -106,7 +107,7 @@ def test_the_adapter_learns_from_the_student_alone():
     graph = moved(pesf("t", "s", "pool", hard=0, soft=0, adapter_hard=0, adapter_soft=1))
     given = random(2, 4), random(2, 4, seed=1), random(2, 3, seed=2)
     sum(losses(graph, outputs(graph, *given, torch.tensor([1, 3])), torch.tensor([1, 3])).values()).backward()
-    assert all(weight.grad.any() for weight in adapter(graph).parameters())
+    assert every(weight.grad.any() for weight in adapter(graph).parameters())
 
 
 @pytest.mark.parametrize(("options", "optimizer"), [
@@ -124,9 +125,9 @@ def test_in_training_the_adapter_moves_and_the_teacher_does_not():
     teacher = {name: x.clone() for name, x in job.models["t"].state_dict().items()}
     before = [weight.detach().clone() for weight in adapter(job.graph).parameters()]
     finish(job)
-    assert all(not torch.equal(now, then) for now, then in zip(adapter(job.graph).parameters(), before, strict=True))
-    assert all(torch.equal(x, teacher[name]) for name, x in job.models["t"].state_dict().items())
-    assert all(weight.grad is None for weight in job.models["t"].parameters())
+    assert every(not torch.equal(now, then) for now, then in zip(adapter(job.graph).parameters(), before, strict=True))
+    assert every(torch.equal(x, teacher[name]) for name, x in job.models["t"].state_dict().items())
+    assert every(weight.grad is None for weight in job.models["t"].parameters())
     assert {"t", "s", "t_adapter"} <= set(job.scores["nodes"]), "the adapted teacher is judged too"
 
 
@@ -139,9 +140,9 @@ def test_wrong_and_huge_teachers_give_numbers(classes, size):
     student = torch.eye(classes)[[1, 0]].mul(size).requires_grad_()
     terms = losses(graph, outputs(graph, teacher, student, torch.full((2, 3), size), labels), labels)
     sum(terms.values()).backward()
-    assert all(term.isfinite() for term in terms.values())
+    assert every(term.isfinite() for term in terms.values())
     assert student.grad.isfinite().all()
-    assert all(weight.grad.isfinite().all() for weight in adapter(graph).parameters())
+    assert every(weight.grad.isfinite().all() for weight in adapter(graph).parameters())
 
 
 def test_features_that_are_neither_vectors_nor_maps_are_refused():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import tutelage.data.memory as memory
+from every import every
 from toys import SGD, Memory, Switch, data, models, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained, caching, loop
 from tutelage.divergences import cross_entropy, kl
@@ -50,7 +51,7 @@ def learned(made: Run) -> list[Tensor]:
 
 
 def same(one: Run, other: Run) -> bool:
-    return all(map(torch.equal, learned(one), learned(other)))
+    return every(map(torch.equal, learned(one), learned(other)))
 
 
 @pytest.mark.parametrize("graph", [GRAPH, Graph(GRAPH.nodes, [Edge("t@x", "a@y", kl, 0.5, 4.0), Edge("labels", "b",
@@ -225,6 +226,6 @@ def test_batches_that_are_made_together_are_those_made_one_by_one(monkeypatch, o
     alone = [next(iter(source.batches([rows], draw=1, views=("", "x")))) for rows in plan]
     monkeypatch.setattr(memory, "together_on", lambda device: 4)
     for batch, own in zip(source.batches(plan, draw=1, views=("", "x")), alone, strict=True):
-        assert all(torch.equal(batch.inputs[view], own.inputs[view]) for view in ("", "x"))
+        assert every(torch.equal(batch.inputs[view], own.inputs[view]) for view in ("", "x"))
         assert torch.equal(batch.labels, own.labels)
         assert torch.equal(batch.ids, own.ids)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from every import every
 from toys import data, everything, models, settings
 from tutelage import checkpoint, records, training
 from tutelage.errors import ModelError, ResourceError, UsageError
@@ -93,7 +94,7 @@ def test_rewinding_forgets_what_came_after_and_that_the_run_was_finished(tmp_pat
         ("start", 0), ("epoch", 4), ("epoch", 8)]
     records.rewind(7)
     assert [record["step"] for record in read_records(tmp_path)] == [0, 4]
-    assert all(record["name"] == ODD for record in read_records(tmp_path))
+    assert every(record["name"] == ODD for record in read_records(tmp_path))
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):

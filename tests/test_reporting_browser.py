@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import report_toys as toys
+from every import every
 from tutelage.records import read_records
 from tutelage.reporting.writing import write_report
 
@@ -82,7 +83,7 @@ def test_every_chart_has_marks(visit):
     marks = visit.page.eval_on_selector_all(".plot", """plots => plots.map(plot => plot.querySelectorAll(
         '.scatterlayer path, .barlayer path, .heatmaplayer image, .heatmaplayer path, .points path').length)""")
     assert len(marks) > 20
-    assert all(marks)
+    assert every(marks)
 
 
 def test_what_is_drawn_are_the_numbers_of_the_records(visit, folder):
@@ -121,7 +122,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_all_can_be_read(browser
         while (getComputedStyle(under).backgroundColor === 'rgba(0, 0, 0, 0)') under = under.parentElement;
         return [rgb(getComputedStyle(found).color), rgb(getComputedStyle(under).backgroundColor)];
     })""")
-    assert all(contrast(ink, paper) >= 4.5 for ink, paper in pairs), pairs
+    assert every(contrast(ink, paper) >= 4.5 for ink, paper in pairs), pairs
     assert (sum(pairs[0][1]) < 200) == dark
     seen.context.close()
 

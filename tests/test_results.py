@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from every import every
 from tutelage import results
 from tutelage.errors import BusyError, ModelError, UsageError
 from tutelage.files import locked
@@ -32,7 +33,7 @@ def test_what_was_written_comes_back(tmp_path):
     assert found.labels.tolist() == [0, 2, -1]
     assert found.ids.tolist() == [7, 5, 9]
     assert found.logits.keys() == evaluation().logits.keys()
-    assert all(torch.equal(found.logits[node], logits) for node, logits in evaluation().logits.items())
+    assert every(torch.equal(found.logits[node], logits) for node, logits in evaluation().logits.items())
     assert {found.labels.dtype, found.ids.dtype} == {torch.int64}
     assert {logits.dtype for logits in found.logits.values()} == {torch.float32}
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from every import every
 from toys import SGD, data, models, network, settings
 from tutelage import checkpoint
 from tutelage.data import Data, from_tensors
@@ -102,7 +103,7 @@ def test_the_copy_of_a_frozen_network_leaves_the_original_as_it_was(choice, tapp
 def test_a_copy_is_in_eval_mode_even_if_the_original_is_not():
     original = Residual(0).train()
     copy = runner(original, Choice(channels_last=True), frozen=True, tapped=False)
-    assert not any(module.training for module in copy.modules())
+    assert every(not module.training for module in copy.modules())
     assert original.training
     with torch.no_grad():
         torch.testing.assert_close(copy(images()), original.eval()(images()), rtol=1e-4, atol=1e-4)
@@ -111,7 +112,7 @@ def test_a_copy_is_in_eval_mode_even_if_the_original_is_not():
 def test_norms_are_folded_into_the_convolutions_before_them():
     original = Residual(0).eval()
     copy = runner(original, Choice(channels_last=True), frozen=True, tapped=False)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in copy.modules())
+    assert every(not isinstance(module, nn.BatchNorm2d) for module in copy.modules())
     by_hand = fuse_conv_bn_eval(original.stem, original.stem_norm)
     torch.testing.assert_close(copy.stem.weight, by_hand.weight)
     torch.testing.assert_close(copy.stem.bias, by_hand.bias)
@@ -193,7 +194,8 @@ def test_a_layout_changes_where_numbers_lie_and_not_one_of_them():
     assert fingerprint(student.state_dict()) == before
     lay_out(student, Choice())
     assert student.stem.weight.is_contiguous()
-    assert all(one is other for one, other in zip(held, student.parameters(), strict=True)), "an optimizer holds these"
+    now = student.parameters()
+    assert every(one is other for one, other in zip(held, now, strict=True)), "an optimizer holds these"
 
 
 def test_images_come_in_the_layout_of_the_choice():
@@ -372,14 +374,14 @@ def test_a_run_with_taps_and_parts_computes_in_bf16_and_channels_last():
     run = begin(FAST, graph=graph, epochs=1)
     finish(run)
     assert {parameter.dtype for parameter in run.models["a"].parameters()} == {torch.float32}
-    assert all(parameter.isfinite().all() for parameter in run.models["a"].parameters())
+    assert every(parameter.isfinite().all() for parameter in run.models["a"].parameters())
 
 
 def test_toy_networks_of_one_channel_train_in_channels_last_too():
     graph = Graph({"t": Frozen(), "a": Trained()}, [Edge("labels", "a", cross_entropy), Edge("t", "a", kl)])
     run = start(graph, {"t": network(1), "a": models()["a"]}, grey(), settings(1), CPU, {"t": LAST, "a": LAST})
     finish(run)
-    assert all(parameter.isfinite().all() for parameter in run.models["a"].parameters())
+    assert every(parameter.isfinite().all() for parameter in run.models["a"].parameters())
 
 
 def test_any_number_of_networks_is_compiled_in_one_process(monkeypatch):

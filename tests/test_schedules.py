@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from every import every
 from tutelage.schedules import constant, cosine, linear, ramp_down, ramp_down_exp, ramp_up, ramp_up_exp, step, window
 
 ALL = [constant, linear, cosine, step, ramp_up, ramp_up_exp, ramp_down, ramp_down_exp, window]
@@ -13,7 +14,7 @@ ALL = [constant, linear, cosine, step, ramp_up, ramp_up_exp, ramp_down, ramp_dow
 
 @pytest.mark.parametrize("schedule", ALL)
 def test_gives_a_number_from_0_to_1_all_through_the_run(schedule):
-    assert all(0 <= schedule(k / 100) <= 1 for k in range(101))
+    assert every(0 <= schedule(k / 100) <= 1 for k in range(101))
 
 
 @pytest.mark.parametrize(("t", "expected"), [
@@ -58,7 +59,7 @@ def test_window_holds_its_first_edge_and_not_its_last(progress, expected):
 def test_windows_side_by_side_cover_every_moment_once_the_very_end_too():
     edges = [0.0, 0.2, 0.5, 0.7, 1.0]
     windows = [partial(window, start=a, until=b) for a, b in itertools.pairwise(edges)]
-    assert all(sum(schedule(k / 1000) for schedule in windows) == 1 for k in range(1001))
+    assert every(sum(schedule(k / 1000) for schedule in windows) == 1 for k in range(1001))
 
 
 @pytest.mark.parametrize(("progress", "expected"), [

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import two_rows
+from every import every
 from toys import network, run
 from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError
@@ -95,7 +96,7 @@ def test_at_a_constant_rate_a_shorter_run_is_a_checkpoint_of_a_longer_one():
         return {name: tensor.clone() for name, tensor in capture(job)["t"].items()}
 
     short, long = weights(2, stop=6), weights(3, stop=6)
-    assert all(torch.equal(short[name], long[name]) for name in short)
+    assert every(torch.equal(short[name], long[name]) for name in short)
 
 
 @pytest.mark.parametrize(("options", "where"), [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from every import every
 from tutelage.config import graph_of, read_recipe
 from tutelage.errors import UsageError, UserError
 from tutelage.files import locked
@@ -122,7 +123,7 @@ def test_one_condition_may_be_chosen_and_a_study_without_any_is_itself(write):
 
 def test_all_methods_of_a_seed_have_its_seed_and_their_own_options(write, tmp_path):
     made = cells(write(STUDY), tmp_path)
-    assert all(cell.recipe.train.seed == cell.seed for cell in made)
+    assert every(cell.recipe.train.seed == cell.seed for cell in made)
     assert [cell.recipe.method.get("peers") for cell in made if cell.method in ("dual", "alone")] == [
         None, "none", None, "none"]
 
@@ -245,7 +246,7 @@ def test_the_study_of_the_defaults_changes_one_thing_at_a_time(tmp_path):
     for name, study in studies.items():
         made = {cell.method: cell.recipe for cell in cells_of(study, Asked(1, "validation"), tmp_path / name)}
         plain = made["plain"]
-        assert all(recipe.data == plain.data and recipe.train == plain.train
+        assert every(recipe.data == plain.data and recipe.train == plain.train
                    for method, recipe in made.items() if method != "teacher")
         assert not graph_of(plain).named(Computed)
         assert {edge.sample_weight for edge in graph_of(plain).edges} == {None}
@@ -259,7 +260,7 @@ def test_a_shipped_study_has_the_papers_experiments_and_tables(name, tmp_path):
     assert study.table.baseline == "distill"
     assert set(study.table.tables) == {"configuration", "accuracy", "ablation", "cost"}
     assert list(study.teachers) == ["teacher"]
-    assert all(bool(cell.needs) == ("teacher" in cell.recipe.models) for cell in made if cell.method != "teacher")
+    assert every(bool(cell.needs) == ("teacher" in cell.recipe.models) for cell in made if cell.method != "teacher")
     students = {"digits": {"resnet8", "mobilenetv2"}, "cifar100": {"resnet8x4", "mobilenetv2"},
                 "imagenet100": {"resnet18", "mobilenetv2"}}[name]
     for method in study.methods:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
+from every import every
 from tutelage import studying, training, tuning, working
 from tutelage.cli import _with_ray
 from tutelage.comparison import comparison_of
@@ -173,8 +174,7 @@ def test_the_papers_four_tables_are_there_as_text(study, results):
     text = (study / "out" / "results.md").read_text()
     for table in results["tables"].values():
         assert f"## {table['title']}" in text
-        assert all(len(line) == len(table["columns"]) for line in table["rows"])
-        assert table["rows"]
+        assert every(len(line) == len(table["columns"]) for line in table["rows"])
     assert {line[0] for line in results["tables"]["cost"]["rows"]} == {"teacher", "a", "b"}
     accuracy = {(line[0], line[1]): line[2] for line in results["tables"]["accuracy"]["rows"]}
     values = np.array(row(results, "dual", "a", "top1")["values"]) * 100
@@ -449,7 +449,7 @@ def test_asked_to_stop_it_stops_its_processes_and_says_how_to_go_on(tmp_path):
     _, said = process.communicate(timeout=280)
     assert process.returncode == 130
     assert "Go on with: the same command again" in said
-    assert not any(str(out) in line for line in commands())
+    assert every(str(out) not in line for line in commands())
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from every import every
 from tutelage import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained, cli, commands
 from tutelage.complexity import hard_targets, ntk, soft_targets, supervision_complexity
 from tutelage.data.load import DataSettings, load
@@ -113,7 +114,7 @@ def test_start_and_end_are_other_weights_and_every_student_has_its_rows(run):
     end, _ = analyse(run, AnalysisSettings(images=12, weights="end"))
     assert [row.student for row in start.rows] == ["a"] * 6 + ["b"] * 6
     assert [row.targets for row in start.rows[:6]] == ["labels", "t", "t", "b", "b", "labels, shuffled"]
-    assert all(one.complexity != other.complexity for one, other in zip(start.rows, end.rows, strict=True))
+    assert every(one.complexity != other.complexity for one, other in zip(start.rows, end.rows, strict=True))
     assert [row.right for row in start.rows] == [row.right for row in end.rows]
 
 
@@ -132,7 +133,7 @@ def test_an_analysis_is_a_function_of_its_settings(run):
 def test_the_exact_kernel_can_be_asked_for(run):
     shared, exact = (analyse(run, AnalysisSettings(kernel, images=6), "a")[0] for kernel in ("shared", "exact"))
     assert [row.targets for row in shared.rows] == [row.targets for row in exact.rows]
-    assert all(one.complexity != other.complexity for one, other in zip(shared.rows, exact.rows, strict=True))
+    assert every(one.complexity != other.complexity for one, other in zip(shared.rows, exact.rows, strict=True))
 
 
 def test_a_kernel_with_more_images_than_parameters_can_tell_apart_is_said_to_be_singular(run, monkeypatch):

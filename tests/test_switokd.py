@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import two_rows
+from every import every
 from toys import network, run
 from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError
@@ -77,7 +78,7 @@ def test_networks_that_are_right_throughout_and_rows_without_labels_give_numbers
     sure = torch.eye(3) * 1e4
     for labels in (torch.arange(3), torch.full((3,), -1), torch.zeros(3, 3)):
         found = distances(sure, sure, labels)
-        assert all(x.isfinite() for x in found)
+        assert every(x.isfinite() for x in found)
         assert not too_far_ahead(found)
 
 
@@ -102,10 +103,10 @@ def test_a_paused_teacher_keeps_its_bytes_and_its_momentum(monkeypatch):
     decide(monkeypatch, ahead=True)
     next(steps)
     next(steps)
-    assert all(torch.equal(x, before[name]) for name, x in capture(job)["t"].items())
+    assert every(torch.equal(x, before[name]) for name, x in capture(job)["t"].items())
     decide(monkeypatch, ahead=False)
     next(steps)
-    assert not any(torch.equal(x, before[name]) for name, x in capture(job)["t"].items() if name != "1.bias")
+    assert every(not torch.equal(x, before[name]) for name, x in capture(job)["t"].items() if name != "1.bias")
     switch = job.graph.controllers["switch"]
     assert (switch.paused.tolist(), switch.batches.item()) == ([[2]], 4)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import tutelage
+from every import every
 from toys import SGD, data, everything, models, network, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.checkpoint import named_state
@@ -90,7 +91,7 @@ def test_a_frozen_teacher_keeps_its_bytes_and_stays_in_eval_mode():
         assert not networks["t"].training
         assert networks["a"].training
     assert fingerprint(networks["t"].state_dict()) == before
-    assert all(parameter.grad is None for parameter in networks["t"].parameters())
+    assert every(parameter.grad is None for parameter in networks["t"].parameters())
 
 
 def test_the_graph_you_hold_never_learns():

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from every import every
 from tutelage import running
 from tutelage.data import Data, from_tensors
 from tutelage.divergences import cross_entropy, js, kl, mse, reverse_kl
@@ -78,7 +79,7 @@ def state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+    return first.keys() == second.keys() and every(first[name].equal(second[name]) for name in first)
 
 
 @contextmanager
@@ -144,7 +145,7 @@ def test_trap_05_the_student_is_back_in_training_mode_after_every_validation():
             modes.append(run.models["s"].training)
             if epoch is not None:
                 assert (False, False) in passes, "validation ran in eval mode"
-    assert all(modes)
+    assert every(modes)
     recorded = [training for training, records in passes if records]
     assert recorded == [True] * run.steps
 
@@ -272,14 +273,14 @@ def test_trap_15_an_average_follows_the_student_with_its_decay_and_gets_no_gradi
                   [Edge("labels", "s", cross_entropy), Edge("slow", "s", kl)])
     run = begin(graph)
     slow = [p.detach().clone() for p in run.models["slow"].parameters()]
-    assert all(a.equal(b) for a, b in zip(slow, run.models["s"].parameters(), strict=True))
+    assert every(a.equal(b) for a, b in zip(slow, run.models["s"].parameters(), strict=True))
     for t, _ in enumerate(steps_of(run), start=1):
         decay = min(1 - 1 / (t + 1), 0.6)
         slow = [decay * old + (1 - decay) * new.detach()
                 for old, new in zip(slow, run.models["s"].parameters(), strict=True)]
         torch.testing.assert_close([p.detach() for p in run.models["slow"].parameters()], slow)
-    assert not any(p.grad is not None for p in run.models["slow"].parameters())
-    assert not any(a.equal(b) for a, b in zip(slow, run.models["s"].parameters(), strict=True))
+    assert every(p.grad is None for p in run.models["slow"].parameters())
+    assert every(not a.equal(b) for a, b in zip(slow, run.models["s"].parameters(), strict=True))
 
 
 def test_trap_16_a_network_cannot_be_its_own_teacher_by_sharing_weights():
@@ -386,7 +387,7 @@ def test_trap_23_soft_labels_of_mixtures_serve_wherever_hard_ones_do(graph):
     soft = losses(graph, outputs, F.one_hot(LABELS, 5).double())
     torch.testing.assert_close(hard, soft)
     mixed = losses(graph, outputs, 0.3 * F.one_hot(LABELS, 5).double() + 0.7 * F.one_hot(LABELS.flip(0), 5).double())
-    assert all(term.isfinite() for term in mixed.values())
+    assert every(term.isfinite() for term in mixed.values())
 
 
 def test_trap_24_an_ensemble_is_the_mean_of_probabilities_not_of_logits():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from every import every
 from tutelage.config import read_recipe
 from tutelage.errors import BusyError, Interrupted, ModelError, NumericError, ResourceError
 from tutelage.files import is_locked, locked, write_json
@@ -95,7 +96,7 @@ def test_a_cell_that_another_study_has_just_begun_is_tried_again(cell):
     bench = Bench({"a": [Ending(BusyError("in use")), Ending()]})
     endings = off([cell("a"), cell("b")], bench)
     assert bench.log == ["a", "b", "a"]
-    assert all(ending.error is None for ending in endings.values())
+    assert every(ending.error is None for ending in endings.values())
 
 
 HOLD = """import sys, time

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from every import every
 from tutelage.data import folder
 from tutelage.data.load import DataSettings, load
 from tutelage.errors import DataError, SecurityError, UsageError
@@ -211,7 +212,7 @@ def test_odd_names_work(photos, image_file):
     data = loaded(photos)
     next(data.train.batches([torch.arange(len(data.train.ids))], draw=0))
     assert "caf\\xe9" in data.classes
-    assert all(name.encode().decode() == name for name in data.classes)
+    assert every(name.encode().decode() == name for name in data.classes)
 
 
 def test_the_digest_sees_bytes_names_and_splits_and_not_times(photos):

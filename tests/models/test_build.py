@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
+from every import every
 from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.models import download
 from tutelage.models.architecture import Architecture
@@ -82,7 +83,7 @@ def test_first_weights_depend_on_seed_and_name_alone():
     torch.rand(5)
     build(Architecture("wrn_16_1"), class_names=NAMES, name="b", seed=3)
     beside = weights_of(build(Architecture("resnet8"), class_names=NAMES, name="a", seed=3))
-    assert all(torch.equal(alone[key], beside[key]) for key in alone)
+    assert every(torch.equal(alone[key], beside[key]) for key in alone)
     for other in ({"name": "b", "seed": 3}, {"name": "a", "seed": 4}):
         assert not torch.equal(alone["fc.weight"],
                                weights_of(build(Architecture("resnet8"), class_names=NAMES, **other))["fc.weight"])

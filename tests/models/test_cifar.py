@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from every import every
 from tutelage.models.sources import cifar_networks
 from tutelage.models.taps import read
 
@@ -58,7 +59,7 @@ def test_taps_have_the_documented_sizes(name):
 def test_every_parameter_learns(name):
     network = cifar_networks()[name](5)
     network(torch.rand(2, 3, 16, 16)).square().sum().backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert every(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_shuffle_deals_channels_out_in_turn():

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from every import every
 from tutelage.errors import ModelError, SecurityError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
@@ -38,7 +39,7 @@ def test_a_saved_network_comes_back_as_it_was(spec, channels, tmp_path):
 def test_metadata_says_what_the_page_says():
     told = metadata_of(build(Architecture("resnet8"), class_names=NAMES), NAMES, "student")
     assert set(told) == {"format", "node", "classes", "architecture", "channels", "mean", "std"}
-    assert all(isinstance(value, str) for value in told.values())
+    assert every(isinstance(value, str) for value in told.values())
     assert (told["format"], told["node"], json.loads(told["classes"])) == ("tutelage-1", "student", NAMES)
     assert json.loads(told["architecture"])["arch"] == "resnet8"
     assert not {"weights", "pretrained"} & set(json.loads(told["architecture"]))

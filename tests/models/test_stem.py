@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from every import every
 from tutelage.errors import ModelError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
@@ -41,10 +42,10 @@ def test_a_resnet_gets_the_usual_cifar_stem(arch):
 
 def test_fitting_leaves_training_mode_and_statistics_alone():
     body = build(Architecture("timm:resnet18", stem="cifar"), class_names=["a", "b"]).body
-    assert all(module.training for module in body.modules())
+    assert every(module.training for module in body.modules())
     assert int(body.bn1.num_batches_tracked) == 0
     assert torch.equal(body.bn1.running_mean, torch.zeros(64))
-    assert not any(module._forward_hooks for module in body.modules())
+    assert every(not module._forward_hooks for module in body.modules())
 
 
 def test_a_fitted_network_takes_grey_pictures_of_16_px():

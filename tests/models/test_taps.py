@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
+from every import every
 from tutelage.errors import ModelError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
@@ -68,7 +69,7 @@ def test_hooks_are_gone_afterwards_also_after_an_error():
     for network in (HandMade(), HandMade(fails=True)):
         with pytest.raises(RuntimeError, match="on purpose") if network.fails else nullcontext():
             read(network, X, ["twice"])
-        assert not any(module._forward_hooks for module in network.modules())
+        assert every(not module._forward_hooks for module in network.modules())
 
 
 @pytest.mark.parametrize(("tap", "text"), [
@@ -78,7 +79,7 @@ def test_a_tap_that_cannot_be_read_is_named(tap, text):
     network = HandMade()
     with pytest.raises(ModelError, match=text):
         read(network, X, ["", tap])
-    assert not any(module._forward_hooks for module in network.modules())
+    assert every(not module._forward_hooks for module in network.modules())
 
 
 def test_an_unknown_tap_brings_the_one_that_was_meant():
@@ -130,7 +131,7 @@ def test_a_network_s_taps_are_its_body_s_names():
     taps = read(network, images, ["", "layer2"])
     assert torch.equal(taps[""], network(images))
     assert taps["layer2"].shape == (2, 32, 8, 8)
-    assert all(torch.equal(value, taps[tap]) for tap, value in Tapped(network)(images, ["", "layer2"]).items())
+    assert every(torch.equal(value, taps[tap]) for tap, value in Tapped(network)(images, ["", "layer2"]).items())
 
 
 def test_logits_of_a_cut_network_are_cut_in_the_tap_too():

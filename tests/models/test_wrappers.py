@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from every import every
 from tutelage.errors import ModelError, UsageError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
@@ -198,7 +199,7 @@ def test_the_plain_pass_stays_as_it_was_and_is_made_only_if_it_is_asked_for():
     network.register_forward_hook(lambda module, given, output: calls.append(len(output)))
     read(network, inputs, ["draws.2", "draws.4"])
     assert calls == [12]
-    assert not any(module._forward_pre_hooks for module in network.modules())
+    assert every(not module._forward_pre_hooks for module in network.modules())
 
 
 def test_a_layer_before_the_first_dropout_is_refused():
@@ -228,7 +229,7 @@ def test_a_second_head_reads_what_the_first_one_reads_and_changes_nothing_of_it(
     plain, network = built(), built(second_head=True)
     own = weights_of(network)
     assert own.keys() - weights_of(plain).keys() == {"fc.second_head.weight", "fc.second_head.bias"}
-    assert all(torch.equal(own[name], tensor) for name, tensor in weights_of(plain).items())
+    assert every(torch.equal(own[name], tensor) for name, tensor in weights_of(plain).items())
     assert torch.equal(plain(images()), network(images()))
     tapped = read(network, images(), ["", "second_head", "pool"])
     expected = tapped["pool"].flatten(1) @ own["fc.second_head.weight"].T + own["fc.second_head.bias"]
@@ -270,7 +271,7 @@ def test_weights_go_between_networks_with_one_head_and_with_two(tmp_path):
     fresh = weights_of(build(Architecture("resnet8", second_head=True), **seeded))
     for file, second in ((one, fresh), (two, weights_of(built(second_head=True)))):
         found = weights_of(build(Architecture("resnet8", weights=file, second_head=True), **seeded))
-        assert all(torch.equal(found[name], tensor) for name, tensor in weights_of(built()).items())
+        assert every(torch.equal(found[name], tensor) for name, tensor in weights_of(built()).items())
         assert torch.equal(found["fc.second_head.weight"], second["fc.second_head.weight"])
     plain = weights_of(build(Architecture("resnet8", weights=two), **seeded))
     assert plain.keys() == weights_of(built()).keys()

@@ -168,7 +168,7 @@ def test_a_truncated_image_is_named_by_check_data_and_when_it_is_read(tutelage, 
                                    ["train", "--resume", "photos", "--download"], ["evaluate", "photos"],
                                    ["evaluate", "photos", "--on", "tset"]])
 def test_a_call_that_cannot_be_meant_is_a_usage_error(refused, words):
-    refused(2, *words)
+    assert refused(2, *words).startswith("error[usage]: ")
 
 
 @pytest.mark.parametrize(("words", "block"), [

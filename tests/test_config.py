@@ -413,10 +413,14 @@ def test_the_last_of_several_overrides_counts_and_the_file_keeps_the_rest(read):
     assert (recipe.train.epochs, recipe.train.lr, recipe.data.batch_size) == (6, 0.5, 32)
 
 
-@pytest.mark.parametrize("override", ["train.lr", "lr=1", "=1", "train=3", "train.lr=", ".lr=1", "train..lr=1",
-                                      "train.=1", "data.name.x=3", "train.lr.x=1", ""])
-def test_what_is_no_override_is_refused(refused, override):
-    refused(METHOD, override)
+@pytest.mark.parametrize(("override", "what"), [
+    *((text, "not an override") for text in ("train.lr", "lr=1", "=1", "train=3", "data.name.x=3", "")),
+    ("train.lr=", "a value of the wrong type: lr"), ("train.lr.x=1", "a value of the wrong type: lr"),
+    (".lr=1", "unknown table ''"), ("train..lr=1", "unknown trained network or part ''"),
+    ("train.=1", "unknown key ''"),
+])
+def test_what_is_no_override_is_refused(refused, override, what):
+    assert refused(METHOD, override).what == what
 
 
 def test_paths_are_seen_from_the_recipe_whatever_the_working_directory_is(tmp_path, monkeypatch):

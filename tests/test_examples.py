@@ -34,4 +34,8 @@ def test_the_readme_has_python() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", README)
 def test_readme(block: str) -> None:
-    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+    names = {"__name__": "__main__"}
+    exec(compile(block, "README.md", "exec"), names)
+    accuracy = names["epoch"].accuracy
+    assert accuracy.keys() == names["models"].keys()
+    assert max(accuracy.values()) > 0.5, "ten classes, and something was learned"

@@ -101,11 +101,14 @@ def test_a_step_on_a_gpu_waits_for_nothing(cache, tmp_path, monkeypatch):
         warnings.simplefilter("ignore")  # "a prototype feature"
         torch.cuda.set_sync_debug_mode("error")
         try:
+            with pytest.raises(RuntimeError, match="synchronizing"):
+                bool(run.healthy)  # whatever waits is found
             train_step(run, [next(batches)])
             train_step(run, [next(batches)])
         finally:
             torch.cuda.set_sync_debug_mode("default")
     run.guard.read()
+    assert bool(run.healthy)
 
 
 def weights_after(recorded: bool, cache: TeacherCache | None, steps: int = 18) -> list[Tensor]:

@@ -3,11 +3,14 @@
 from functools import partial
 
 import pytest
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tutelage.divergences import alpha_beta, cross_entropy, js, kl, mse, plackett_luce, reverse_kl
 from tutelage.errors import UsageError
 from tutelage.graph import Computed, Controller, Edge, Ema, End, Ensemble, Frozen, Graph, Trained, parse_end
+from tutelage.objective import edge_loss
 from tutelage.sample_weights import confidence, correct, discrepancy, entropy, labelled, margin, mean_one, true_class
 from tutelage.schedules import ramp_up, window
 
@@ -140,7 +143,10 @@ def test_a_weight_that_reads_logits_is_refused_on_labels(weight):
 
 
 def test_a_weight_that_reads_labels_is_welcome_on_labels():
-    Edge("labels", "s", cross_entropy, sample_weight=partial(mean_one, of=labelled))
+    edge = Edge("labels", "s", cross_entropy, sample_weight=partial(mean_one, of=labelled))
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+    mean = F.cross_entropy(logits[:2], torch.tensor([1, 1]))
+    torch.testing.assert_close(edge_loss(edge, {"s": logits}, torch.tensor([1, 1, -1])), mean)
 
 
 def test_labels_have_no_temperature():

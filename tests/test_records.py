@@ -197,6 +197,7 @@ def test_a_new_a_crashed_and_a_running_run_are_not_refused_as_something_else(tmp
     for name in held:
         (tmp_path / name).touch()
     refuse_others(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(held), "it only looks"
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{", b"null", b"\xff"])

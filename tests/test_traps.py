@@ -373,7 +373,10 @@ def test_trap_22_training_sees_the_validation_data_and_never_the_test_data():
 
     object.__setattr__(whole.test, "batches", forbidden)
     settings = Settings(1, partial(torch.optim.SGD, lr=0.1), batch_size=4)
-    train(start(mutual_free("a"), {"a": Net(0, 2)}, whole, settings, World(torch.device("cpu"))))
+    run = start(mutual_free("a"), {"a": Net(0, 2)}, whole, settings, World(torch.device("cpu")))
+    (epoch,) = train(run)
+    scores = evaluate(run.graph, run.models, whole.validation, classes=2, batch_size=4)
+    assert epoch.accuracy == {"a": scores["a"]["top1"]}
 
 
 @pytest.mark.parametrize("graph", [

@@ -13,12 +13,11 @@ from torch import nn
 from toys import data, models, network, settings
 from tutelage import training, tuning
 from tutelage.divergences import cross_entropy, kl, mse
-from tutelage.errors import ModelError
+from tutelage.errors import Interrupted, ModelError
 from tutelage.files import is_locked, locked
 from tutelage.graph import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.numerics import Settled, adopt, key_of, processors, read_settled, write_settled
 from tutelage.running import Choice
-from tutelage.errors import Interrupted
 from tutelage.training import train_in_folder
 from tutelage.tuning import Tuned, choose
 from tutelage.world import World

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tutelage
+from every import every
 from report_toys import RECIPE, STUDENTS
 from toys import SGD, data, network
 from tutelage import Edge, Ema, Graph, Trained
@@ -94,7 +95,7 @@ def test_a_run_with_best_keeps_every_nodes_scores_and_weights_whatever_it_is_cal
     plain = train(tmp_path / "plain", "a", "b", "c", "d")
     told = train(tmp_path / "run", *NAMES)
     assert len(told) == len(plain) == 4
-    assert all(list(epoch.accuracy) == [*NAMES, "slow"] for epoch in told)
+    assert every(list(epoch.accuracy) == [*NAMES, "slow"] for epoch in told)
     for record in read_records(tmp_path / "run"):
         if record["event"] in ("epoch", "finished"):
             assert list(record["metrics"]["nodes"]) == [*NAMES, "slow"]
@@ -144,7 +145,7 @@ def test_evaluation_and_report_have_every_node_whatever_it_is_called(recipe_run)
     tested = {row["network"]: row["top-1"] for row in table(told, "Scores") if row["measured on"] == "test"}
     assert tested == {node: metrics["nodes"][node]["top1"] for node in NAMES}
     assert [row["network"] for row in table(told, "All networks")] == list(NAMES)
-    assert all(row["kind"] == "trained" for row in table(told, "All networks"))
+    assert every(row["kind"] == "trained" for row in table(told, "All networks"))
 
 
 def test_a_study_compares_every_node_whatever_it_is_called(tmp_path):

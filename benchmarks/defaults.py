@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from tutelage.records import read_scores
+from tutelage.runs.folder import read_scores
 
 METRICS = {"top1": ("top-1, points", 100.0), "nll": ("NLL", 1.0), "ece": ("ECE, points", 100.0)}
 BASELINE = "plain"

@@ -10,7 +10,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from tutelage.comparison import comparison_of
+from tutelage.studies.statistics import comparison_of
 
 
 def row_of(results: dict, method: str, node: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import IO
 
-from tutelage.files import write_json
+from tutelage.system.files import write_json
 
 HERE = Path(__file__).parent
 HOME = HERE.parent / "out"

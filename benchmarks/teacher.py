@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from work import BATCH, SGD, make_work
 
-from tutelage.files import write
-from tutelage.machine import keep_memory
+from tutelage.system.files import write
+from tutelage.system.machine import keep_memory
 
 
 def main(steps: int, to: Path) -> None:

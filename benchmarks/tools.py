@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from work import BATCH, EPOCHS, HARD, SGD, TEMPERATURE, Numbered, Work, hand_loss, make_work
 
-from tutelage import caching
-from tutelage.guard import Means
-from tutelage.loop import Settings, mean_losses, steps_of
-from tutelage.machine import keep_memory
+from tutelage.engine.autotune import begin, choose
+from tutelage.engine.loop import Settings, mean_losses, steps_of
+from tutelage.engine.monitor import Means
+from tutelage.engine.teacher_cache import use
+from tutelage.graph.schedules import constant
 from tutelage.methods.distill import distill
-from tutelage.schedules import constant
-from tutelage.tuning import begin, choose
-from tutelage.world import World
+from tutelage.system.distributed import World
+from tutelage.system.machine import keep_memory
 
 Turn = Callable[[], float]
 """Take as many steps as the images have batches; the mean loss."""
@@ -49,7 +49,7 @@ def ours(work: Work, *, cached: bool, fp32: bool) -> Turn:
     run = begin(graph, work.models, work.data, settings, world, tuned)
     began = time.process_time()
     if cached:
-        draws = list(caching.build(run, 1))
+        draws = list(use.build(run, 1))
         run.step = 0
         work.facts["cache"] = {"draws": len(draws), "epochs": EPOCHS, "build_cpu_seconds": time.process_time() - began}
     work.facts["choices"] = {node: str(choice) for node, choice in run.choices.items()}

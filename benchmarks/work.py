@@ -19,7 +19,7 @@ from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.network import Network
 from tutelage.models.weights import load_weights, read_weights
-from tutelage.randomness import derive, permutation
+from tutelage.system.random import derive, permutation
 
 BATCH, STEPS, EPOCHS, TEMPERATURE, HARD = 128, 20, 500, 4.0, 0.5
 """20 steps an epoch, the ones that are checked; ours is tuned for a run of 500 such epochs."""

@@ -8,7 +8,7 @@ from torch import Tensor
 import tutelage as tl
 from tutelage import Edge, Frozen, Graph, Trained
 from tutelage.data.load import DataSettings, load
-from tutelage.divergences import cross_entropy
+from tutelage.graph.divergences import cross_entropy
 from tutelage.methods.scratch import scratch
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build

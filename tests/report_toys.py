@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tutelage.files import write_json
-from tutelage.records import Records, open_run
-from tutelage.results import Evaluation, write_cost, write_evaluation
+from tutelage.runs.evaluations import Evaluation, write_cost, write_evaluation
+from tutelage.runs.folder import Records, open_run
+from tutelage.system.files import write_json
 
 RECIPE = """[data]
 name = "digits"

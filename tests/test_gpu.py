@@ -9,16 +9,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from toys import SGD, data, models, settings
-from tutelage import caching, loop
 from tutelage.data.memory import moved
-from tutelage.kept_rows import Top, Whole
-from tutelage.loop import start, train_step
+from tutelage.engine import loop
+from tutelage.engine.cuda_graph import Recording, may_record
+from tutelage.engine.loop import start, train_step
+from tutelage.engine.precision import Choice
+from tutelage.engine.teacher_cache import use
+from tutelage.engine.teacher_cache.codecs import Top, Whole
+from tutelage.engine.teacher_cache.store import TeacherCache
+from tutelage.graph.sample_weights import entropy
 from tutelage.methods.dual_student import dual_student
-from tutelage.recording import Recording, may_record
-from tutelage.running import Choice
-from tutelage.sample_weights import entropy
-from tutelage.teacher_cache import TeacherCache
-from tutelage.world import World
+from tutelage.system.distributed import World
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique")
 """Operations whose result the host must have before it goes on: `.item()`, `bool()`, a mask as index."""
@@ -67,7 +68,7 @@ def test_forward_and_backward_read_no_number_back(cached, tmp_path):
     loop.set_modes(run)
     if cached is not None:
         run.cache = TeacherCache(tmp_path, run.data.train.ids, {"t": cached}, 2**20)
-        caching.open_draw(run, run.cache)
+        use.open_draw(run, run.cache)
     run.losses = lambda *args: loop.objective.losses(*args)  # the closed form reads one on the CPU alone
     batches = list(run.data.train.batches(torch.arange(24).split(12), draw=0))
     for batch in batches:
@@ -94,7 +95,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(cache, tmp_path, monkeypatch):
     loop.set_modes(run)
     if cache:
         run.cache = TeacherCache(tmp_path, run.data.train.ids.to(gpu), {"t": Whole(True, False)}, 2**20)
-        caching.open_draw(run, run.cache)
+        use.open_draw(run, run.cache)
     batches = run.data.train.batches(torch.arange(36).split(12), draw=0)
     train_step(run, [next(batches)])  # first calls load kernels and make buffers
     with warnings.catch_warnings():
@@ -123,7 +124,7 @@ def weights_after(recorded: bool, cache: TeacherCache | None, steps: int = 18) -
     run.cache = cache
     loop.set_modes(run)
     if cache is not None:
-        caching.open_draw(run, cache)
+        use.open_draw(run, cache)
     batches = list(run.data.train.batches(torch.arange(36).split(12) * 6, draw=0))
     for batch in batches[:steps]:
         train_step(run, [batch])

@@ -11,10 +11,10 @@ from every import every
 PUBLIC = ["Batch", "Computed", "Controller", "Edge", "Ema", "Ensemble", "Frozen", "Graph", "Trained", "edge_loss",
           "evaluate", "forward", "load", "losses", "train"]
 PAGES = {
-    "divergences": {"cross_entropy", "kl", "reverse_kl", "js", "mse", "alpha_beta", "plackett_luce"},
-    "sample_weights": {"entropy", "confidence", "margin", "correct", "mean_one", "discrepancy", "true_class"},
-    "schedules": {"constant", "linear", "cosine", "ramp_up", "ramp_up_exp", "ramp_down", "window"},
-    "parts": {"Projected", "Table", "mean_probability", "pooled"},
+    "graph.divergences": {"cross_entropy", "kl", "reverse_kl", "js", "mse", "alpha_beta", "plackett_luce"},
+    "graph.sample_weights": {"entropy", "confidence", "margin", "correct", "mean_one", "discrepancy", "true_class"},
+    "graph.schedules": {"constant", "linear", "cosine", "ramp_up", "ramp_up_exp", "ramp_down", "window"},
+    "graph.modules": {"Projected", "Table", "mean_probability", "pooled"},
 }
 
 
@@ -51,7 +51,7 @@ def test_a_page_has_at_least_its_names_each_explained(page):
     assert every(inspect.getdoc(thing) for thing in defined(page).values())
 
 
-@pytest.mark.parametrize("page", ["divergences", "sample_weights"])
+@pytest.mark.parametrize("page", ["graph.divergences", "graph.sample_weights"])
 def test_every_function_of_a_sample_has_the_one_signature(page):
     for name, function in defined(page).items():
         parameters = list(inspect.signature(function).parameters.values())
@@ -60,7 +60,7 @@ def test_every_function_of_a_sample_has_the_one_signature(page):
 
 
 def test_every_schedule_takes_progress_and_options_by_name():
-    for name, function in defined("schedules").items():
+    for name, function in defined("graph.schedules").items():
         first, *options = inspect.signature(function).parameters.values()
         assert first.name == "progress", name
         assert every(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in options), name

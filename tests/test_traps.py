@@ -19,14 +19,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from every import every
-from tutelage import running
 from tutelage.data import Data, from_tensors
-from tutelage.divergences import cross_entropy, js, kl, mse, reverse_kl
+from tutelage.engine import precision
+from tutelage.engine.dry_run import prepare
+from tutelage.engine.loop import Epoch, Run, Settings, start, steps_of
+from tutelage.engine.precision import Choice
+from tutelage.engine.predict import evaluate
+from tutelage.engine.teacher_cache.codecs import Whole
+from tutelage.engine.teacher_cache.store import TeacherCache
 from tutelage.errors import ModelError, UsageError
-from tutelage.evaluation import evaluate
-from tutelage.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
-from tutelage.kept_rows import Whole
-from tutelage.loop import Epoch, Run, Settings, start, steps_of
+from tutelage.graph.divergences import cross_entropy, js, kl, mse, reverse_kl
+from tutelage.graph.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
+from tutelage.graph.modules import mean_probability
+from tutelage.graph.objective import forward, losses
+from tutelage.graph.sample_weights import confidence, correct, entropy, margin, mean_one
 from tutelage.methods.abkd import abkd
 from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import PAPER, dual_student
@@ -35,14 +41,8 @@ from tutelage.methods.mutual import mutual
 from tutelage.methods.pld import pld
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
-from tutelage.objective import forward, losses
-from tutelage.parts import mean_probability
-from tutelage.preparation import prepare
-from tutelage.running import Choice
-from tutelage.sample_weights import confidence, correct, entropy, margin, mean_one
-from tutelage.teacher_cache import TeacherCache
+from tutelage.system.distributed import World
 from tutelage.types import Batch
-from tutelage.world import World
 
 CLASSES, ROWS = 3, 24
 
@@ -339,7 +339,7 @@ def a_group_of_ranks() -> Iterator[World]:
 
 def ranked(graph: Graph, models: dict[str, nn.Module], world: World, images: Tensor) -> dict[str, nn.Module]:
     batch = Batch(images, torch.zeros(len(images), dtype=torch.int64), torch.arange(len(images)))
-    return running.runners(graph, models, {node: Choice() for node in models}, batch, world)
+    return precision.runners(graph, models, {node: Choice() for node in models}, batch, world)
 
 
 def test_trap_18_only_what_learns_is_wrapped_for_ranks_and_nothing_is_searched_for_unused_weights():

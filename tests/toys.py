@@ -1,18 +1,24 @@
 """Tiny networks, data and parts for tests of the engine: a whole run takes a fraction of a second."""
 
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage import Computed, Controller, Edge, Ema, Frozen, Graph, Trained
 from tutelage.data import Data, from_tensors
-from tutelage.divergences import cross_entropy, kl, mse
-from tutelage.loop import Run, Settings, start
-from tutelage.parts import Projected
-from tutelage.schedules import ramp_up
+from tutelage.engine.loop import Run, Settings, start
+from tutelage.engine.train import capture
+from tutelage.graph.divergences import cross_entropy, kl, mse
+from tutelage.graph.modules import Projected
+from tutelage.graph.schedules import ramp_up
+from tutelage.system.distributed import World
+from tutelage.system.files import pack, unpack
 from tutelage.types import Batch
-from tutelage.world import World
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
 
@@ -118,3 +124,48 @@ def settings(epochs: int = 3, **options) -> Settings:
 def run(graph: Graph | None = None, networks: dict[str, nn.Module] | None = None, **options) -> Run:
     return start(graph or everything(), networks or models(), options.pop("data", None) or data(), settings(**options),
                  World(torch.device("cpu")))
+
+
+@dataclass
+class Rows:
+    """Plain rows as a source, which notes what it was asked for."""
+
+    inputs: Tensor
+    labels: Tensor
+    asked: list[Tensor] = field(default_factory=list)
+
+    @property
+    def ids(self) -> Tensor:
+        return torch.arange(len(self.labels)) + 1000
+
+    def batches(self, plan: Sequence[Tensor], *, draw: int | None, views: Sequence[str] = ("",)) -> Iterator[Batch]:
+        assert draw is None, "evaluation wants the plain images"
+        assert tuple(views) == ("",)
+        for rows in plan:
+            self.asked.append(rows)
+            yield Batch(self.inputs[rows], self.labels[rows], self.ids[rows])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def torch_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> float:
+    """What the textbooks write: batchmean, T squared."""
+    return temperature**2 * F.kl_div((student / temperature).log_softmax(-1), (teacher / temperature).softmax(-1),
+                                     reduction="batchmean").item()
+
+
+def saved(run: Run) -> dict[str, dict[str, Tensor]]:
+    """The state of a run, gone through bytes."""
+    return {name: unpack(pack(tensors), name)[0] for name, tensors in capture(run).items()}
+
+
+def predictions(seed: int = 0, rows: int = 500, classes: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (rows,), generator=generator)
+    logits = 2 * torch.randn(rows, classes, generator=generator)
+    logits[torch.arange(rows), labels] += 1.5
+    return logits, labels

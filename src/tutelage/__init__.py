@@ -8,35 +8,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tutelage.evaluation import evaluate as evaluate
-    from tutelage.graph import Computed as Computed
-    from tutelage.graph import Controller as Controller
-    from tutelage.graph import Edge as Edge
-    from tutelage.graph import Ema as Ema
-    from tutelage.graph import Ensemble as Ensemble
-    from tutelage.graph import Frozen as Frozen
-    from tutelage.graph import Graph as Graph
-    from tutelage.graph import Trained as Trained
-    from tutelage.objective import edge_loss as edge_loss
-    from tutelage.objective import forward as forward
-    from tutelage.objective import losses as losses
-    from tutelage.training import load as load
-    from tutelage.training import train as train
+    from tutelage.engine.predict import evaluate as evaluate
+    from tutelage.engine.train import load as load
+    from tutelage.engine.train import train as train
+    from tutelage.graph.graph import Computed as Computed
+    from tutelage.graph.graph import Controller as Controller
+    from tutelage.graph.graph import Edge as Edge
+    from tutelage.graph.graph import Ema as Ema
+    from tutelage.graph.graph import Ensemble as Ensemble
+    from tutelage.graph.graph import Frozen as Frozen
+    from tutelage.graph.graph import Graph as Graph
+    from tutelage.graph.graph import Trained as Trained
+    from tutelage.graph.objective import edge_loss as edge_loss
+    from tutelage.graph.objective import forward as forward
+    from tutelage.graph.objective import losses as losses
     from tutelage.types import Batch as Batch
 
-_PAGES = {
-    "Batch": "types", "Computed": "graph", "Controller": "graph", "Edge": "graph", "Ema": "graph",
-    "Ensemble": "graph", "Frozen": "graph", "Graph": "graph", "Trained": "graph", "edge_loss": "objective",
-    "evaluate": "evaluation", "forward": "objective", "load": "training", "losses": "objective", "train": "training",
+_MODULES = {
+    "Batch": "types", "Computed": "graph.graph", "Controller": "graph.graph", "Edge": "graph.graph",
+    "Ema": "graph.graph", "Ensemble": "graph.graph", "Frozen": "graph.graph", "Graph": "graph.graph",
+    "Trained": "graph.graph", "edge_loss": "graph.objective", "evaluate": "engine.predict",
+    "forward": "graph.objective", "load": "engine.train", "losses": "graph.objective", "train": "engine.train",
 }
-__all__ = sorted(_PAGES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    if name not in _PAGES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'tutelage' has no attribute {name!r}")
-    return vars(import_module(f"tutelage.{_PAGES[name]}"))[name]
+    return vars(import_module(f"tutelage.{_MODULES[name]}"))[name]
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ from tutelage.data.images import Preparation, read_image
 from tutelage.data.load import DataSettings, load
 from tutelage.data.resize import pre_resize
 from tutelage.errors import BusyError, DataError, SecurityError, UsageError
-from tutelage.files import locked
+from tutelage.system.files import locked
 
 
 def photograph(path: Path, size: tuple[int, int], mode: str = "RGB", **options) -> Path:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from every import every
+from tutelage.graph.taps import read
 from tutelage.models.sources import cifar_networks
-from tutelage.models.taps import read
 
 # Counted once from HobbitLong/RepDistiller at b84f547; mobilenetv2 from megvii-research/mdistiller at a08d46f too.
 PARAMETERS = {

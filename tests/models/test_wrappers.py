@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from every import every
 from tutelage.errors import ModelError, UsageError
+from tutelage.graph.taps import read
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.network import weights_of
 from tutelage.models.saved import load_network, metadata_of
-from tutelage.models.taps import read
 from tutelage.models.weights import classifiers_of, load_weights
 from tutelage.models.wrappers import add_second_head, cut, draw, draws_of
-from tutelage.randomness import derive, uniform
+from tutelage.system.random import derive, uniform
 
 NAMES = ["cat", "dog"]
 IDS = torch.tensor([40, 7, 23])

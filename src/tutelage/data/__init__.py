@@ -3,12 +3,13 @@
 `load.load` makes the `Data` that a recipe's [data] table names; `from_tensors` and `from_dataset` make it from
 your own. A split is a `Source`: it is asked for rows, in any order, and gives batches.
 
-    source.py     what the rest of the package sees        decoding.py   file -> pixels, one rule for all
-    load.py       the [data] table -> Data                 folder.py     root/train/CLASS/*.jpg
-    own.py        tensors and torch datasets -> Data       published.py  digits, CIFAR, Fashion-MNIST
-    memory.py     few images: kept on the device           augment.py    crops, flips, mixup, cutmix of batches
-    stream.py     many images: read when wanted            splits.py     what is held out
-    check.py      everything wrong with a folder           resize.py     a folder of smaller images
+    source.py     what the rest of the package sees        decoding.py     file -> pixels, one rule for all
+    load.py       the [data] table -> Data                 folder.py       root/train/CLASS/*.jpg
+    from_python.py  tensors and torch datasets -> Data     published.py    digits, CIFAR, Fashion-MNIST
+    assemble.py   images and labels -> splits of a Data    label_files.py  labels and row numbers from .npy files
+    memory.py     few images: kept on the device           augment.py      crops, flips, mixup, cutmix of batches
+    stream.py     many images: read when wanted            splits.py       what is held out
+    check.py      everything wrong with a folder           resize.py       a folder of smaller images
     images.py     those pixels as tensors
 """
 
@@ -16,12 +17,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tutelage.data.from_python import from_dataset, from_tensors
     from tutelage.data.load import DataSettings
-    from tutelage.data.own import from_dataset, from_tensors
     from tutelage.data.source import Data, Source
 
 __all__ = ["Data", "DataSettings", "Source", "from_dataset", "from_tensors"]
-_HOMES = {"Data": "source", "DataSettings": "load", "Source": "source", "from_dataset": "own", "from_tensors": "own"}
+_HOMES = {"Data": "source", "DataSettings": "load", "Source": "source", "from_dataset": "from_python",
+          "from_tensors": "from_python"}
 
 
 def __getattr__(name: str) -> Any:

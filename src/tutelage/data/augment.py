@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 
-from tutelage.randomness import derive, uniform
+from tutelage.system.random import derive, uniform
 
 Images = UInt8[Tensor, "batch channels height width"] | Float[Tensor, "batch channels height width"]
 

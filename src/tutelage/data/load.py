@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tutelage.data import folder, numbers, published
+from tutelage.data import folder, label_files, published
+from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare
-from tutelage.data.making import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.source import Data
 from tutelage.data.splits import TEST_SHARE, first
 from tutelage.data.stream import CPU
 from tutelage.errors import DataError, UsageError, unknown
-from tutelage.randomness import derive
+from tutelage.system.random import derive
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
 QUICK_ROWS = {"train": 64, "validation": 32, "test": 32}
@@ -139,7 +139,7 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
     splits = _with_validation(settings, {"train": training, "test": test})
     if settings.labels is not None:
         file, _, name = settings.labels.partition(":")
-        told = numbers.labels_of(_found(file), name, arrays)
+        told = label_files.labels_of(_found(file), name, arrays)
         splits["train"] = Rows(splits["train"].ids, told[splits["train"].ids])
     if quick:
         splits = {name: _first(rows, QUICK_ROWS[name]) for name, rows in splits.items()}
@@ -166,8 +166,8 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
 
 
 def _folder_splits(settings: DataSettings, listing: folder.Listing) -> dict[str, Rows]:
-    numbers = {name: number for number, name in enumerate(listing.classes)} | {folder.UNLABELLED: -1}
-    labels = torch.tensor([numbers[image.label] for image in listing.images])
+    label_files = {name: number for number, name in enumerate(listing.classes)} | {folder.UNLABELLED: -1}
+    labels = torch.tensor([label_files[image.label] for image in listing.images])
     places: dict[str, list[int]] = {}
     for place, image in enumerate(listing.images):
         places.setdefault(image.split, []).append(place)
@@ -230,7 +230,7 @@ def _with_validation(settings: DataSettings, splits: dict[str, Rows]) -> dict[st
 def _chosen(rows: Rows, settings: DataSettings) -> Rows:
     """The training rows that the settings ask for."""
     if settings.only is not None:
-        kept = numbers.rows_of(_found(settings.only), rows.ids)
+        kept = label_files.rows_of(_found(settings.only), rows.ids)
         rows = Rows(rows.ids[kept], rows.labels[kept])
     return _first(rows, settings.limit)
 

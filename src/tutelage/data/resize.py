@@ -16,7 +16,7 @@ from PIL import Image
 
 from tutelage.data import folder, images
 from tutelage.errors import DataError, SecurityError, UsageError, UserError
-from tutelage.files import disk_errors, locked, sweep, write, write_json
+from tutelage.system.files import disk_errors, locked, sweep, write, write_json
 
 ABOUT = ".pre-resize.json"
 _OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}

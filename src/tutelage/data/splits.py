@@ -5,7 +5,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tutelage.errors import DataError
-from tutelage.randomness import derive, uniform
+from tutelage.system.random import derive, uniform
 
 TEST_SHARE = 0.2
 """Of a data set that comes without a test split."""

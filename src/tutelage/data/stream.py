@@ -15,7 +15,7 @@ from tutelage.data.augment import Augmentation, Mixture, crop_and_flip, mix_imag
 from tutelage.data.images import Preparation, as_image, as_tensor, prepare
 from tutelage.data.memory import MemorySource, in_memory, moved
 from tutelage.errors import DataError, ResourceError, UserError
-from tutelage.randomness import derive
+from tutelage.system.random import derive
 from tutelage.types import Batch, Inputs
 
 Reader = Callable[[int], Image.Image | Tensor]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tutelage import files
 from tutelage.data.source import Source
 from tutelage.errors import ResourceError, UsageError
 from tutelage.exporting import formats, int8, verify
-from tutelage.exporting.student import Choice, Student, about, require_alive, require_whole
-from tutelage.records import versions
+from tutelage.exporting.module import Choice, Student, about, require_alive, require_whole
+from tutelage.runs.folder import versions
+from tutelage.system import files
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "executorch")
 

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from tutelage import files
 from tutelage.errors import ModelError, UsageError, unknown
-from tutelage.exporting.student import Choice, Format, Prepare, Shipped, Student, about_text
+from tutelage.exporting.module import Choice, Format, Prepare, Shipped, Student, about_text
 from tutelage.models.network import weights_of
 from tutelage.models.saved import metadata_of
+from tutelage.system import files
 
 ABOUT = "tutelage"
 """Under this name the file keeps what `about` says: an entry of the metadata, or a method that returns it."""

@@ -16,13 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 import tutelage
-from tutelage import files, metrics
 from tutelage.data.images import as_image, as_tensor, prepare
 from tutelage.data.source import Source
 from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError
-from tutelage.exporting.student import Choice, Student, about
+from tutelage.exporting.module import Choice, Student, about
 from tutelage.models.network import logits_of
+from tutelage.system import files
+from tutelage.tasks.classification import metrics
 
 IMAGES = 500
 FEW = 32
@@ -101,8 +102,8 @@ def rerun(data: bytes, choice: Choice, asked: Sequence[Trial],
                           **{f"{number:06d}": trial.given for number, trial in enumerate(asked)}}, told)
     here = str(Path(tutelage.__file__).parent.parent)
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run([sys.executable, "-P", "-m", "tutelage.exporting.rerun"], input=request, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": path}, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "tutelage.exporting.run_exported"], input=request,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": path}, check=False)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
         raise ModelError("the exported file does not run", found=lines[-1][:500],

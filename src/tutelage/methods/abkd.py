@@ -15,9 +15,9 @@ from functools import partial
 
 import torch
 
-from tutelage.divergences import alpha_beta, cross_entropy
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import alpha_beta, cross_entropy
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
 
 
 def abkd(teacher: str, student: str, *, alpha: float = 0.8, beta: float = 0.3, temperature: float = 4.0,

@@ -29,14 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tutelage.divergences import cross_entropy, kl, value
 from tutelage.errors import DataError, ModelError, UsageError, unknown
-from tutelage.graph import Computed, Controller, Edge, Frozen, Graph, Kind, Trained
+from tutelage.graph.divergences import cross_entropy, kl, value
+from tutelage.graph.graph import Computed, Controller, Edge, Frozen, Graph, Kind, Trained
+from tutelage.graph.sample_weights import discrepancy
 from tutelage.models.network import logits_of
-from tutelage.randomness import derive, permutation
-from tutelage.sample_weights import discrepancy
+from tutelage.system.distributed import World, average
+from tutelage.system.random import derive, permutation
 from tutelage.types import Batch, Labels, Logits, PerSample
-from tutelage.world import World, average
 
 LEARNED = ("learnable", "held_out")
 BALANCES = (*LEARNED, "discrepancy", "per_sample", "fixed")

@@ -30,14 +30,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.source import Source
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import DataError, UsageError, UserError, placed
-from tutelage.graph import Computed, Controller, Edge, End, Frozen, Graph, Trained
-from tutelage.models.taps import read
-from tutelage.parts import Table, pooled
-from tutelage.randomness import derive, permutation
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Computed, Controller, Edge, End, Frozen, Graph, Trained
+from tutelage.graph.modules import Table, pooled
+from tutelage.graph.taps import read
+from tutelage.system.distributed import gather_uneven
+from tutelage.system.random import derive, permutation
 from tutelage.types import Labels, Logits, Outputs
-from tutelage.world import gather_uneven
 
 MIX = "mix"
 LEAST = 1e-7

@@ -11,7 +11,7 @@ them. n classes were seen before, m with those of this phase; all C have an outp
       + margin * mean over images of old classes of sum over the 2 best new classes j of max(0, 0.5 - c_y + c_j)
 
 The gradient reaches the student alone. The losses and constants are those of the authors' code. How strong `features`
-and `soft` are is chosen in each phase by trying some on what is in memory: `tutelage.incremental`.
+and `soft` are is chosen in each phase by trying some on what is in memory: `tutelage.recipes.class_phases`.
 """
 
 import math
@@ -22,11 +22,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import DataError, UsageError
-from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
 from tutelage.models.wrappers import COSINE, FEATURES
-from tutelage.randomness import derive, permutation
+from tutelage.system.random import derive, permutation
 from tutelage.types import Labels, Logits, PerSample, hard_labels
 
 BEFORE = "before"

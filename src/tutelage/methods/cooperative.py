@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tutelage.errors import UsageError
-from tutelage.graph import Ema, Graph
+from tutelage.graph.graph import Ema, Graph
 from tutelage.methods.peer_cohort import check_cohort, peer_cohort
 
 

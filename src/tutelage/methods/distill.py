@@ -4,9 +4,9 @@ L = hard * CE(student, labels) + soft * T^2 * KL(softmax(teacher / T) || softmax
 the student alone.
 """
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
 
 
 def distill(teacher: str, student: str, *, temperature: float = 4.0, hard: float = 0.5, soft: float = 0.5) -> Graph:

@@ -24,12 +24,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError, unknown
-from tutelage.graph import Computed, Edge, Frozen, Graph, Kind, Trained
-from tutelage.parts import label_weight, teacher_doubt, teacher_weight
-from tutelage.sample_weights import entropy, mean_one
-from tutelage.schedules import ramp_up
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Computed, Edge, Frozen, Graph, Kind, Trained
+from tutelage.graph.modules import label_weight, teacher_doubt, teacher_weight
+from tutelage.graph.sample_weights import entropy, mean_one
+from tutelage.graph.schedules import ramp_up
 from tutelage.types import PerSampleFn
 
 PAPER: Mapping[str, Any] = {"uncertainty": True, "peer_weighting": "none"}

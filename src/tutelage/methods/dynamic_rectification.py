@@ -10,9 +10,9 @@ the KL over classes too and makes up for it by a factor m: `soft` here is their 
 on 100 classes, a = 0.95, m = 50, T = 6, and 1 - a for the labels.
 """
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
 from tutelage.types import Labels, Logits, PerSample, hard_labels
 
 

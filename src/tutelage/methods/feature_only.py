@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.divergences import cross_entropy, mse
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, mse
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.modules import Projected
 from tutelage.methods.learning_styles import check_layers
 from tutelage.methods.peer_cohort import check_cohort
 from tutelage.models.wrappers import CUT
-from tutelage.parts import Projected
 from tutelage.types import PerSample
 
 

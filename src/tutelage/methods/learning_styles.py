@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from tutelage.divergences import cross_entropy, kl, mse
 from tutelage.errors import UsageError, unknown
-from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, kl, mse
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.modules import Projected
 from tutelage.methods.peer_cohort import check_cohort
-from tutelage.parts import Projected
 from tutelage.types import PerSample, Rows
 
 GIVEN = {"predictions": ("predictions",), "features": ("features",), "both": ("predictions", "features"), "none": ()}

@@ -23,10 +23,10 @@ import math
 from functools import partial
 from typing import Literal
 
-from tutelage.divergences import cross_entropy, kl, mse
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Ema, Graph, Trained
-from tutelage.schedules import ramp_up_exp
+from tutelage.graph.divergences import cross_entropy, kl, mse
+from tutelage.graph.graph import Edge, Ema, Graph, Trained
+from tutelage.graph.schedules import ramp_up_exp
 from tutelage.types import Logits, PerSample
 
 SLOW = "slow"

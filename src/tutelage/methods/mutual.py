@@ -6,9 +6,9 @@ prediction is a target, and the gradient reaches student i alone.
 
 from collections.abc import Sequence
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Edge, Graph, Trained
 
 
 def mutual(students: Sequence[str], *, peer: float = 1.0) -> Graph:

@@ -16,10 +16,10 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Ensemble, Graph, Trained
-from tutelage.schedules import ramp_up
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Edge, Ensemble, Graph, Trained
+from tutelage.graph.schedules import ramp_up
 from tutelage.types import Schedule
 
 ENSEMBLE = "ensemble"

@@ -18,10 +18,10 @@ on ten classes both are the same. Its average of the student's weights over the 
 
 import math
 
-from tutelage.attacks import VIEW, Adversary, Attack
-from tutelage.divergences import cross_entropy, kl, reverse_kl
 from tutelage.errors import UsageError, unknown
-from tutelage.graph import Edge, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, kl, reverse_kl
+from tutelage.graph.graph import Edge, Graph, Trained
+from tutelage.tasks.classification.attacks import VIEW, Adversary, Attack
 from tutelage.types import Logits, PerSample
 
 WEIGHTS = {"batchmean": (0.1, 0.1, 0.01), "element_mean": (1.0, 1.0, 0.1)}

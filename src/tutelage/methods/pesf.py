@@ -18,10 +18,10 @@ import math
 
 from torch import Tensor, nn
 
-from tutelage.divergences import cross_entropy, kl, reverse_kl
 from tutelage.errors import UsageError
-from tutelage.graph import Computed, Edge, Frozen, Graph, Trained
-from tutelage.parts import pooled
+from tutelage.graph.divergences import cross_entropy, kl, reverse_kl
+from tutelage.graph.graph import Computed, Edge, Frozen, Graph, Trained
+from tutelage.graph.modules import pooled
 from tutelage.types import Logits, Rows
 
 

@@ -14,9 +14,9 @@ from functools import partial
 
 import torch
 
-from tutelage.divergences import plackett_luce
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import plackett_luce
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
 
 
 def pld(teacher: str, student: str, *, temperature: float = 1.0) -> Graph:

@@ -1,7 +1,7 @@
 """Plain training from labels: the baseline that every other method has to beat."""
 
-from tutelage.divergences import cross_entropy
-from tutelage.graph import Edge, Graph, Trained
+from tutelage.graph.divergences import cross_entropy
+from tutelage.graph.graph import Edge, Graph, Trained
 
 
 def scratch(student: str) -> Graph:

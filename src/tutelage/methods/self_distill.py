@@ -23,11 +23,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import ModelError, UsageError
-from tutelage.graph import Computed, Edge, Ema, Frozen, Graph, Trained
-from tutelage.randomness import derive, uniform
-from tutelage.sample_weights import labelled, true_class
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Computed, Edge, Ema, Frozen, Graph, Trained
+from tutelage.graph.sample_weights import labelled, true_class
+from tutelage.system.random import derive, uniform
 from tutelage.types import Labels, Logits, PerSample
 
 TEACHER, SLOW, TARGET = "teacher", "slow", "target"

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError
-from tutelage.graph import Edge, Frozen, Graph, Trained
-from tutelage.schedules import window
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.schedules import window
 
 
 def snapshot_teacher(teachers: Sequence[str], student: str, *, times: Sequence[float] | None = None,

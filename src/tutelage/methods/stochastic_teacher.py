@@ -23,13 +23,13 @@ from typing import Any
 
 from torch import Tensor
 
-from tutelage.divergences import cross_entropy, mse
 from tutelage.errors import ModelError, UsageError
-from tutelage.graph import Computed, Controller, Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, mse
+from tutelage.graph.graph import Computed, Controller, Edge, Frozen, Graph, Trained
 from tutelage.methods.learning_styles import check_layers
 from tutelage.methods.peer_cohort import check_cohort
 from tutelage.models.wrappers import DRAWS, draws_of
-from tutelage.randomness import derive
+from tutelage.system.random import derive
 from tutelage.types import Batch
 
 GUIDE = "guide"

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import UsageError
-from tutelage.graph import Controller, Edge, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Controller, Edge, Graph, Trained
 from tutelage.types import Batch, Labels, Logits, Outputs
 
 

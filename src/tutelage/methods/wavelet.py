@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.divergences import cross_entropy, kl
 from tutelage.errors import ModelError, UsageError
-from tutelage.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.modules import Projected
 from tutelage.methods.learning_styles import check_layers
 from tutelage.methods.peer_cohort import check_cohort
-from tutelage.parts import Projected
 from tutelage.types import PerSample, Rows
 
 

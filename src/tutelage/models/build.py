@@ -21,7 +21,7 @@ from tutelage.models.sources import Source, find
 from tutelage.models.stem import fit_to_32px
 from tutelage.models.weights import SECOND_HEAD, WeightsFile, load_weights, read_weights
 from tutelage.models.wrappers import add_second_head, compare_directions, cut, draw
-from tutelage.randomness import seeded
+from tutelage.system.random import seeded
 
 NEW_HEAD = 'write head = "new" to fine-tune with a fresh classifier'
 BY_NAME = 'classes = "by-name" (or a file of names) to cut its classifier to the data\'s classes'

@@ -20,7 +20,7 @@ from tutelage.errors import ModelError, SecurityError, UsageError, unknown
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
 from tutelage.models.download import downloading
-from tutelage.moved import import_plugin
+from tutelage.models.moved import import_plugin
 
 CIFAR_PAGES = (resnet, wide_resnet, vgg, mobilenet, shufflenet)
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))

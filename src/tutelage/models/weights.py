@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, SecurityError
-from tutelage.files import fingerprint
 from tutelage.models.class_names import SHOWN
 from tutelage.models.network import Network, body_of, weights_of
+from tutelage.system.files import fingerprint
 
 SECOND_HEAD = "second_head"
 """The sub-module that `wrappers.add_second_head` adds to a network's classifier."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tutelage.errors import ModelError, unknown
 from tutelage.models.network import Network, body_of
 from tutelage.models.weights import SECOND_HEAD, classifiers_of
-from tutelage.randomness import derive, uniform
+from tutelage.system.random import derive, uniform
 
 CUT, DRAWS, COSINE, FEATURES = "cut", "draws.", "cosine", "cosine.features"
 STEEP = 16.0

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.reporting.diagram import Diagram
 from tutelage.reporting.document import Chart, spread_out
-from tutelage.reporting.wording import shown
+from tutelage.reporting.formatting import shown
+from tutelage.reporting.graph_model import Diagram
 
 COLOURS = 8
 """Colours of the page, @1 to @8; @muted, @ink and @good are there besides."""

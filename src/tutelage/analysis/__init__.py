@@ -1,0 +1,1 @@
+"""What can be said of networks and targets without training a student."""

@@ -1,0 +1,1 @@
+"""Which student fits a teacher, found without training."""

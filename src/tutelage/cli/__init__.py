@@ -1,0 +1,1 @@
+"""The command `tutelage`: words, calls, text."""

@@ -1,0 +1,352 @@
+"""The commands: each reads words, calls what they name and prints what comes back; no hyperparameter is a flag.
+
+Nothing here imports torch until a command needs it, so that help is there at once.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tutelage.cli.terminal import listen_to_signals, note, say, show, table
+from tutelage.errors import UsageError, unknown
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
+Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML recipe; recipes/ has some.")]
+
+
+def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A TOML recipe.")] = None,
+          out: Annotated[Path | None, typer.Option(help="The run folder to make, or to go on with.")] = None,
+          resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
+          set_: Set = None, plugin: Plugin = None,
+          quick: Annotated[bool, typer.Option(help="Three steps on synthetic images: a smoke run.")] = False,
+          download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not here.")] = False,
+          numerics: Annotated[Path | None, typer.Option(hidden=True, help="Number formats of a study's runs.")] = None,
+          as_json: Json = False, debug: Debug = False) -> None:
+    """Train the networks of a recipe in a run folder. A run that was stopped, or killed, goes on to the same bits.
+
+    tutelage train recipes/cifar100/dual_student.toml --out runs/dual-0 --set train.seed=1
+    """
+    if (recipe is None) == (resume is None) or (recipe is not None and out is None):
+        raise UsageError("say what to train", expected="RECIPE --out DIR, or --resume DIR")
+    set_ = [*(set_ or []), *(["data.download=true"] if download else [])]
+    if resume is not None and (out is not None or set_ or quick):
+        raise UsageError("a resumed run keeps its own recipe", where="--resume",
+                         found="--resume with --out, --set, --quick or --download", fix="tutelage train --resume DIR")
+    from tutelage.recipes.job import Job, recipe_of_run, train_recipe
+    from tutelage.recipes.recipe import read_recipe
+    from tutelage.system.distributed import connect, disconnect
+
+    if resume is not None:
+        where, folder, words = resume / "config.toml", resume, recipe_of_run(resume, plugin or [])
+    else:
+        assert recipe is not None
+        assert out is not None
+        where, folder, words = recipe, out, read_recipe(recipe, set_, quick=quick, plugins=plugin or [])
+    asked = listen_to_signals()
+    world = connect(words.train.device)
+    try:
+        if world.main and _already_finished(folder, words.text(), as_json):
+            return
+
+        def started(job: Job, place: Path) -> None:
+            if world.main and not as_json:
+                say((f"{place}\n\n" if place != folder else "") + f"{job.graph}\n")
+            for text in job.notes if world.main else ():
+                note(text)
+
+        for job, event in train_recipe(words, folder, world, lambda: asked[0] if asked else 0, where, started,
+                                        numerics):
+            if world.main and event is not None:
+                show(event, job.settings.epochs, as_json)
+        if world.main:
+            say(json.dumps({"event": "finished", "out": str(folder)}) if as_json else f"finished: {folder}")
+    finally:
+        disconnect()
+
+
+def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+             on: Annotated[str, typer.Option(help="validation, test or train.")] = "validation",
+             cost: Annotated[bool, typer.Option(help="Also measure parameters, FLOPs, bytes and latency.")] = True,
+             attack: Annotated[float | None, typer.Option(metavar="EPS", min=0, max=1, help="Also attack what has "
+                               "learned: no pixel, in [0, 1], moves by more. As in training if that attacks.")] = None,
+             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Measure the networks of a finished run, and the ensemble of its students, on one of its splits.
+
+    All numbers, logits and example images are written into RUN/evaluation/.
+
+    tutelage evaluate runs/dual-0 --on test --json
+    """
+    if on not in ("validation", "test", "train"):
+        raise UsageError("unknown split", where="--on", found=on, expected="validation, test or train")
+    from tutelage.recipes.job import evaluate_run, recipe_of_run
+    from tutelage.system.distributed import connect, disconnect
+    from tutelage.tasks.classification.evaluate import tables
+
+    world = connect(recipe_of_run(run, plugin or []).train.device)
+    try:
+        metrics, price = evaluate_run(run, on, world, plugin or [], cost=cost, eps=attack, note=note)
+    finally:
+        disconnect()
+    if world.main:
+        say(json.dumps({"run": str(run), **metrics, "cost": price}) if as_json else tables(metrics, price))
+
+
+def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", help="A study file, or recipes.")],
+            out: Annotated[Path, typer.Option(help="The study's folder: made, or gone on with.")],
+            seeds: Annotated[int, typer.Option(help="Every recipe is trained with seeds 0 to N - 1.", min=1)] = 5,
+            baseline: Annotated[str | None, typer.Option(help="The method to hold the others against.")] = None,
+            on: Annotated[str, typer.Option(help="test, or validation for tuning.")] = "test",
+            jobs: Annotated[int, typer.Option(help="So many runs at a time.", min=1)] = 1,
+            ray: Annotated[str | None, typer.Option("--ray", metavar="[ADDRESS]", help="Run on a Ray cluster, or on a "
+                                                    "local one; needs tutelage[ray].")] = None,
+            set_: Set = None, plugin: Plugin = None,
+            condition: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this condition of the study."
+                                                                )] = None,
+            quick: Annotated[bool, typer.Option(help="Three steps a run on synthetic images.")] = False,
+            as_json: Json = False, debug: Debug = False) -> None:
+    """Train methods with several seeds, whatever is missing of them, and compare them pair by pair.
+
+    tutelage compare recipes/digits/study.toml --seeds 5 --out out/study --jobs 2
+    """
+    if on not in ("validation", "test"):
+        raise UsageError("unknown split", where="--on", found=on, expected="test or validation")
+    from tutelage.studies.compare import REPORT_FILE, Hands, compare_all
+    from tutelage.studies.study import Asked, read_study, under_conditions
+
+    asked, stop = Asked(seeds, on, tuple(set_ or ()), quick, tuple(plugin or ())), listen_to_signals()
+    studies = under_conditions(read_study(recipes, baseline), condition or [])
+    results, error = compare_all(studies, asked, out, Hands(jobs, ray), lambda: stop[0] if stop else 0,
+                                 note if as_json else say)
+    say(json.dumps(results) if as_json else "\n" + (out / REPORT_FILE).read_text(encoding="utf-8"))
+    if error is not None:
+        raise error
+
+
+def report(folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Run folders and study folders.")],
+           to: Annotated[Path, typer.Option(help="The file to write.")],
+           format_: Annotated[str | None, typer.Option("--format", help="html, md, csv or json.")] = None,
+           force: Annotated[bool, typer.Option(help="Replace a file that is there.")] = False,
+           debug: Debug = False) -> None:
+    """Put runs and studies on one page: who learned what from whom, how well, and how to do it again.
+
+    tutelage report runs/demo-* --to report.html
+    """
+    from tutelage.reporting.write import write_report
+
+    say(f"{to}: {write_report(folders, to, kind=format_, force=force)} bytes")
+
+
+def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+           node: Annotated[str, typer.Option(help="Which of its networks.")],
+           to: Annotated[Path, typer.Option(help="The file to write; FILE.json is written beside it.")],
+           format_: Annotated[str | None, typer.Option("--format", help="safetensors, pt2, onnx or pte.")] = None,
+           int8: Annotated[bool, typer.Option("--int8", help="8-bit numbers (ONNX).")] = False,
+           resize: Annotated[bool, typer.Option("--resize", help="Take images of any size.")] = False,
+           force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+           on: Annotated[str, typer.Option(help="The split to try it on.")] = "validation",
+           agreement: Annotated[float, typer.Option(help="With --int8: the least.", min=0, max=1)] = 0.98,
+           plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Write one network for a device, and keep the file only if it says what the network says.
+
+    tutelage export runs/dual-0 --node resnet8 --to resnet8.onnx --int8
+    """
+    from tutelage.exporting.from_run import choice, export_run, summary
+    wanted = choice(to, format_, int8, resize)
+    report = export_run(run, node, to, wanted, on=on, force=force, agreement=agreement, plugins=plugin or [])
+    say(json.dumps(report) if as_json else summary(report, to))
+
+
+def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image, or a folder of them.")],
+            model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
+            node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
+            confidence: Annotated[float, typer.Option(help="Say which are below it.", min=0, max=1)] = 0.5,
+            plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Classify images; exit code 3 if one of them cannot be read. An .onnx file needs no torch.
+
+    tutelage predict my-photos --model resnet8.onnx
+    """
+    from tutelage.exporting.predict import Damaged, classify, image_files, open_onnx
+    if model.suffix.lower() == ".onnx":
+        student = open_onnx(model)
+    else:
+        from tutelage.exporting.from_run import open_run
+        student = open_run(model, node, plugin or [])
+    damaged = 0
+    for found in classify(image_files(files), student, confidence):
+        damaged += isinstance(found, Damaged)
+        say(found.as_json() if as_json else str(found))
+    raise typer.Exit(3 if damaged else 0)
+
+
+def cache(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: Json = False,
+          debug: Debug = False) -> None:
+    """Compute ahead what the teachers of a recipe say of each draw of the images; training then looks it up.
+
+    tutelage cache recipes/cifar100/dual_student.toml --set train.draws=8
+    """
+    from tutelage.recipes.job import cache_job, make_job
+    from tutelage.recipes.recipe import read_recipe
+    from tutelage.system.distributed import connect, disconnect
+
+    words = read_recipe(recipe, set_ or [], plugins=plugin or [])
+    world = connect(words.train.device)
+    try:
+        for draw, run in cache_job(make_job(words, world, recipe), world):
+            held = run.cache
+            assert held is not None
+            of, size, folder, notes = run.settings.draws, held.bytes(), str(held.folder), held.notes
+            kept = {"event": "draw", "draw": draw, "of": of, "bytes": size, "folder": folder, "notes": notes}
+            text = "\n  ".join([f"draw {draw + 1} of {of}: {size} bytes in {folder}", *notes])
+            if world.main:
+                say(json.dumps(kept) if as_json else text)
+    finally:
+        disconnect()
+
+
+def bench(recipe: RecipePath, set_: Set = None, plugin: Plugin = None,
+          rounds: Annotated[int, typer.Option(help="How often everything is measured in turn.", min=1)] = 5,
+          only: Annotated[list[str] | None, typer.Option(help="Only this group of rows.")] = None,
+          to: Annotated[Path | None, typer.Option(help="Write the table as JSON here.")] = None,
+          as_json: Json = False, debug: Debug = False) -> None:
+    """Measure how fast this is on your machine, as ratios to the best floor and to a naive loop.
+
+    tutelage bench recipes/cifar100/dual_student.toml --to bench.json
+    """
+    from tutelage.bench.recipe import bench_recipe
+    from tutelage.recipes.recipe import read_recipe
+    from tutelage.system.distributed import World, choose_device
+    from tutelage.system.files import write_json
+
+    words = read_recipe(recipe, set_ or [], plugins=plugin or [])
+    result = bench_recipe(words, World(choose_device(words.train.device)), rounds, only, where=recipe,
+                          tell=(lambda line: None) if as_json else say)
+    if to is not None:
+        write_json(to, result)
+    if as_json:
+        say(json.dumps(result))
+
+
+def methods(names: Annotated[bool, typer.Option("--names", help="Only the names.")] = False,
+            as_json: Json = False, debug: Debug = False) -> None:
+    """List the methods: name, one line, paper.
+
+    tutelage methods
+    """
+    from tutelage.recipes.recipe import method, method_names
+
+    lines = {name: (sys.modules[method(name).__module__].__doc__ or "").strip().splitlines()[0]
+             for name in method_names()}
+    if as_json:
+        say(json.dumps(lines))
+    elif names:
+        say("\n".join(lines))
+    else:
+        say(table([[name, line] for name, line in lines.items()]))
+
+
+def graph(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: Json = False,
+          debug: Debug = False) -> None:
+    """Show who learns from whom in a recipe, checked, before anything trains.
+
+    tutelage graph recipes/digits/dual_student.toml --set method.peers=none
+    """
+    from tutelage.graph.graph_data import data_of
+    from tutelage.recipes.recipe import graph_of, read_recipe, settings_of
+
+    words = read_recipe(recipe, set_ or [], plugins=plugin or [])
+    made = graph_of(words, recipe)
+    settings_of(words, made)
+    if as_json:
+        say(json.dumps({"nodes": list(made.nodes), "edges": [edge.name for edge in made.edges], "table": str(made),
+                        "graph": data_of(made)}))
+    else:
+        say(str(made))
+
+
+def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="Whose teacher to look into.")],
+                   node: Annotated[str | None, typer.Option(help="Which network; the frozen one.")] = None,
+                   layers: Annotated[list[str] | None, typer.Option("--layer", help="Only this layer; or all.")] = None,
+                   count: Annotated[int, typer.Option(help="How many layers to pick.", min=1)] = 4,
+                   images: Annotated[int, typer.Option(help="Training images to look at.", min=4)] = 1000,
+                   set_: Set = None, plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Say how much there is to learn at each layer of a network, and pick the teacher's layers for feature_only.
+
+    tutelage analyse layers recipes/digits/feature_only.toml --count 3
+    """
+    from tutelage.analysis.layer_quality import best, measure
+    from tutelage.recipes.job import networks_of
+
+    found, data = networks_of(of, set_ or [], plugin or [])
+    node = node or next(iter(found))
+    if node not in found:
+        raise unknown("network", node, found, where="--node")
+    qualities = measure(found[node], data.train, layers=layers or [], images=images, seed=0)
+    picked = best(qualities, count)
+    if as_json:
+        each = {layer: {**vars(one), "quality": one.quality} for layer, one in qualities.items()}
+        say(json.dumps({"node": node, "layers": each, "picked": picked}))
+        return
+    rows = [[layer, *(f"{number:.3f}" for number in (*vars(one).values(), one.quality)), "picked" * (layer in picked)]
+            for layer, one in qualities.items()]
+    say(table([["layer", "separation", "information", "efficiency", "quality", ""], *rows]))
+    say(f"\nlayers = {{ {node} = {json.dumps(picked)}, ... }}")
+
+
+def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
+               as_json: Json = False, debug: Debug = False) -> None:
+    """Open every image of a folder and say what is wrong with it, by file; exit code 3 if anything is.
+
+    tutelage check-data my-photos
+    """
+    from tutelage.data.check import check
+
+    report = check(folder)
+    say(report.as_json() if as_json else str(report))
+    if report.errors:
+        raise typer.Exit(3)
+
+
+def pre_resize(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of large images.")],
+               to: Annotated[Path, typer.Option(help="Where the smaller images go.")],
+               size: Annotated[int, typer.Option(help="Pixels of the shorter side.")] = 256,
+               as_json: Json = False, debug: Debug = False) -> None:
+    """Make a folder of smaller images with the same classes, names and splits, which is read many times faster.
+
+    tutelage pre-resize my-photos --to my-photos-256
+    """
+    from tutelage.data.resize import pre_resize
+
+    done = pre_resize(folder, to, size)
+    say(json.dumps(vars(done)) if as_json else str(done))
+
+
+def init(context: typer.Context,
+         folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/* or FOLDER/CLASS/*.")],
+         teacher: Annotated[str, typer.Option(help="The teacher's network.")] = "timm:resnet50",
+         students: Annotated[list[str] | None, typer.Option(help="Two or more networks, one after another.")] = None,
+         to: Annotated[Path, typer.Option(help="Where to write the recipes.")] = Path(),
+         debug: Debug = False) -> None:
+    """Look at your images and write two recipes, teacher.toml and students.toml, with defaults that fit them.
+
+    tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
+    """
+    from tutelage.recipes.init import write_recipes
+
+    chosen = [*(students or []), *context.args] or ["timm:resnet18", "timm:mobilenetv2_100"]
+    say(write_recipes(folder, teacher, chosen, to))
+
+
+def _already_finished(folder: Path, config: str, as_json: bool) -> bool:
+    """Whether this very run is done; another run in the folder is left to `open_run` to refuse."""
+    from tutelage.runs.folder import finished
+
+    if finished(folder) is None or (folder / "config.toml").read_text(encoding="utf-8") != config:
+        return False
+    say(json.dumps({"event": "already finished", "out": str(folder)}) if as_json else f"already finished: {folder}")
+    return True

@@ -1,0 +1,199 @@
+"""Your own images: tensors, or any torch data set of (image, class number)."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
+from tutelage.data.images import Preparation, as_tensor, flatten
+from tutelage.data.source import Data
+from tutelage.data.stream import CPU
+from tutelage.errors import DataError
+
+Pair = tuple[Tensor, Tensor]
+Images = Any
+"""A map-style torch data set: `len(images)`, `images[row] -> (image, class number)`."""
+
+
+def from_tensors(train: Pair, validation: Pair | float = 0.1,
+                 test: Pair | None = None, *, classes: Sequence[str] | None = None,
+                 augment: Policy = "none", mixup: float = 0.0, cutmix: float = 0.0, name: str = "tensors",
+                 seed: int = 0, device: torch.device = CPU) -> Data:
+    """Data from images [N, C, H, W] (uint8, or float in [0, 1]) and labels [N] int64 (-1 in train: no label).
+
+    `validation` is a pair like the others, or the share of the training rows to hold out. Without `classes` the
+    classes are called "0", "1", ...; the ids count through train, validation and test.
+
+    >>> data = from_tensors((torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2), validation=0.2)
+    >>> len(data.train.ids), len(data.validation.ids), data.classes
+    (16, 4, ('0', '1'))
+    """
+    given = {"train": train, "validation": validation, "test": test}
+    pairs = {split: pair for split, pair in given.items() if isinstance(pair, tuple)}
+    for split, (images, labels) in pairs.items():
+        _check_images(images, labels, tuple(train[0].shape[1:]), train[0].dtype, split)
+    labels = {split: pair[1].long().cpu() for split, pair in pairs.items()}
+    names = _class_names(classes, labels)
+    images = torch.cat([images.cpu() for images, _ in pairs.values()])
+    channels, height, width = images.shape[1:]
+    maker = Maker(images, (channels, height, width), len(names), device=device)
+    how = augmentation(augment, maker.shape, seed=seed, mixup=mixup, cutmix=cutmix)
+    content = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
+    return assembled(name, names, maker, _splits(labels, validation), how, _as_given(maker.shape), content,
+                     f"validation {validation if isinstance(validation, float) else 'given'}")
+
+
+def from_dataset(train: Images, validation: Images | float = 0.1, test: Images | None = None, *,
+                 classes: Sequence[str] | None = None, image_size: int | None = None, augment: Policy = "none",
+                 mixup: float = 0.0, cutmix: float = 0.0, name: str = "dataset", seed: int = 0,
+                 device: torch.device = CPU, workers: int = 0) -> Data:
+    """Data from map-style torch data sets of (image, class number).
+
+    An image is a PIL image, cut and scaled to `image_size` (default: the shorter side of the first), or a tensor
+    [C, H, W], uint8 or float in [0, 1], all of one shape. Every row is read once here, for its label and for the
+    digest, so the data sets should give the same image whenever they are asked: leave out their random transforms.
+    """
+    given = {"train": train, "validation": validation, "test": test}
+    sets = {split: part for split, part in given.items() if part is not None and not isinstance(part, float)}
+    shape, prepared = _form(train, image_size)
+    joined = _Joined(tuple(sets.values()), shape[0])
+    labels, content = {}, hashlib.sha256()
+    for split, part in sets.items():
+        found = []
+        for row in range(len(part)):
+            image, label = part[row]
+            content.update(_checked(image, shape, prepared, f"{split}, row {row}"))
+            found.append(_class_number(label, f"{split}, row {row}"))
+        labels[split] = torch.tensor(found, dtype=torch.int64)
+    names = _class_names(classes, labels)
+    maker = Maker(joined, shape, len(names), prepared, workers, device)
+    how = augmentation(augment, shape, seed=seed, mixup=mixup, cutmix=cutmix, files=prepared is not None)
+    preprocessing = prepared.as_json() if prepared else _as_given(shape)
+    return assembled(name, names, maker, _splits(labels, validation), how, preprocessing, content.hexdigest(),
+                     f"validation {validation if isinstance(validation, float) else 'given'}")
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The image of an id, where the ids count through several data sets."""
+
+    sets: tuple[Images, ...]
+    channels: int
+
+    def __call__(self, number: int) -> Image.Image | Tensor:
+        starts = [sum(len(part) for part in self.sets[:place]) for place in range(len(self.sets))]
+        place = bisect_right(starts, number) - 1
+        image = self.sets[place][number - starts[place]][0]
+        return flatten(image, self.channels, f"row {number}") if isinstance(image, Image.Image) else image
+
+
+def _form(images: Images, image_size: int | None) -> tuple[tuple[int, int, int], Preparation | None]:
+    """The shape of what a network will receive, and how an image becomes that; tensors stay as they are."""
+    if len(images) == 0:
+        raise DataError("a data set without rows", where="train")
+    first = images[0][0]
+    if isinstance(first, Image.Image):
+        size = image_size or min(first.size)
+        prepared = Preparation(1 if first.mode in ("1", "L", "LA") else 3, size, size)
+        return prepared.shape, prepared
+    if not isinstance(first, Tensor) or first.ndim != 3:
+        raise DataError("a data set whose rows do not begin with an image", where="train, row 0",
+                        found=tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__,
+                        expected="a PIL image or a tensor [channels, height, width]",
+                        fix="add torchvision.transforms.v2.PILToTensor() to its transform")
+    if image_size is not None and tuple(first.shape[1:]) != (image_size, image_size):
+        raise DataError("tensors are not scaled to `image_size`", where="train, row 0", found=tuple(first.shape),
+                        fix="let the data set give PIL images, or tensors of that size")
+    channels, height, width = first.shape
+    return (channels, height, width), None
+
+
+def _checked(image: Image.Image | Tensor, shape: tuple[int, int, int], prepared: Preparation | None,
+             where: str) -> bytes:
+    """The bytes of an image that may be used, for the digest."""
+    if isinstance(image, Tensor) != (prepared is None):
+        raise DataError("some rows are PIL images and some are tensors", where=where, fix="make them all alike")
+    tensor = image if isinstance(image, Tensor) else as_tensor(image)
+    if isinstance(image, Tensor):
+        if tuple(tensor.shape) != shape:
+            raise DataError("an image of another shape than the first", where=where, found=tuple(tensor.shape),
+                            expected=shape, fix="let the data set give PIL images, or scale them in its transform")
+        _check_range(tensor[None], where)
+    return tensor.contiguous().numpy().tobytes()
+
+
+def _class_number(label: object, where: str) -> int:
+    if isinstance(label, Tensor) and label.numel() == 1:
+        label = label.item()
+    if isinstance(label, (int, np.integer)):
+        return int(label)
+    raise DataError("a label that is no class number", where=where, found=repr(label),
+                    expected="a whole number")
+
+
+def _check_images(images: Tensor, labels: Tensor, shape: tuple[int, ...], kind: torch.dtype, split: str) -> None:
+    if images.ndim != 4 or tuple(images.shape[1:]) != shape or images.dtype != kind or len(images) == 0:
+        raise DataError("images that do not fit", where=split, found=f"{tuple(images.shape)}, {images.dtype}",
+                        expected=f"[N, channels, height, width], as in train: {shape}, {kind}")
+    if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
+        raise DataError("labels that do not fit", where=split, found=f"{tuple(labels.shape)}, {labels.dtype}",
+                        expected=f"{len(images)} whole numbers, one for each image")
+    _check_range(images, split)
+
+
+def _check_range(images: Tensor, where: str) -> None:
+    """Bytes, or floats in [0, 1]: a network normalises by itself, and a second time would not be seen."""
+    if images.dtype == torch.uint8:
+        return
+    expected = "uint8, or float in [0, 1] without normalisation"
+    if not images.is_floating_point():
+        raise DataError("images of a type whose range is not known", where=where, found=images.dtype,
+                        expected=expected)
+    good = ((images >= 0) & (images <= 1)).flatten(1).all(1)
+    if not good.all():
+        row = int((~good).nonzero()[0])
+        raise DataError("image values outside [0, 1]", where=f"{where}, image {row}", expected=expected,
+                        found=f"{float(images[row].min()):g} .. {float(images[row].max()):g}",
+                        fix="divide by 255, and leave normalisation to the network")
+
+
+def _class_names(classes: Sequence[str] | None, labels: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The names of the classes, after a look at every label."""
+    count = int(labels["train"].max()) + 1 if classes is None else len(classes)
+    if count < 2 or (classes is not None and len(set(classes)) < count):
+        raise DataError("too few classes", found=classes or f"labels up to {count - 1}",
+                        expected="at least two, each with a name of its own")
+    for split, numbers in labels.items():
+        lowest = -1 if split == "train" else 0
+        wrong = ((numbers < lowest) | (numbers >= count)).nonzero().flatten().tolist()
+        if wrong:
+            raise DataError("a label out of range", where=f"{split}, row {wrong[0]}",
+                            found=f"{int(numbers[wrong[0]])} (and {len(wrong) - 1} more rows like it)",
+                            expected=f"0 .. {count - 1}" + (", or -1 for no label" if lowest < 0 else ""))
+    return tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
+
+
+def _splits(labels: Mapping[str, Tensor], validation: object) -> dict[str, Rows]:
+    """The ids count through train, validation and test; a share is held out of train."""
+    splits, count = {}, 0
+    for split, numbers in labels.items():
+        splits[split] = Rows(torch.arange(count, count + len(numbers)), numbers)
+        count += len(numbers)
+    if isinstance(validation, float):
+        splits["train"], splits["validation"] = held_out(splits["train"], validation, "validation")
+    return splits
+
+
+def _as_given(shape: tuple[int, int, int]) -> dict[str, object]:
+    """The preprocessing of tensors: theirs is not known; a file is scaled to them where they are square."""
+    channels, height, width = shape
+    if height == width:
+        return Preparation(channels, height, height).as_json()
+    return {"channels": channels, "height": height, "width": width, "range": [0.0, 1.0]}

@@ -1,0 +1,145 @@
+"""Before the first step: a copy of the graph that may learn, and one dry pass that finds what cannot work."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import ModelError, UserError, placed, unknown
+from tutelage.graph.divergences import cross_entropy
+from tutelage.graph.graph import BATCH_ENDS, Computed, Edge, Ema, Graph, parse_end, unbound
+from tutelage.graph.modules import Table
+from tutelage.graph.objective import edge_loss, forward
+from tutelage.graph.taps import read
+from tutelage.system.random import derive, seeded
+from tutelage.types import Batch, Outputs
+
+
+def with_followers(graph: Graph, models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """The networks of the graph's nodes, each `Ema` node with a copy of what it follows."""
+    networks = {}
+    for node, kind in graph.nodes.items():
+        if isinstance(kind, Computed):
+            continue
+        if isinstance(kind, Ema):
+            networks[node] = models[node] if node in models else deepcopy(models[kind.of])
+        elif node in models:
+            networks[node] = models[node]
+        else:
+            raise unknown("network", node, models, where="models")
+    _check_unshared(networks)
+    return networks
+
+
+def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: int = 0,
+            classes: Sequence[str] | None = None, ids: Tensor | None = None) -> Graph:
+    """A copy of the graph whose parts have made their weights, after one dry pass in eval mode without gradient.
+
+    `ids` are those of all training images: every `Table` has a row for each of them.
+
+    Weights of parts depend on (seed, name of the part) alone. Every edge is tried, whatever its weight is now: taps
+    that do not exist, images that a network cannot take, shapes that cannot meet and heads of another size are told
+    here, as ModelErrors.
+    """
+    graph = deepcopy(graph)
+    parts = graph.parts()
+    for module in (module for part in parts.values() for module in part.modules()):
+        if isinstance(module, Table) and ids is not None:
+            module.make(ids.to(batch.ids.device))
+    modules = {**models, **parts}
+    modes = {module: module.training for whole in modules.values() for module in whole.modules()}
+    hooks = [part.register_forward_pre_hook(_seed(derive(seed, "part", name)), prepend=True)
+             for name, part in parts.items()]
+    try:
+        with torch.no_grad(), seeded(seed, "dry pass"):
+            for module in modules.values():
+                module.eval()
+            known = {"labels": batch.labels, "ids": batch.ids}
+            readers = {node: partial(_read, node, network) for node, network in models.items()}
+            outputs = forward(graph, readers, batch.inputs, known=known)
+            for edge in graph.edges:
+                _try_edge(edge, outputs, batch.labels, classes)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():  # parents first, so that a part of a network in another mode keeps it
+            if module.training != mode:
+                module.train(mode)
+    return graph
+
+
+def _read(node: str, network: nn.Module, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
+    """`taps.read`, whose complaints name the node."""
+    try:
+        return read(network, inputs, taps)
+    except UserError as error:
+        raise placed(error, f"node {node!r}") from None
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise ModelError("a network does not run on these images", where=f"node {node!r}",
+                         found=f"images {list(inputs.shape)}: {error}",
+                         fix="set the image_size that the network takes, or take another network") from error
+
+
+def _seed(seed: int):
+    return lambda module, inputs: torch.manual_seed(seed) and None
+
+
+def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[str] | None) -> None:
+    where = f"edge {edge.name}"
+    student = outputs[edge.student]
+    if classes is not None and unbound(edge.divergence) is cross_entropy and student.shape[-1] != len(classes):
+        raise _other_classes(parse_end(edge.student).node, student.shape[-1], f"the data have {len(classes)} classes")
+    teacher = outputs.get(edge.teacher)
+    if teacher is not None and classes is not None and _unlike_heads(edge, student, teacher, len(classes)):
+        raise _other_classes(parse_end(edge.teacher).node, teacher.shape[-1],
+                             f"{edge.student!r} and the data have {len(classes)} classes")
+    try:
+        rows = edge.divergence(student, labels if teacher is None else teacher, labels)
+        if rows.shape != (len(labels),):
+            raise ModelError("a divergence must give one number a row", where=where, found=f"shape {list(rows.shape)}",
+                             expected=f"[{len(labels)}]", fix="sum or average over everything but the batch")
+        _check_weight(edge, outputs, labels, where)
+        edge_loss(edge, outputs, labels, 1.0)
+    except UserError as error:
+        error.where = error.where or where
+        raise type(error)(error.what, where=error.where, found=error.found, expected=error.expected,
+                          fix=error.fix) from None
+    except (RuntimeError, IndexError, TypeError) as error:
+        shapes = f"student {list(student.shape)}" + ("" if teacher is None else f", teacher {list(teacher.shape)}")
+        raise ModelError("an edge that cannot be computed", where=where, found=f"{shapes}: {error}") from error
+
+
+def _check_weight(edge: Edge, outputs: Outputs, labels: Tensor, where: str) -> None:
+    """[B, 1] would multiply every row with every other, and nobody would see it."""
+    weight = edge.sample_weight
+    if weight is None:
+        return
+    teacher = labels if edge.teacher == "labels" else outputs[edge.teacher]
+    given = outputs[weight] if isinstance(weight, str) else weight(outputs[edge.student], teacher, labels)
+    if given.shape not in ((len(labels),), ()):
+        raise ModelError("a sample weight must give one number a row", where=where, found=f"shape {list(given.shape)}",
+                         expected=f"[{len(labels)}]", fix="squeeze it, or average over everything but the batch")
+
+
+def _unlike_heads(edge: Edge, student: Tensor, teacher: Tensor, classes: int) -> bool:
+    tapped = parse_end(edge.student).tap or parse_end(edge.teacher).tap or edge.teacher in BATCH_ENDS
+    adapted = isinstance(unbound(edge.divergence), nn.Module)
+    return (not tapped and not adapted and teacher.dim() == student.dim() == 2
+            and teacher.shape[-1] != student.shape[-1] == classes)
+
+
+def _other_classes(node: str, outputs: int, others: str) -> ModelError:
+    return ModelError("a network has another number of classes", where=f"node {node!r}", found=f"{outputs} outputs",
+                      expected=others, fix='write classes = "by-name" (cut it to the data\'s classes) or head = "new" '
+                                           "(train a new head)")
+
+
+def _check_unshared(networks: Mapping[str, nn.Module]) -> None:
+    owners: dict[nn.Parameter, str] = {}
+    for node, network in networks.items():
+        for parameter in network.parameters():
+            if owners.setdefault(parameter, node) != node:
+                raise ModelError("two nodes share weights", where=f"nodes {owners[parameter]!r} and {node!r}",
+                                 fix="give each node a network of its own (copy.deepcopy)")

@@ -1,0 +1,361 @@
+"""The loop. A step: every network once, every edge one number, one `backward`, one step of each optimizer.
+
+What stands around it (the run folder, resuming, `train` itself) is in `training`.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from types import UnionType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tutelage.data.source import Data
+from tutelage.engine import precision
+from tutelage.engine.cuda_graph import Lanes, Recording, lanes_for
+from tutelage.engine.dry_run import prepare, with_followers
+from tutelage.engine.monitor import Guard, Means, Seen, look
+from tutelage.engine.optimizers import (
+    guarded_step,
+    learning_rate_factor,
+    make_optimizers,
+    set_learning_rate,
+)
+from tutelage.engine.precision import Choice, default_choices, on_device
+from tutelage.engine.predict import evaluate, predict
+from tutelage.engine.settings import Settings as Settings
+from tutelage.engine.settings import check_batches, check_batchnorm, check_labels
+from tutelage.engine.teacher_cache import use
+from tutelage.engine.teacher_cache.store import TeacherCache
+from tutelage.graph import fused_losses, objective
+from tutelage.graph.graph import Ema, End, Frozen, Graph, Trained, parse_end
+from tutelage.graph.objective import forward
+from tutelage.system.distributed import World, average, gather_rows
+from tutelage.system.files import fingerprint
+from tutelage.system.machine import keep_memory
+from tutelage.system.random import derive, drawn, permutation, reseed
+from tutelage.types import Batch, Inputs, Outputs, Reader, Scores
+
+TOGETHER_JUDGED = 256
+"""Images that an accelerator is given at a time where nothing is learned, or more if a batch has more."""
+Losses = Callable[[Graph, Outputs, Tensor, Mapping[str, float]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch brought: mean loss by edge, accuracy in [0, 1] by node on validation data."""
+
+    number: int
+    step: int
+    losses: Mapping[str, float]
+    accuracy: Mapping[str, float]
+    seconds: float
+    images_per_second: float
+
+    def __str__(self) -> str:
+        accuracy = "  ".join(f"{node} {share:.2%}" for node, share in self.accuracy.items())
+        loss = "  ".join(f"{edge} {value:.4f}" for edge, value in self.losses.items())
+        return f"epoch {self.number}  {accuracy}  |  {loss}  |  {self.images_per_second:.0f} images/s"
+
+
+@dataclass
+class Run:
+    """The state of a run, as a controller sees it."""
+
+    graph: Graph
+    models: dict[str, nn.Module]
+    data: Data
+    settings: Settings
+    world: World
+    optimizers: dict[str, torch.optim.Optimizer]
+    steps_per_epoch: int
+    step: int = 0
+    micro: int = 0
+    choices: dict[str, Choice] = field(default_factory=dict)
+    runners: dict[str, nn.Module] = field(default_factory=dict)
+    readers: dict[str, Reader] = field(default_factory=dict)
+    losses: Losses = objective.losses
+    cache: TeacherCache | None = None
+    recording: Recording | None = None
+    predicted: dict[str, Tensor] | None = None
+    frozen: dict[str, str] = field(default_factory=dict)
+    best: dict[str, dict] = field(default_factory=dict)
+    scores: Scores = field(default_factory=lambda: Scores(nodes={}, pairs={}))
+    guard: Guard = field(default_factory=Guard)
+    means: Means = field(default_factory=Means)
+    healthy: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
+
+    @property
+    def steps(self) -> int:
+        """How many steps the whole run has."""
+        return self.steps_per_epoch * self.settings.epochs
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next step, from 0."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def draw(self) -> int:
+        """The draw of the augmentation in the next step."""
+        return self.epoch % self.settings.draws
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, in [0, 1)."""
+        return self.step / self.steps
+
+    @property
+    def learners(self) -> dict[str, nn.Module]:
+        """What has an optimizer: trained networks and parts, by name."""
+        return {name: self.models[name] for name in self.graph.named(Trained)} | self.graph.parts()
+
+    def logits(self, node: str, images: Tensor) -> Tensor:
+        """What a network says of this rank's own images outside of the step's forward passes, in the mode it is in."""
+        return precision.compute(self.models[node], self.choices[node], images, [""])[""]
+
+
+def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
+          choices: Mapping[str, Choice] | None = None, *, compiled_losses: bool = False) -> Run:
+    """Check everything, copy the graph, make the optimizers: a run at step 0.
+
+    `choices` say how each network computes, "auto" what `running.default_choices` gives.
+    """
+    if world.device.type == "cpu":
+        keep_memory()
+    prepared, networks, few = check(graph, models, data, settings, world)
+    for module in [*prepared.controllers.values(), *prepared.parts().values()]:
+        module.to(world.device)
+    run = Run(prepared, networks, data, settings, world, {}, len(data.train.ids) // settings.batch_size)
+    run.choices = dict(choices or default_choices(networks, settings.precision, world.device))
+    run.runners = precision.runners(prepared, networks, run.choices, few, world)
+    run.optimizers = make_optimizers(settings.optimizer, run.learners)  # now that weights lie as they will
+    run.readers, run.healthy = readers(run), run.healthy.to(world.device)
+    if settings.precision != "exact":
+        run.losses = partial(fused_losses.losses, compiled=compiled_losses)
+    run.frozen = hash_frozen(run)
+    return run
+
+
+def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
+          world: World) -> tuple[Graph, dict[str, nn.Module], Batch]:
+    """Refuse what cannot train; else the graph with its parts, the networks on their device, and two rows."""
+    check_batches(len(data.train.ids), settings, world)
+    check_labels(data)
+    networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
+    check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
+    few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
+    few = on_device(few, world.device)
+    return prepare(graph, networks, few, settings.seed, data.classes, data.train.ids), networks, few
+
+
+def hash_frozen(run: Run) -> dict[str, str]:
+    """Frozen node -> SHA-256 of its weights and buffers."""
+    return {node: fingerprint(run.models[node].state_dict()) for node in run.graph.named(Frozen)}
+
+
+def steps_of(run: Run) -> Generator[Epoch | None, None, None]:
+    """Take the steps that are left: None after each; after the last of an epoch, once it is evaluated, an `Epoch`."""
+    while run.step < run.steps:
+        number, first, began = run.epoch + 1, run.step, time.perf_counter()
+        set_modes(run)
+        if run.cache is not None:
+            use.open_draw(run, run.cache)
+        for batches in _batches(run):
+            train_step(run, batches)
+            if run.step % run.steps_per_epoch:
+                yield None
+        run.guard.read()
+        if run.cache is not None:
+            use.finish_draw(run, run.cache)
+        seconds = time.perf_counter() - began
+        means, run.means = mean_losses(run), Means()
+        run.scores = _evaluate(run)
+        accuracy = {node: metrics["top1"] for node, metrics in run.scores["nodes"].items()}
+        speed = (run.step - first) * run.settings.batch_size / seconds
+        yield Epoch(number, run.step, means, accuracy, seconds, speed)
+
+
+def _evaluate(run: Run) -> Scores:
+    rows = run.settings.batch_size if run.world.device.type == "cpu" else max(run.settings.batch_size, TOGETHER_JUDGED)
+    given = {"classes": len(run.data.classes), "batch_size": rows, "world": run.world}
+    if run.predicted is None:  # of the same images frozen networks say the same after every epoch
+        run.predicted = predict(run.graph, run.models, run.data.validation, nodes=run.graph.named(Frozen), **given)
+    return evaluate(run.graph, run.models, run.data.validation, known=run.predicted, **given)
+
+
+def train_step(run: Run, batches: Sequence[Batch]) -> None:
+    """One step from the micro-batches of this rank; afterwards `run.step` is one more."""
+    weights = run.graph.weights(run.progress)
+    reseed(run.world.device, run.settings.seed, "step", run.step)
+    factor = learning_rate_factor(run.step, run.steps, round(run.settings.warmup_epochs * run.steps_per_epoch),
+                                  run.settings.rate)
+    for optimizer in run.optimizers.values():
+        set_learning_rate(optimizer, factor)
+        optimizer.zero_grad(set_to_none=True)
+    if run.recording is None or not _replay(run, run.recording, on_device(batches[0], run.world.device), weights):
+        _take(run, batches, weights)
+    run.step += 1
+
+
+def _take(run: Run, batches: Sequence[Batch], weights: Mapping[str, float]) -> None:
+    """The step as it is written."""
+    for run.micro, batch in enumerate(batches):
+        with ExitStack() as stack:
+            if run.micro + 1 < len(batches):
+                for network in run.runners.values():
+                    if isinstance(network, DistributedDataParallel):
+                        stack.enter_context(network.no_sync())
+            _learn(run, batch, dict(weights))
+    if run.world.device.type == "cpu":
+        run.guard.read()  # on the CPU nothing is waited for: a bad number stops the run before a weight is touched
+    _update(run)
+    if run.recording is not None and drawn(run.world.device):
+        run.recording.refuse("something draws random numbers")
+
+
+def _replay(run: Run, recording: Recording, batch: Batch, weights: Mapping[str, float]) -> bool:
+    """The step from its recording, if there is one; what frozen networks say is part of it where nothing keeps it."""
+    views = {"": batch.inputs} if isinstance(batch.inputs, Tensor) else batch.inputs
+    if not recording.takes(weights, views.values()):
+        return False
+    known = {"labels": batch.labels, "ids": batch.ids}
+    if run.cache is not None:
+        frozen = [end for end in run.graph.order(run.graph.ends(weights), known) if _is(run, end, Frozen)]
+        known = forward(run.graph, run.readers, batch.inputs, frozen, known | run.cache.look_up(batch.ids))
+
+    def body(given: Mapping[str, Tensor]) -> Seen | None:
+        lanes = lanes_for(run)
+        images = {view: given[f"@{view}"] for view in views}
+        inputs = images if isinstance(batch.inputs, dict) else images[""]
+        seen = _forward_and_backward(run, inputs, {name: given[name] for name in known}, dict(weights), lanes)
+        _update(run)
+        return seen
+
+    taken, seen = recording.play({f"@{view}": images for view, images in views.items()} | known, body)
+    _note(run, seen)
+    return taken
+
+
+def _is(run: Run, end: str, kind: type | UnionType) -> bool:
+    return isinstance(run.graph.nodes.get(parse_end(end).node), kind)
+
+
+def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> None:
+    """Forward and backward of one micro-batch."""
+    batch = on_device(batch, run.world.device)
+    for controller in run.graph.controllers.values():
+        batch = controller.before_forward(run, batch)
+    labels, ids = gather_rows(batch.labels, run.world), gather_rows(batch.ids, run.world)
+    known = {"labels": labels, "ids": ids} | (run.cache.look_up(ids) if run.cache is not None else {})
+    _note(run, _forward_and_backward(run, batch.inputs, known, weights))
+
+
+def _note(run: Run, seen: Seen | None) -> None:
+    if seen is not None:
+        run.guard.watch(run.step, seen)
+        run.means.add(seen.edges, seen.values)
+
+
+def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor],
+                          weights: dict[str, float], lanes: Lanes | None = None) -> Seen | None:
+    graph, accumulate = run.graph, run.settings.accumulate
+    ends, known = graph.ends(weights), dict(known)
+    if lanes:
+        networks = [end for end in graph.order(ends, known) if _is(run, end, Frozen | Trained)]
+        known = forward(graph, lanes.branch(run.readers), inputs, networks, known)
+        lanes.join()
+    outputs = forward(graph, run.readers, inputs, ends, known)
+    for controller in graph.controllers.values():
+        controller.before_losses(run, outputs, weights)
+    shares = weights if accumulate == 1 else {name: weight / accumulate for name, weight in weights.items()}
+    terms = run.losses(graph, outputs, known["labels"], shares)
+    if not terms:
+        return None
+    values = torch.stack(list(terms.values()))
+    seen = look(tuple(terms), values.detach(), outputs, known["ids"])
+    run.healthy.logical_and_(seen.finite)  # once a number was bad nothing moves any more, however late that is read
+    if values.requires_grad:
+        values.sum().backward()
+    return seen
+
+
+def _update(run: Run) -> None:
+    for name, optimizer in run.optimizers.items():
+        if run.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(run.learners[name].parameters(), run.settings.clip_norm)
+        guarded_step(optimizer, run.healthy)
+    for node in run.graph.named(Ema):
+        _follow(run, node)
+    moving = [*run.graph.named(Trained), *run.graph.named(Ema)]
+    average((buffer for node in moving for buffer in run.models[node].buffers()), run.world)
+
+
+@torch.no_grad()
+def _follow(run: Run, node: str) -> None:
+    kind = run.graph.nodes[node]
+    assert isinstance(kind, Ema)
+    update, wait = divmod(run.step + 1, kind.every)
+    if wait:
+        return
+    decay = min(1 - 1 / (update + 1), kind.decay)
+    own, followed = run.models[node], run.models[kind.of]
+    share = 1 - decay if run.world.device.type == "cpu" else (1 - decay) * run.healthy.float()
+    for mine, theirs in zip(own.parameters(), followed.parameters(), strict=True):
+        mine.lerp_(theirs, share)
+    if all(parse_end(end).node != node for end in run.graph.order(run.graph.ends())):
+        # No edge reads it, so no forward of its own moves its statistics: it takes those of what it follows.
+        for mine, theirs in zip(own.buffers(), followed.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def readers(run: Run) -> dict[str, Reader]:
+    """How the loop runs each network: seeded by (seed, node, step, share, view), the rows of all ranks gathered.
+
+    A share is the rows that one rank takes at one time: two ranks draw what one process with two micro-batches draws.
+    """
+    return {node: partial(_read, run, node) for node in run.models}
+
+
+def _read(run: Run, node: str, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
+    world = run.world
+    if run.recording is not None and drawn(world.device):
+        run.recording.refuse("something draws random numbers")
+    reseed(world.device, run.settings.seed, node, run.step, run.micro * world.size + world.rank, view)
+    tensors = precision.compute(run.runners[node], run.choices[node], inputs, taps)
+    rows = {tap: gather_rows(tensor, world) for tap, tensor in tensors.items()}
+    if run.cache is None or not isinstance(run.graph.nodes[node], Frozen):
+        return rows
+    return {tap: run.cache.record(End(node, tap, view).name, tensor) for tap, tensor in rows.items()}
+
+
+def set_modes(run: Run) -> None:
+    """Frozen nodes in eval mode, everything else in training mode."""
+    for node, network in run.models.items():
+        network.train(not isinstance(run.graph.nodes[node], Frozen))
+    for part in run.graph.parts().values():
+        part.train()
+
+
+def _batches(run: Run) -> Iterator[list[Batch]]:
+    """The rest of this epoch: for each step the micro-batches of this rank."""
+    order = permutation(derive(run.settings.seed, "order", run.epoch), len(run.data.train.ids))
+    size, first = run.settings.batch_size, run.step % run.steps_per_epoch
+    plan = [run.world.own(rows) for step in range(first, run.steps_per_epoch)
+            for rows in order[step * size : (step + 1) * size].chunk(run.settings.accumulate)]
+    batches = run.data.train.batches(plan, draw=run.draw, views=_views(run.graph))
+    for _ in range(first, run.steps_per_epoch):
+        yield [next(batches) for _ in range(run.settings.accumulate)]
+
+
+def mean_losses(run: Run) -> dict[str, float]:
+    """Edge -> mean of its loss over the steps of this epoch in which it was live."""
+    return run.means.read((edge.name for edge in run.graph.edges), run.settings.accumulate)
+
+
+def _views(graph: Graph) -> tuple[str, ...]:
+    return ("", *graph.views())

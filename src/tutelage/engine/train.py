@@ -1,0 +1,387 @@
+"""Training, and the run folder around it: saved so that a kill at any moment costs time, never a bit.
+
+`train` is a generator: what other tools call a callback is the body of your `for` loop.
+"""
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from tutelage.data.source import Data
+from tutelage.engine.autotune import Tuned, begin, choose, from_json
+from tutelage.engine.dry_run import prepare as prepare
+from tutelage.engine.loop import Epoch as Epoch
+from tutelage.engine.loop import Run, Settings, check, hash_frozen, mean_losses, steps_of
+from tutelage.engine.numerics import Settled, read_settled, write_settled
+from tutelage.engine.optimizers import MakeOptimizer
+from tutelage.errors import BusyError, Interrupted, ModelError, NumericError
+from tutelage.graph.graph import Ema, Graph, Trained, describe
+from tutelage.graph.graph_data import GRAPH_FILE, data_of
+from tutelage.graph.schedules import cosine
+from tutelage.models.network import body_of, weights_of
+from tutelage.models.saved import load_network, metadata_of
+from tutelage.runs import checkpoint
+from tutelage.runs.checkpoint import State
+from tutelage.runs.folder import (
+    Records,
+    finished,
+    open_run,
+    read_json,
+    read_records,
+    read_scores,
+    refuse_others,
+    versions,
+)
+from tutelage.system.distributed import World, choose_device, largest, lead
+from tutelage.system.files import fingerprint, locked, pack, sweep, unpack, write, write_json
+from tutelage.system.machine import peak_memory, processor_of
+from tutelage.types import Schedule
+
+PROGRESS_SECONDS = 1.0
+WAIT_SECONDS = 0.1
+AGREE_STEPS = 10
+"""How often several ranks ask each other whether to stop."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is within an epoch: mean losses so far by edge, last validation accuracy by node."""
+
+    epoch: int
+    step: int
+    steps: int
+    batch_size: int
+    losses: Mapping[str, float]
+    accuracy: Mapping[str, float]
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run's folder while it is open."""
+
+    path: Path
+    id: str
+    records: Records | None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the states to resume from lie."""
+        return self.path / "checkpoints"
+
+
+def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: int,
+          optimizer: MakeOptimizer | Mapping[str, MakeOptimizer], rate: Schedule = cosine, warmup_epochs: float = 0,
+          accumulate: int = 1, clip_norm: float | None = None, precision: str = "auto", seed: int = 0,
+          out: str | Path | None = None, batch_size: int = 128, device: str = "auto",
+          checkpoint_steps: int | None = None, best: bool = False, draws: int | None = None,
+          cache: bool | str = "auto", cache_gib: float = 20.0,
+          cache_top: int | None = None) -> Generator[Epoch, None, None]:
+    """Train the networks of `graph`, in place, and yield an `Epoch` after each epoch.
+
+    `optimizer` makes an optimizer from parameters, or is a dict of such by node (and "" for all others); its learning
+    rate is multiplied by a straight warm-up over `warmup_epochs` and then by `rate`, a schedule. A step learns from
+    `batch_size` rows, over all ranks and in `accumulate` micro-batches; the rest of an epoch's rows, fewer than a
+    batch, wait for another epoch. `clip_norm` bounds the gradient's norm, network by network. `precision` is "exact"
+    (float32), "bf16" (autocast; losses stay float32) or "auto" (bf16 on a GPU that has it). With `out` there is a run
+    folder; a run found there is resumed, its past epochs are yielded again from the records, and the result has the
+    bits of the uninterrupted run. `checkpoint_steps` saves within an epoch too; `best` keeps each network's best
+    weights on validation data, besides the last. `draws` limits how many augmentations of an image there are: epoch e
+    has draw e modulo that. What frozen networks say of a draw is kept in `cache_gib` GiB at most of a folder for all
+    runs if `cache` is true, or "auto" and draws come again or are there already; with `cache_top` of its logits the so
+    many largest alone, which is less than the teacher says (docs/speed.md) and is noted.
+    """
+    settings = Settings(epochs, optimizer, rate, warmup_epochs, batch_size, accumulate, clip_norm, precision, seed,
+                        checkpoint_steps, best, draws, cache, cache_gib, cache_top)
+    world = World(choose_device(device))
+    if out is None:
+        tuned = choose(graph, models, data, settings, world)
+        events = steps_of(begin(graph, models, data, settings, world, tuned))
+    else:
+        events = train_in_folder(Path(out), graph, models, data, settings, world)
+    with closing(events):
+        yield from (event for event in events if isinstance(event, Epoch))
+
+
+def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
+                    world: World, *, config: str | None = None, tensorboard: bool = True,
+                    interrupted: Callable[[], int] = lambda: 0,
+                    numerics: Path | None = None) -> Generator[Epoch | Progress | None, None, None]:
+    """Train in a run folder, from its newest whole checkpoint on: `Epoch`s, and about once a second a `Progress`.
+
+    `config` is the text of config.toml, which with the data says whether the folder holds this very run.
+    `interrupted` gives the number of a signal that asks to stop, or 0. `numerics` is a file of number formats that the
+    runs of a study share.
+    """
+    config = _described(graph, models, settings) if config is None else config
+    check(graph, models, data, settings, world)  # what is refused leaves no folder behind
+    with ExitStack() as stack:
+        folder = _open(out, config, graph, data, world, stack, tensorboard)
+        done = finished(out)
+        choose_ = partial(choose, graph, models, data, settings, world)
+        make = choose_ if numerics is None else partial(_settled, numerics, choose_, world, interrupted)
+        tuned = _tuned(out, make, world)
+        run = begin(graph, models, data, settings, world, tuned)
+        if done is None:
+            yield from _resume(run, folder, tuned)
+            yield from _rest(run, folder, interrupted)
+        else:
+            _take_final_weights(run, out, done)
+            yield from _past(out, run.steps)
+
+
+def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack: ExitStack,
+          tensorboard: bool) -> Folder:
+    if world.main:
+        def open_() -> None:
+            refuse_others(out)
+            stack.enter_context(locked(out))
+            sweep(out)
+            sweep(out / "checkpoints")
+            sweep(out / "models")
+            open_run(out, config, data.digest)
+            if not (out / GRAPH_FILE).exists():
+                write_json(out / GRAPH_FILE, data_of(graph))
+        lead(world, open_)
+    else:
+        lead(world, None)
+    records = Records(out, tensorboard=tensorboard) if world.main else None
+    if records is not None:
+        stack.callback(records.close)
+    return Folder(out, str(read_json(out / "run.json")["id"]), records)
+
+
+def _tuned(out: Path, make: Callable[[], Tuned], world: World) -> Tuned:
+    """How this run computes: what its folder says, so that every resume and every rank does the same."""
+    path = out / "tuning.json"
+
+    def write_once() -> None:
+        if not path.exists():
+            write_json(path, make().as_json())
+
+    lead(world, write_once if world.main else None)
+    return from_json(read_json(path))
+
+
+def _settled(numerics: Path, make: Callable[[Settled], Tuned], world: World, interrupted: Callable[[], int]) -> Tuned:
+    """How this run computes where several share their number formats: the first that needs one settles it for all."""
+    processor = processor_of(str(world.device))
+    with alone(numerics.parent, interrupted):  # what others settle meanwhile is waited for
+        settled = read_settled(numerics, processor)
+        tuned = make(settled)
+        write_settled(numerics, processor, settled)
+    return tuned
+
+
+@contextmanager
+def alone(folder: Path, stop: Callable[[], int]) -> Iterator[None]:
+    """Hold a folder; wait while another holds it. Interrupted if `stop` gives a signal's number meanwhile."""
+    while True:
+        try:
+            with locked(folder):
+                yield
+                return
+        except BusyError as error:
+            if error.where != str(folder.resolve()):
+                raise  # a run folder's
+            if stop():
+                raise Interrupted(stop()) from None
+            time.sleep(WAIT_SECONDS)
+
+
+def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, None]:
+    manifest, state, damaged = checkpoint.newest(folder.checkpoints, folder.id)
+    if manifest:
+        restore(run, manifest, state)
+    if folder.records is not None:
+        folder.records.rewind(run.step)
+        lost = [f"{name} {manifest['versions'].get(name)} -> {now}" for name, now in _conditions(run).items()
+                if manifest and manifest["versions"].get(name) != now]
+        folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
+                           computed={node: str(choice) for node, choice in run.choices.items()}, cached=tuned.cached,
+                           notes=tuned.notes)
+    yield from _past(folder.path, run.step)
+
+
+def _past(out: Path, step: int) -> Generator[Epoch, None, None]:
+    """The epochs already trained, from the records: a loop that counts them counts on rightly after a resume."""
+    for record in read_records(out):
+        if record["event"] == "epoch" and record["step"] <= step:
+            yield Epoch(record["epoch"], record["step"], record["losses"], record["accuracy"], record["seconds"],
+                        record["images_per_second"])
+
+
+def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator[Epoch | Progress | None, None, None]:
+    told, first, began = time.perf_counter(), run.step, time.perf_counter()
+    try:
+        for event in steps_of(run):
+            if event is not None:
+                _after_epoch(run, folder, event)
+                first, began = run.step, time.perf_counter()
+                yield event
+            elif run.settings.checkpoint_steps and run.step % run.settings.checkpoint_steps == 0:
+                _save(run, folder)
+            _stop_if_asked(run, folder, interrupted)
+            now = time.perf_counter()
+            if event is None and now - told > PROGRESS_SECONDS:
+                run.guard.read()
+                told, speed = now, (run.step - first) * run.settings.batch_size / (now - began)
+                accuracy = {node: scores["top1"] for node, scores in run.scores["nodes"].items()}
+                yield Progress(run.epoch + 1, run.step, run.steps, run.settings.batch_size, mean_losses(run), accuracy,
+                               speed)
+    except GeneratorExit:  # the user's loop broke off: what was learned is theirs, and the run can go on later
+        if run.world.main:
+            _write_models(run, folder)
+        raise
+    except NumericError as error:
+        saved = sorted(folder.checkpoints.glob("step-*"))
+        last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
+        raise NumericError(error.what, where=error.where, found=error.found, expected=error.expected,
+                           fix=f"{error.fix}; {last}") from None
+    _finish(run, folder)
+
+
+def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
+    for node in _learned(run):
+        scores = run.scores["nodes"].get(node)
+        if run.settings.best and scores and scores["top1"] > run.best.get(node, {"top1": -1.0})["top1"]:
+            tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights_of(run.models[node]).items()}
+            run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors}
+    if folder.records is not None:
+        rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in run.optimizers.items()}
+        folder.records.add("epoch", run.step, epoch=epoch.number, losses=dict(epoch.losses),
+                           accuracy=dict(epoch.accuracy), metrics=run.scores, learning_rate=rates,
+                           seconds=epoch.seconds, images_per_second=epoch.images_per_second,
+                           peak_bytes=peak_memory(run.world.device),
+                           notes=[] if run.cache is None else run.cache.notes)
+    _save(run, folder)
+
+
+def _stop_if_asked(run: Run, folder: Folder, interrupted: Callable[[], int]) -> None:
+    if run.world.size > 1 and run.step % AGREE_STEPS and run.step % run.steps_per_epoch:
+        return
+    number = largest(interrupted(), run.world)
+    if number:
+        _save(run, folder)
+        raise Interrupted(number)
+
+
+def _save(run: Run, folder: Folder) -> None:
+    run.guard.read()
+    if run.world.main:
+        about = {"run": folder.id, "epoch": run.epoch, "classes": list(run.data.classes), "data": run.data.digest,
+                 "frozen": run.frozen, "versions": _conditions(run), "scores": run.scores,
+                 "best": {node: {key: held[key] for key in ("top1", "step", "scores")}
+                          for node, held in run.best.items()}}
+        checkpoint.save(folder.checkpoints, run.step, capture(run), about)
+
+
+def capture(run: Run) -> State:
+    """All that a run has learned and remembers, by file. (A node's name has no dot, so the others' names do.)"""
+    state: State = {node: weights_of(run.models[node]) for node in _learned(run)}
+    state["run.parts"] = checkpoint.named_state(run.graph.parts())
+    state["run.controllers"] = checkpoint.named_state(run.graph.controllers)
+    state["run.optimizers"] = checkpoint.optimizer_state(run.optimizers, run.learners)
+    state["run.losses"] = run.means.state()
+    return state | {f"best.{node}": held["tensors"] for node, held in run.best.items()}
+
+
+def restore(run: Run, manifest: Mapping, state: State) -> None:
+    """Put a run back to where `capture` took it."""
+    if manifest["frozen"] != run.frozen:
+        changed = sorted(node for node in run.frozen if run.frozen[node] != manifest["frozen"].get(node))
+        raise ModelError("this run was started with another teacher", where=f"nodes {changed}",
+                         found="weights with another SHA-256", fix="give the weights the run was started with")
+    for node in _learned(run):
+        checkpoint.load_strictly(body_of(run.models[node]), state[node], node)
+    checkpoint.load_named(run.graph.parts(), state["run.parts"], "part")
+    checkpoint.load_named(run.graph.controllers, state["run.controllers"], "controller")
+    checkpoint.load_optimizers(run.optimizers, run.learners, state["run.optimizers"])
+    run.means.load(state["run.losses"])
+    run.best = {node: {**held, "tensors": state[f"best.{node}"]} for node, held in manifest["best"].items()}
+    run.step, run.scores = manifest["step"], read_scores(manifest["scores"])
+
+
+def _finish(run: Run, folder: Folder) -> None:
+    if hash_frozen(run) != run.frozen:
+        raise ModelError("a frozen network has changed during the run", found="other bytes than at the start",
+                         fix="something outside the graph trains it: look for shared modules")
+    if run.world.main:
+        weights = _write_models(run, folder)
+        kept = {node: held["scores"] for node, held in run.best.items()}
+        scores = {**run.scores, "nodes": {**run.scores["nodes"], **kept}}
+        assert folder.records is not None
+        folder.records.add("finished", run.step, metrics=scores)
+        write_json(folder.path / "FINISHED", {"step": run.step, "metrics": scores, "weights": weights})
+    lead(run.world, None if not run.world.main else lambda: None)
+
+
+def _write_models(run: Run, folder: Folder) -> dict[str, str]:
+    (folder.path / "models").mkdir(exist_ok=True)
+    weights = {}
+    for node in _learned(run):
+        tensors = run.best[node]["tensors"] if node in run.best else weights_of(run.models[node])
+        metadata = metadata_of(run.models[node], run.data.classes, node)
+        metadata["preprocessing"] = json.dumps(dict(run.data.preprocessing))
+        metadata["sha256"] = weights[node] = fingerprint(tensors)
+        write(folder.path / "models" / f"{node}.safetensors", pack(tensors, metadata))
+    return weights
+
+
+def _take_final_weights(run: Run, out: Path, done: Mapping) -> None:
+    for node, expected in done["weights"].items():
+        path = out / "models" / f"{node}.safetensors"
+        tensors, _ = unpack(path.read_bytes() if path.exists() else b"", path)
+        if fingerprint(tensors) != expected:
+            raise ModelError("the weights of a finished run have changed", where=path, expected=f"SHA-256 {expected}")
+        checkpoint.load_strictly(body_of(run.models[node]), tensors, str(path))
+
+
+def load(run: str | Path, node: str, *, into: nn.Module | None = None,
+         plugins: Sequence[str] = ()) -> tuple[nn.Module, tuple[str, ...]]:
+    """A trained network of a run folder, in eval mode, and the names of its classes.
+
+    A network that was made in Python, not by a recipe, is given in `into` and filled.
+    """
+    path = Path(run) / "models" / f"{node}.safetensors"
+    if not path.exists():
+        there = sorted(file.stem for file in path.parent.glob("*.safetensors"))
+        raise ModelError(f"no trained network {node!r}", where=path.parent, found=", ".join(there) or "none",
+                         fix="name one that is there" if there else "let the run finish: tutelage train --resume DIR")
+    network, classes = load_network(path, into=into, plugins=plugins)
+    return network.eval(), classes
+
+
+def _learned(run: Run) -> list[str]:
+    return [*run.graph.named(Trained), *run.graph.named(Ema)]
+
+
+def _conditions(run: Run) -> dict[str, object]:
+    """What bit-identity stands on besides the recipe."""
+    return {key: value for key, value in versions().items() if key != "command"} | {"ranks": run.world.size,
+                                                                                    "device": run.world.device.type}
+
+
+def _described(graph: Graph, models: Mapping[str, nn.Module], settings: Settings) -> str:
+    """The config.toml of a run that was started from Python: for people, and to tell one run from another."""
+    numbers = {key: value for key, value in vars(settings).items()
+               if key not in ("optimizer", "rate") and value is not None}
+    optimizers = settings.optimizer if isinstance(settings.optimizer, Mapping) else {"": settings.optimizer}
+    lines = ["# started from Python: run your script again to resume", "[python]", f"graph = '''\n{graph}\n'''",
+             *(f"{key} = {json.dumps(value)}" for key, value in numbers.items()),
+             f"rate = {json.dumps(describe(settings.rate))}", "[python.optimizer]",
+             *(f"{json.dumps(name)} = {json.dumps(describe(make))}" for name, make in optimizers.items()),
+             "[python.models]",
+             *(f"{json.dumps(node)} = {json.dumps(f'{type(body_of(network)).__name__}, {_count(network)} parameters')}"
+               for node, network in models.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,110 @@
+"""A network of a run folder, exported or used at once."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tutelage.data.images import Preparation, preparation, shown
+from tutelage.data.load import load as load_data
+from tutelage.engine.train import load
+from tutelage.errors import ModelError, SecurityError, UsageError
+from tutelage.exporting.export import Images, export, require_place
+from tutelage.exporting.formats import format_of, require_possible
+from tutelage.exporting.module import Choice, Student
+from tutelage.exporting.predict import Classifier
+from tutelage.models.network import logits_of
+from tutelage.models.saved import load_network
+from tutelage.models.weights import read_metadata
+from tutelage.recipes.job import recipe_of_run
+
+NEVER_READ = (".pt2", ".pte")
+
+
+def choice(target: Path, format_: str | None, int8: bool, resize: bool) -> Choice:
+    """Which file is wanted; its format is that of the suffix, unless it is given."""
+    return Choice(format_of(target.name, format_), int8, resize)
+
+
+def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = "validation", force: bool = False,
+               agreement: float, plugins: Sequence[str] = ()) -> dict[str, object]:
+    """Export one node of a finished run, tried on one of the run's splits; what was measured is returned."""
+    require_place(target, force)
+    require_possible(wanted)
+    recipe = recipe_of_run(run, plugins)
+    network, classes = load(run, node, plugins=recipe.plugins)
+    data = load_data(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
+    if data.classes != classes:
+        raise ModelError("the data have other classes than the network", where=run / "config.toml",
+                         found=f"{len(data.classes)} classes, such as {shown(data.classes[0])}",
+                         expected=f"{len(classes)} classes, such as {shown(classes[0])}",
+                         fix="restore the data that the run was trained on")
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    if on not in splits:
+        raise UsageError("unknown split", where="--on", found=on, expected="validation, test or train")
+    held_out = splits[on]
+    if held_out is None:
+        raise UsageError(f"these data have no {on} split", where=run / "config.toml", fix="--on validation")
+    student = Student(network, classes, _prepared(run / "models" / f"{node}.safetensors"), node)
+    return export(student, target, wanted, Images(held_out, data.train, on), force=force, agreement=agreement,
+                  plugins=recipe.plugins)
+
+
+def open_run(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Classifier:
+    """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
+    if place.suffix.lower() in NEVER_READ:
+        raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",
+                            where=shown(place), expected="an .onnx or .safetensors file, or a run folder",
+                            fix="tutelage export RUN --node NAME --to student.onnx")
+    path = _file(place, node)
+    network, classes = load_network(path, plugins=plugins)
+    return Classifier(classes, _prepared(path), _runner(network.eval()))
+
+
+def summary(report: dict, target: Path) -> str:
+    """What a person wants to know of an export, in three lines."""
+    checked, latency = report["checked"], report["latency"]
+    accuracy = "" if checked["accuracy"] is None else (
+        f", accuracy {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
+    return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, {len(report['classes'])} classes\n"
+            f"on {checked['images']} images of {checked['on']}: largest difference of a logit "
+            f"{checked['largest_difference']:.2g}, agreement {checked['agreement']:.2%}{accuracy}\n"
+            f"one image in {latency['median_ms']:.2f} ms ({latency['lower_quartile_ms']:.2f} to "
+            f"{latency['upper_quartile_ms']:.2f}); all numbers: {target}.json")
+
+
+def _file(place: Path, node: str | None) -> Path:
+    if not place.is_dir():
+        if place.suffix.lower() != ".safetensors" or not place.is_file():
+            raise UsageError("not a model to predict with", where=shown(place),
+                             expected="an .onnx or .safetensors file, or a run folder",
+                             found="no such file" if not place.exists() else None)
+        return place
+    there = sorted(file.stem for file in (place / "models").glob("*.safetensors"))
+    if node is None and len(there) == 1:
+        node = there[0]
+    if node not in there:
+        raise UsageError("say which network" if node is None else f"no trained network {node!r}", where=shown(place),
+                         found=", ".join(there) or "none", expected=None if there else "a finished run",
+                         fix=f"--node {there[0]}" if there else "tutelage train --resume DIR")
+    return place / "models" / f"{node}.safetensors"
+
+
+def _prepared(path: Path) -> Preparation:
+    text = read_metadata(path).get("preprocessing")
+    if text is None:
+        raise ModelError("these weights do not say how images are prepared for them", where=path,
+                         found="no entry 'preprocessing' in the metadata", fix="take a file of a run of this package")
+    return preparation(json.loads(text))
+
+
+def _runner(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return logits_of(network(torch.from_numpy(images))).numpy()
+
+    return logits

@@ -1,0 +1,71 @@
+"""The heart: every network runs once, then every edge is one number.
+
+Two laws hold for any graph. A network runs forward once per batch and view, and only if a live edge needs it.
+Gradient flows only into the student end of an edge (and on through a computed node into what that reads). So the
+loss is a plain sum, and one `backward` serves every student.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.graph.graph import BATCH_ENDS, Computed, Edge, End, Graph, Trained, parse_end
+from tutelage.graph.taps import read
+from tutelage.types import Inputs, Outputs, Reader
+
+
+def forward(graph: Graph, models: Mapping[str, nn.Module | Reader], inputs: Inputs,
+            ends: Iterable[str] | None = None, known: Mapping[str, Tensor] | None = None) -> Outputs:
+    """End -> tensor, at least float32, for `ends` (all that the edges read) and what they are computed from.
+
+    `known` holds ends that cost no pass: labels, ids, what a cache remembers. Labels and ids that are not known are
+    left out.
+    """
+    outputs = dict(known or {})
+    order = {end: parse_end(end) for end in graph.order(graph.ends() if ends is None else ends, outputs)}
+    missing = [end for name, end in order.items() if name not in outputs and name not in BATCH_ENDS]
+    networks = [end for end in missing if not isinstance(graph.nodes[end.node], Computed)]
+    for node, view in dict.fromkeys((end.node, end.view) for end in networks):
+        model, plain = models[node], inputs if isinstance(inputs, Tensor) else inputs[view]
+        taps = [end.tap for end in networks if (end.node, end.view) == (node, view)]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and isinstance(graph.nodes[node], Trained)):
+            tensors = read(model, plain, taps) if isinstance(model, nn.Module) else model(plain, taps, view)
+        outputs |= {End(node, tap, view).name: _wide(tensor) for tap, tensor in tensors.items()}
+    for end in missing:
+        kind = graph.nodes[end.node]
+        if end.name not in outputs and isinstance(kind, Computed):
+            result = kind.by(*(outputs[source] for source in kind.of))
+            taps = result if isinstance(result, dict) else {"logits": result}
+            outputs |= {End(end.node, "" if tap == "logits" else tap, "").name: x for tap, x in taps.items()}
+    return outputs
+
+
+def edge_loss(edge: Edge, outputs: Outputs, labels: Tensor, weight: float | None = None) -> Tensor:
+    """weight * mean(sample_weight * T^2 * divergence(student / T, teacher / T)), a scalar.
+
+    The mean is over all rows. The teacher end and the sample weight are detached; labels stay what they are.
+    """
+    weight = edge.weight_at() if weight is None else weight
+    student = outputs[edge.student]
+    teacher = labels if edge.teacher == "labels" else outputs[edge.teacher].detach()
+    if edge.temperature == 1:
+        rows = edge.divergence(student, teacher, labels)
+    else:
+        rows = edge.divergence(student / edge.temperature, teacher / edge.temperature, labels)
+    if isinstance(edge.sample_weight, str):
+        rows = rows * outputs[edge.sample_weight].detach()
+    elif edge.sample_weight is not None:
+        rows = rows * edge.sample_weight(student.detach(), teacher, labels).detach()
+    return weight * edge.temperature**2 * rows.mean()
+
+
+def losses(graph: Graph, outputs: Outputs, labels: Tensor,
+           weights: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    """Live edge -> scalar. The loss of the whole graph is their plain sum."""
+    weights = graph.weights() if weights is None else weights
+    return {edge.name: edge_loss(edge, outputs, labels, weights[edge.name]) for edge in graph.live(weights)}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,337 @@
+"""Recipes: TOML -> the same dataclasses and functions that the Python API uses, each word checked.
+
+A recipe names functions of this package's own pages, and nothing else: no code is ever loaded because a file says
+so. A function with options is a table, `{ name = "ramp_up", to = 0.5 }`, wherever one is named.
+"""
+
+import inspect
+import os
+import pkgutil
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from tutelage import methods
+from tutelage.data.load import DataSettings
+from tutelage.engine.loop import Settings
+from tutelage.engine.optimizers import MakeOptimizer, optimizer_named
+from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown
+from tutelage.graph import schedules
+from tutelage.graph.graph import Frozen, Graph, Kind, Trained
+from tutelage.models.architecture import Architecture
+from tutelage.recipes.lookup import edge_of, function_of, kind_of, told, typed, wrong_type
+from tutelage.recipes.places import Keys, Place, override_keys, shown
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """An optimizer by its name in torch.optim, in any case; `options` are further arguments of its class."""
+
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainSettings(OptimizerSettings):
+    """The [train] table; [train.NAME] overrides the optimizer's keys for one network or part of the graph."""
+
+    epochs: int = 100
+    seed: int = 0
+    schedule: str | dict[str, Any] = "cosine"
+    warmup_epochs: float = 0.0
+    accumulate: int = 1
+    clip_norm: float | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    checkpoint_steps: int | None = None
+    best: bool = False
+    draws: int | None = None
+    cache: bool | Literal["auto"] = "auto"
+    cache_gib: float = 20.0
+    cache_top: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe, resolved: paths are absolute, every default is filled in.
+
+    `number` says which of a method's several runs it is, from 1 on; `file` is where it was read, for errors.
+    """
+
+    data: DataSettings
+    models: dict[str, Architecture]
+    train: TrainSettings
+    method: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, Any] = field(default_factory=dict)
+    edges: list[dict[str, Any]] = field(default_factory=list)
+    optimizers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quick: bool = False
+    plugins: list[str] = field(default_factory=list)
+    number: int | None = None
+    file: Place = field(default=Place("recipe"), compare=False, repr=False)
+
+    def text(self) -> str:
+        """The recipe as TOML, which reads back as the same recipe."""
+        train = asdict(self.train) | self.optimizers
+        run = {"quick": self.quick, "plugins": self.plugins, "number": self.number}
+        tables = {"data": asdict(self.data), "models": {node: asdict(arch) for node, arch in self.models.items()},
+                  "method": self.method, "nodes": self.nodes, "edges": self.edges, "train": train, "run": run}
+        return tomli_w.dumps({name: _without_none(table) for name, table in tables.items() if table})
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = False,
+                plugins: Sequence[str] = ()) -> Recipe:
+    """A TOML file with `--set` overrides ("train.seed=1"), checked key by key; it allows itself no plugin."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("cannot read the recipe", where=path, found=error,
+                         fix="give the path of a TOML file") from None
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError("not TOML", where=path, found=error) from None
+    for override in overrides:
+        _set(tables, override)
+    source = TomlFile(path, text, tuple(overrides))
+    run = source.table(tables.get("run", {}), ("run",), RunTable)
+    for module in run.plugins:
+        if module not in plugins:
+            raise SecurityError(f"this file asks to run the Python module {module!r}, which is not allowed",
+                                where=source.where(("run",), "plugins"), fix=f"if you trust it, add --plugin {module}")
+    recipe = _recipe(tables, source, quick=quick or run.quick, plugins=list(dict.fromkeys([*run.plugins, *plugins])),
+                     number=run.number)
+    return _quickened(recipe) if recipe.quick else recipe
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """What a run folder's config.toml adds: how the command was called."""
+
+    quick: bool = False
+    plugins: list[str] = field(default_factory=list)
+    number: int | None = None
+
+
+def graph_of(recipe: Recipe, where: object = "recipe") -> Graph:
+    """The graph of a recipe; of a method of several runs that of the run it is, or of the last."""
+    return graphs_of(recipe, where)[-1]
+
+
+def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
+    """The graphs that the recipe's [method], or its [nodes] and [[edges]], describe: one for each run that it is."""
+    file = place_of(recipe, where)
+    graphs = _from_method(recipe.method, file.of("method")) if recipe.method else [_own_graph(recipe, file)]
+    if recipe.number is not None:
+        if not 1 <= recipe.number <= len(graphs):
+            raise UsageError("the method has no such run", where=file.of("run").at("number"), found=recipe.number,
+                             expected=f"1 .. {len(graphs)}")
+        graphs = graphs[recipe.number - 1:recipe.number]
+    given = [name for graph in graphs for name, kind in graph.nodes.items() if _is_given(kind, recipe)]
+    for node in given:
+        if node not in recipe.models:
+            raise unknown("network", node, recipe.models, where=file.of("models"))
+    for node in recipe.models:
+        if node not in given:
+            raise UsageError(f"the graph does not use the network {node!r}", where=file.of("models", node),
+                             expected=f"one of: {', '.join(dict.fromkeys(given))}",
+                             fix="name it in [method], or take it out")
+    return graphs
+
+
+def place_of(recipe: Recipe, where: object, *table: str | int) -> Place:
+    """Where a table of a recipe stands, without one the recipe; `where` tells of a recipe that no file holds."""
+    return (recipe.file if recipe.file.text else Place(where)).of(*table)
+
+
+def _own_graph(recipe: Recipe, file: Place) -> Graph:
+    """The graph of [nodes] and [[edges]]; a complaint about one of them gets its place."""
+    nodes = {name: kind_of(kind, file.of("nodes", name)) for name, kind in recipe.nodes.items()}
+    edges = [edge_of(edge, file.of("edges", i)) for i, edge in enumerate(recipe.edges)]
+    try:
+        return Graph(nodes, edges)
+    except UserError as error:
+        tables = {f"edge {edge.name}": ("edges", i) for i, edge in enumerate(edges)}
+        tables |= {f"{kind} node {name!r}": ("nodes", name) for name in nodes for kind in ("Ema", "computed")}
+        raise placed(error, file.of(*tables.get(error.where or "", ()))) from None
+
+
+def _is_given(kind: Kind, recipe: Recipe) -> bool:
+    """Whether a recipe says what network this node is: one of several runs does for what an earlier one left."""
+    whole = recipe.number is None
+    return isinstance(kind, Trained) or (isinstance(kind, Frozen) and not (kind.before and whole))
+
+
+def settings_of(recipe: Recipe, graph: Graph) -> Settings:
+    """The loop's settings, with an optimizer for each network and part that [train.NAME] names."""
+    train = recipe.train
+    learners = [*graph.named(Trained), *graph.parts()]
+    table = recipe.file.of("train")
+    for name in recipe.optimizers:
+        if name not in learners:
+            raise unknown("trained network or part", name, learners, where=table.at(name))
+    makers = {"": _optimizer(train, table)}
+    for node, own in recipe.optimizers.items():
+        makers[node] = _optimizer(replace(train, **own), recipe.file.of("train", node))
+    rate = function_of(schedules, train.schedule, "schedule", table.at("schedule"))
+    return told(lambda: Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size,
+                                  train.accumulate, train.clip_norm, train.precision, train.seed,
+                                  train.checkpoint_steps, train.best, train.draws, train.cache, train.cache_gib,
+                                  train.cache_top), table)
+
+
+def method_names() -> list[str]:
+    """The methods there are: the files of `tutelage.methods`."""
+    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
+
+
+def method(name: str, where: object = None) -> Callable[..., Graph | list[Graph]]:
+    """The function of a method, by its name; it gives a graph, or one for each of several runs."""
+    if name not in method_names():
+        raise unknown("method", name, method_names(), where=where)
+    return vars(import_module(f"tutelage.methods.{name}"))[name]
+
+
+@dataclass(frozen=True)
+class TomlFile:
+    """A file of ours in TOML: it can say where in it a key stands."""
+
+    path: Path
+    text: str
+    overrides: tuple[str, ...] = ()
+
+    def where(self, table: Keys, *key: str | int) -> Place:
+        """File, line and table of a key."""
+        return Place(self.path, self.text, self.overrides, table, key)
+
+    def table(self, values: object, name: Keys, kind: type, extra: Sequence[str] = ()) -> Any:
+        """A table of the file as a dataclass: no unknown key, every value of its type."""
+        if not isinstance(values, Mapping):
+            raise UsageError(f"{shown(name)} must be a table", where=self.where((), *name), found=repr(values))
+        known = [item.name for item in fields(kind)]
+        for key in values:
+            if key not in known and key not in extra:
+                raise unknown("key", str(key), known, where=self.where(name, str(key)))
+        needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+        for key in needed:
+            if key not in values:
+                raise UsageError(f"the key {key!r} is missing", where=self.where(name, key),
+                                 expected=f"{key} = ...")
+        try:
+            return TypeAdapter(kind).validate_python({key: values[key] for key in values if key in known})
+        except ValidationError as error:
+            refused = error.errors()[0].get("ctx", {}).get("error")  # what the dataclass itself refuses
+            if isinstance(refused, UserError):
+                key = (refused.where or "").removeprefix(f"{shown(name)} ")
+                raise placed(refused, self.where(name, key), key) from None
+            raise wrong_type(error, self.where(name)) from None
+
+
+TABLES = ("data", "models", "method", "nodes", "edges", "train", "run")
+
+
+def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: list[str],
+            number: int | None) -> Recipe:
+    for name, table in tables.items():
+        if name not in TABLES:
+            raise unknown("table", name, TABLES, where=source.where((), name))
+        each = table if name == "edges" else [table]
+        if not isinstance(each, list) or not all(isinstance(one, dict) for one in each):
+            raise UsageError(f"[{name}] must be {'tables, [[edges]]' if name == 'edges' else 'a table'}",
+                             where=source.where((), name), found=repr(table))
+    for name in ("data", "models"):
+        if name not in tables:
+            raise UsageError(f"the table [{name}] is missing", where=source.path)
+    method, edges = tables.get("method"), tables.get("edges")
+    if bool(method) == bool(edges) or (method and tables.get("nodes")):
+        raise UsageError("a recipe needs a [method], or [nodes] and [[edges]] of its own", where=source.path,
+                         found="both" if method else "neither")
+    train = tables.get("train", {})
+    own = {item.name for item in fields(TrainSettings)}
+    optimizers = {key: value for key, value in train.items() if isinstance(value, dict) and key not in own}
+    models = {}
+    for node, table in tables["models"].items():
+        models[node] = _absolute(source.table(table, ("models", node), Architecture), source.path, "weights", "classes")
+    for node, table in optimizers.items():
+        typed = source.table(table, ("train", node), OptimizerSettings)
+        optimizers[node] = {key: getattr(typed, key) for key in table}
+    data = source.table(tables["data"], ("data",), DataSettings)
+    if data.root is not None and _seen_from(source.path, data.root).exists():
+        data = _absolute(data, source.path, "root")  # else the data set looks where it lies
+    return Recipe(data, models,
+                  source.table(train, ("train",), TrainSettings, extra=list(optimizers)), tables.get("method", {}),
+                  tables.get("nodes", {}), tables.get("edges", []), optimizers, quick, plugins, number,
+                  source.where(()))
+
+
+def _absolute(table: Any, recipe: Path, *keys: str) -> Any:
+    """Paths in a recipe are seen from the recipe's own folder; environment variables and ~ are filled in."""
+    changed = {}
+    for key in keys:
+        value = getattr(table, key)
+        if value is not None and value != "by-name":
+            changed[key] = str(_seen_from(recipe, value).resolve())
+    return replace(table, **changed)
+
+
+def _seen_from(recipe: Path, path: str) -> Path:
+    return recipe.parent / Path(os.path.expandvars(path)).expanduser()
+
+
+def _quickened(recipe: Recipe) -> Recipe:
+    """A smoke run: synthetic images (on digits, the real ones), batch 8, three steps, no file of weights."""
+    models = {node: replace(arch, weights=arch.weights if recipe.number else None, pretrained=False, head="strict",
+                            classes=None) for node, arch in recipe.models.items()}
+    data = replace(recipe.data, batch_size=8, limit=24, workers=0)
+    train = replace(recipe.train, epochs=1, warmup_epochs=0.0, accumulate=1)
+    return replace(recipe, data=data, models=models, train=train, quick=True)
+
+
+def _set(tables: dict[str, Any], override: str) -> None:
+    _, equals, value = override.partition("=")
+    path = override_keys(override)
+    if not equals or len(path) < 2:
+        raise UsageError("not an override", where="--set", found=override, expected="TABLE.KEY=VALUE")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word is a string
+    table = tables
+    for name in path[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise UsageError("not an override", where="--set", found=override, expected="the name of a table")
+    table[path[-1]] = parsed
+
+
+def _from_method(table: Mapping[str, Any], where: Place) -> list[Graph]:
+    options = {key: value for key, value in table.items() if key != "name"}
+    if "name" not in table:
+        raise UsageError("the key 'name' is missing", where=where, expected=f"one of: {', '.join(method_names())}")
+    function = method(str(table["name"]), where.at("name"))
+    arguments = typed(options, inspect.signature(function).parameters, f"option of {table['name']}", where)
+    made = told(lambda: function(**arguments), where)
+    return [made] if isinstance(made, Graph) else list(made)
+
+
+def _optimizer(settings: OptimizerSettings, where: Place) -> MakeOptimizer:
+    """The optimizer of a table; only SGD takes its momentum: others mean something else by it, or have none."""
+    numbers = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    own = {"momentum": settings.momentum, "nesterov": settings.nesterov} if settings.optimizer.lower() == "sgd" else {}
+    return told(lambda: optimizer_named(settings.optimizer, numbers | own, settings.options), where)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,221 @@
+"""What later commands have left beside a run: evaluations, cost, exports. Each is optional; each is checked."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from tutelage.errors import ModelError
+from tutelage.reporting.run_folder import checked, read_checked
+from tutelage.runs import evaluations
+
+SPLITS = ("test", "validation", "train")
+"""In the order in which a reader wants them."""
+LARGEST_PICTURE = 200_000
+"""Bytes of one image that a page takes in."""
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Reliability(TypedDict):
+    """Mean confidence, accuracy and number of images by bin of confidence."""
+
+    confidence: list[float | None]
+    accuracy: list[float | None]
+    count: list[int]
+
+
+class Temperature(TypedDict):
+    """Temperature scaling, fitted on validation data."""
+
+    value: float | None
+    nll_before: float | None
+    nll_after: float | None
+    ece_before: float | None
+    ece_after: float | None
+
+
+class NodeScores(TypedDict):
+    """One node on one split. `confusion[i][j]` counts images of class i that were taken for class j."""
+
+    top1: float | None
+    top5: float | None
+    nll: float | None
+    brier: float | None
+    ece: float | None
+    adaptive_ece: float | None
+    classwise_ece: float | None
+    macro_f1: float | None
+    aurc: float | None
+    per_class: list[float | None]
+    reliability: Reliability
+    confusion: NotRequired[list[list[int]]]
+    temperature: NotRequired[Temperature | None]
+
+
+class PairScores(TypedDict):
+    """Two nodes on the same images."""
+
+    agreement: float | None
+    kl: float | None
+    both_right: float | None
+    one_right: float | None
+    both_wrong: float | None
+
+
+class Histogram(TypedDict):
+    """How many images have a weight between two edges."""
+
+    edges: list[float | None]
+    count: list[int]
+
+
+class Deciles(TypedDict):
+    """Accuracy of each node on tenths of the images, from the least to the most trusted."""
+
+    edges: list[float | None]
+    count: list[int]
+    accuracy: dict[str, list[float | None]]
+
+
+class Trusted(TypedDict):
+    """One image, and how much the teacher is trusted on it."""
+
+    id: int
+    file: str | None
+    label: int
+    prediction: int
+    weight: float | None
+
+
+class Uncertainty(TypedDict):
+    """The teacher's weight on each image."""
+
+    teacher: str
+    options: NotRequired[dict[str, Any] | str | None]
+    histogram: Histogram
+    mean: float | None
+    mean_right: float | None
+    mean_wrong: float | None
+    auroc: float | None
+    deciles: Deciles
+    per_class: list[float | None]
+    most: list[Trusted]
+    least: list[Trusted]
+
+
+class Metrics(TypedDict):
+    """evaluation/SPLIT/metrics.json; the keys of `pairs` are "a|b"."""
+
+    on: str
+    rows: int
+    classes: list[str]
+    nodes: dict[str, NodeScores]
+    pairs: dict[str, PairScores]
+    uncertainty: Uncertainty | None
+    robust: NotRequired[dict[str, Any] | None]
+
+
+class Latency(TypedDict):
+    """Of one batch: median and spread of n measurements."""
+
+    median_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    images_per_second: float | None
+    n: int
+
+
+class NodeCost(TypedDict):
+    """What a network costs. `latency` is keyed by the batch size; compression is to the teacher."""
+
+    parameters: int
+    flops: int | float | None
+    bytes: int | None
+    compression: float | None
+    latency: dict[str, Latency]
+
+
+class Cost(TypedDict):
+    """evaluation/cost/cost.json."""
+
+    machine: dict[str, Any] | str
+    convention: str
+    nodes: dict[str, NodeCost]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One split of a run, and the images that it shows, by their file names."""
+
+    metrics: Metrics
+    images: Mapping[str, bytes]
+
+    def picture(self, name: str | None) -> bytes:
+        """An image that the evaluation has left: the bytes of a PNG, or none."""
+        data = self.images.get(name or "", b"")
+        return data if data.startswith(PNG) and len(data) <= LARGEST_PICTURE else b""
+
+
+def evaluations_of(run: Path) -> dict[str, Evaluation]:
+    """Split -> what `tutelage evaluate` has left of it, the most telling split first."""
+    found = {}
+    for split in SPLITS:
+        if split in evaluations.evaluated(run):
+            whole = evaluations.evaluation_of(run, split)
+            path = run / evaluations.FOLDER / split / evaluations.METRICS_FILE
+            metrics = checked(Metrics, whole.metrics, path)
+            _check(metrics, path)
+            found[split] = Evaluation(metrics, whole.images)
+    return found
+
+
+def cost_of(run: Path) -> Cost | None:
+    """What the networks of a run cost, where it was measured."""
+    if evaluations.COST not in evaluations.evaluated(run):
+        return None
+    return checked(Cost, evaluations.cost_of(run), run / evaluations.FOLDER / evaluations.COST / evaluations.COST_FILE)
+
+
+def exports_in(folder: Path) -> dict[Path, Mapping[str, Any]]:
+    """The JSON files that lie beside exported networks in a folder, two floors deep at most."""
+    found = {}
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+        exported = path.with_suffix("")
+        if exported.suffix in (".onnx", ".pte", ".pt2", ".safetensors") and exported.is_file():
+            found[path] = read_checked(dict[str, Any], path)
+    return found
+
+
+def _check(metrics: Metrics, path: Path) -> None:
+    """That lists which belong together are of one length."""
+    classes = len(metrics["classes"])
+    lengths = {}
+    for node, scores in metrics["nodes"].items():
+        lengths[f"nodes.{node}.per_class"] = (len(scores["per_class"]), classes)
+        confusion = scores.get("confusion")
+        if confusion is not None:
+            lengths[f"nodes.{node}.confusion"] = (len(confusion), classes)
+            lengths |= {f"nodes.{node}.confusion.{i}": (len(row), classes) for i, row in enumerate(confusion)}
+        bins = len(scores["reliability"]["count"])
+        for key in ("confidence", "accuracy"):
+            lengths[f"nodes.{node}.reliability.{key}"] = (len(scores["reliability"][key]), bins)
+    if (uncertainty := metrics["uncertainty"]) is not None:
+        lengths["uncertainty.per_class"] = (len(uncertainty["per_class"]), classes)
+        for key in ("histogram", "deciles"):
+            count = uncertainty[key]["count"]
+            lengths[f"uncertainty.{key}.edges"] = (len(uncertainty[key]["edges"]), len(count) + 1)
+        for node, shares in uncertainty["deciles"]["accuracy"].items():
+            lengths[f"uncertainty.deciles.accuracy.{node}"] = (len(shares), len(uncertainty["deciles"]["count"]))
+    for where, (found, expected) in lengths.items():
+        if found != expected:
+            raise ModelError("not what this package writes", where=f"{path}: {where}", found=f"{found} numbers",
+                             expected=f"{expected}")
+    named = [*uncertainty["most"], *uncertainty["least"]] if uncertainty else []
+    if any(not 0 <= number < classes for image in named for number in (image["label"], image["prediction"])):
+        raise ModelError("not what this package writes", where=f"{path}: uncertainty", found="the number of no class")
+    if odd := [pair for pair in metrics["pairs"] if pair.count("|") != 1]:
+        raise ModelError("not what this package writes", where=f"{path}: pairs", found=json.dumps(odd[:3]),
+                         expected='"a|b"')

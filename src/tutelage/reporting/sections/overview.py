@@ -1,0 +1,167 @@
+"""The first part of a report: each network's accuracy, large; all of them in one table; accuracy against cost."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.reporting import charts
+from tutelage.reporting.charts import Point, colours_of
+from tutelage.reporting.document import Card, Cards, Cell, Chart, Column, Item, Section, Table, Text, spread_out
+from tutelage.reporting.formatting import spread, written
+from tutelage.reporting.groups import VALIDATION, Group, network_of
+from tutelage.reporting.schema import Cost, NodeCost, exports_in
+
+MOST_CARDS = 6
+EXPORTED = (("node", "network", "text"), ("kind", "format", "text"), ("int8", "int8", "text"),
+            ("bytes", "size", "bytes"),
+            ("parameters", "parameters", "integer"), ("checked.images", "images checked", "integer"),
+            ("checked.agreement", "agrees with the network", "share"), ("checked.accuracy", "accuracy", "share"),
+            ("checked.accuracy_of_network", "accuracy of the network", "share"),
+            ("checked.relative_difference", "largest relative difference", "number"),
+            ("latency.median_ms", "one image", "milliseconds"))
+"""What is told of an export: where its JSON has it, what it is called, and its kind."""
+
+
+def glance_section(groups: Sequence[Group]) -> Section:
+    """What was learned, in a few large numbers and one table over all recipes."""
+    main = max(groups, key=lambda group: len(group.diagram.links))
+    items: list[Item] = [_cards(main), _table(groups)]
+    unlike = sorted({group.measured for group in groups})
+    if len(unlike) > 1:
+        items.append(Text(f"Beware: these accuracies are of unlike images ({' and '.join(unlike)}). "
+                          "Evaluate every run on the same split to compare them."))
+    return Section("At a glance", items)
+
+
+def cost_section(groups: Sequence[Group]) -> Section:
+    """What the networks cost, and which are the best for their cost."""
+    measured = {group.name: cost for group in groups if (cost := _cost(group)) is not None}
+    if not measured:
+        return Section("Cost against accuracy", [Text("Parameters, FLOPs and latency are not measured yet:",
+                                                      f"tutelage evaluate {groups[0].first.run.folder} --on test")])
+    axes = (("parameters", "parameters"), ("flops", "FLOPs"), ("latency", "ms an image"))
+    items: list[Item] = [chart for axis in axes if (chart := _plane(groups, *axis)) is not None]
+    items.append(_cost_table(groups, measured))
+    told = {f"{cost['convention'].rstrip('.')}. Measured on: {_machine(cost)}." for cost in measured.values()}
+    return Section("Cost against accuracy", [*items, *(Text(text) for text in sorted(told))])
+
+
+def exports_section(folders: Sequence[Path]) -> Section:
+    """Exported networks that lie in the folders, as the JSON beside each says."""
+    found = {path: about for folder in folders for path, about in exports_in(folder).items()}
+    rows = [(path.with_suffix("").name, *(_dug(about, key) for key, _, _ in EXPORTED)) for path, about in found.items()]
+    columns = [Column("file"), *(Column(name, kind) for _, name, kind in EXPORTED)]
+    return Section("Exports", [Table("Exported networks, each run again after export", columns, rows)] if rows else [])
+
+
+def _dug(about: Mapping[str, Any], path: str) -> Cell:
+    """A word or number of nested mappings, by its dotted path; None where there is none."""
+    value: Any = about
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str | int | float) else None
+
+
+def _cards(group: Group) -> Cards:
+    colours, cards = colours_of(group.diagram), []
+    nodes = {node.name: node for node in group.diagram.nodes}
+    for name in group.nodes()[:MOST_CARDS]:
+        mean, deviation = group.mean(name, "top1")
+        node = nodes.get(name)
+        kind = "mean of the students" if node is None else " · ".join(filter(None, (node.words, node.network)))
+        several = [] if deviation is None else [f"± {written(deviation, 'share')} over {len(group.members)} runs"]
+        cards.append(Card(name, mean, "share", [kind, *several], colours.get(name, "@muted")))
+    of = "validation data" if group.measured == VALIDATION else f"{group.measured} data"
+    return Cards(f"Accuracy of {group.name} on {of}", cards)
+
+
+def _table(groups: Sequence[Group]) -> Table:
+    rows = []
+    for group in groups:
+        kinds, costs = {node.name: node.words for node in group.diagram.nodes}, _costs(group, groups)
+        for node in group.nodes():
+            known = costs.get(node)
+            rows.append((group.name, node, kinds.get(node, "ensemble"), len(group.members), group.measured,
+                         *group.mean(node, "top1"), group.mean(node, "nll")[0], group.mean(node, "ece")[0],
+                         known["parameters"] if known else None, spread([m.run.seconds for m in group.members])[0]))
+    columns = [Column("recipe"), Column("network"), Column("kind"), Column("runs", "integer"), Column("measured on"),
+               Column("top-1", "share"), Column("± over runs", "share"), Column("NLL", "number"),
+               Column("ECE", "share"), Column("parameters", "integer"), Column("training time", "seconds")]
+    kept = [i for i in range(len(columns)) if i < 6 or any(row[i] is not None for row in rows)]
+    note = "± is the standard deviation over runs that differ in their seed." if 6 in kept else ""
+    return Table("All networks", [columns[i] for i in kept], [tuple(row[i] for i in kept) for row in rows], note,
+                 brief=spread_out(len(rows), 120) if len(rows) > 120 else None)
+
+
+def _cost(group: Group) -> Cost | None:
+    return next((member.cost for member in group.members if member.cost is not None), None)
+
+
+def _costs(group: Group, groups: Sequence[Group]) -> dict[str, NodeCost]:
+    """Node -> cost, where need be as it was measured in another run of the same network for the same data."""
+    known = {key: cost for other in [*groups, group] for member in other.members if member.cost is not None
+             for node, cost in member.cost["nodes"].items() if (key := network_of(member.run, node)) is not None}
+    own = _cost(group)
+    found = {node.name: known[key] for node in group.diagram.nodes
+             if (key := network_of(group.members[0].run, node.name)) in known}
+    return {**found, **(own["nodes"] if own else {})}
+
+
+def _machine(cost: Cost) -> str:
+    machine = cost["machine"]
+    return machine if isinstance(machine, str) else ", ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def _value(cost: NodeCost, axis: str) -> float | None:
+    if axis == "latency":
+        return cost["latency"]["1"]["median_ms"] if "1" in cost["latency"] else None
+    return cost["parameters"] if axis == "parameters" else cost["flops"]
+
+
+def _plane(groups: Sequence[Group], axis: str, words: str) -> Chart | None:
+    points, few = [], len(groups) <= 3
+    every = list(dict.fromkeys(node for group in groups for node in group.nodes()))
+    for number, group in enumerate(groups):
+        for node, cost in _costs(group, groups).items():
+            mean, deviation = group.mean(node, "top1")
+            x = charts.finite(_value(cost, axis))
+            if x is not None and x > 0 and mean is not None and charts.finite(mean) is not None:
+                around = None if deviation is None else (mean - deviation, mean + deviation)
+                colour = f"@{(number if few else every.index(node)) % charts.COLOURS + 1}"
+                if len(groups) == 1:
+                    colour = colours_of(group.diagram).get(node, "@muted")
+                name = f"{node}, {group.name}" if few and len(groups) > 1 else node
+                points.append(Point(name, colour, x, mean, around, group.name))
+    if not points:
+        return None
+    about = "Up and to the left is better." + " Point at a mark to see its recipe." * (not few) + (
+        " Bars are one standard deviation over runs." if any(point.around for point in points) else "")
+    return charts.plane(f"Accuracy against {words}", about, points, front_of(points), x=words, y="top-1")
+
+
+def front_of(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both cost and accuracy (the Pareto front), the cheapest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
+
+
+def _cost_table(groups: Sequence[Group], costs: dict[str, Cost]) -> Table:
+    rows = []
+    for group in groups:
+        for node, cost in costs[group.name]["nodes"].items() if group.name in costs else ():
+            times = [cost["latency"].get(batch) for batch in ("1", "32")]
+            rows.append((group.name, node, cost["parameters"], cost["flops"], cost["bytes"], cost["compression"],
+                         *(number for time in times for number in (
+                             (time["median_ms"], time["low_ms"], time["high_ms"], time["images_per_second"]) if time
+                             else (None,) * 4))))
+    timed = [Column(f"{name}, batch {batch}", kind) for batch in (1, 32) for name, kind in (
+        ("latency", "milliseconds"), ("lower quartile", "milliseconds"), ("upper quartile", "milliseconds"),
+        ("images/s", "integer"))]
+    columns = [Column("recipe"), Column("network"), Column("parameters", "integer"), Column("FLOPs", "integer"),
+               Column("file", "bytes"), Column("compression", "number"), *timed]
+    return Table("What each network costs", columns, rows)

@@ -1,0 +1,204 @@
+"""The part of a report on a study: methods over seeds, each against the baseline, as `tutelage compare` found it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from tutelage.errors import ModelError
+from tutelage.reporting import charts
+from tutelage.reporting.charts import Point
+from tutelage.reporting.document import Cell, Column, Item, Section, Table, Text
+from tutelage.reporting.groups import Group, Member, member_of
+from tutelage.reporting.run_folder import is_run, read_checked, read_run
+from tutelage.studies.statistics import comparison_of
+
+FILE = "results.json"
+SHARES = ("top1", "top5", "ece", "macro_f1", "adaptive_ece", "classwise_ece")
+
+
+class Difference(TypedDict):
+    """Of a method to the baseline, paired by seed, with a 95 % confidence interval."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    wilcoxon_p: float | None
+    n: int
+    says: str
+
+
+class Row(TypedDict):
+    """One metric of one network of one method, over seeds."""
+
+    method: str
+    node: str
+    metric: str
+    n: int
+    values: list[float | None]
+    mean: float | None
+    sd: float | None
+    difference: Difference | None
+
+
+class Trial(TypedDict):
+    """One run of a study."""
+
+    method: str
+    recipe: NotRequired[str]
+    seed: int
+    run: str
+    status: str
+    seconds: NotRequired[float | None]
+
+
+class Lines(TypedDict):
+    """A table of the study's own, as text."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str
+
+
+class Results(TypedDict):
+    """A study's results.json."""
+
+    on: str
+    seeds: list[int]
+    baseline: str | None
+    rows: list[Row]
+    cells: list[Trial]
+    methods: NotRequired[Any]
+    nodes: NotRequired[Any]
+    mcnemar: NotRequired[list[dict[str, Any]]]
+    tables: NotRequired[dict[str, Lines]]
+    notes: NotRequired[list[str]]
+    machine: NotRequired[Any]
+    versions: NotRequired[dict[str, Any]]
+    command: NotRequired[Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder: what it found, and its runs by method."""
+
+    folder: Path
+    results: Results
+    groups: Sequence[Group]
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a folder looks like one that `compare` made."""
+    return (folder / FILE).is_file()
+
+
+def read_study(folder: Path) -> Study:
+    """A study, checked, with those of its runs that are there."""
+    results: Results = read_checked(Results, folder / FILE)
+    comparison_of(folder)  # means and spreads are those of the values
+    for name, table in results.get("tables", {}).items():
+        if any(len(row) != len(table["columns"]) for row in table["rows"]):
+            raise ModelError("not what this package writes", where=f"{folder / FILE}: tables.{name}",
+                             found="a row of another length than the columns")
+    return Study(folder, results, _groups(folder, results))
+
+
+def _groups(folder: Path, results: Results) -> list[Group]:
+    """The runs of each method and recipe: a method may have several recipes, each with networks of its own."""
+    recipes: dict[str, dict[str, None]] = {}
+    runs: dict[tuple[str, str], list[Member]] = {}
+    for cell in results["cells"]:
+        path, recipe = folder / cell["run"], cell.get("recipe", "")  # an absolute path stays what it is
+        recipes.setdefault(cell["method"], {})[recipe] = None
+        if is_run(path):
+            run = member_of(read_run(path), cell["run"].removeprefix("runs/"))
+            runs.setdefault((cell["method"], recipe), []).append(run)
+    for (method, _), members in runs.items():
+        if any(member.run.diagram != members[0].run.diagram for member in members):
+            raise ModelError("runs of one recipe with unlike graphs", where=folder / FILE, found=f"method {method!r}",
+                             expected="runs that differ in their seed alone")
+    return [Group(method if len(recipes[method]) == 1 else f"{method}, {recipe}", members)
+            for (method, recipe), members in runs.items()]
+
+
+def study_section(study: Study) -> Section:
+    """Means and spread, paired differences with what may be said of them, and McNemar's test sample by sample."""
+    results, baseline = study.results, study.results["baseline"]
+    seeds = len(results["seeds"])
+    told = f"{seeds} {'seed' if seeds == 1 else 'seeds'}, measured on {results['on']} data" + (
+        f"; differences are to {baseline}, paired by seed." if baseline else ".")
+    notes = [Text(f"Not all runs computed in the same number formats. {note}") for note in results.get("notes", [])]
+    items: list[Item] = [Text(told), *notes, *_forests(results), _means(results), _differences(results)]
+    if rows := results.get("mcnemar"):
+        items.append(_generic("McNemar's test, image by image", rows))
+    items += [Table(table["title"], [Column(name) for name in table["columns"]], table["rows"], table["note"])
+              for table in results.get("tables", {}).values()]
+    cells = [(c["method"], c["seed"], c["status"], c.get("seconds"), c["run"]) for c in results["cells"]]
+    columns = (Column("method"), Column("seed", "integer"), Column("state"), Column("time", "seconds"), Column("run"))
+    return Section("Comparison over seeds", [*items, Table("Runs", columns, cells, folded=True)])
+
+
+def _kind(metric: str) -> str:
+    return "share" if metric in SHARES else "number"
+
+
+def _means(results: Results) -> Table:
+    """One line for each method and network, a column for each metric: shares as shares."""
+    metrics = list(dict.fromkeys(row["metric"] for row in results["rows"]))
+    found = {(row["method"], row["node"], row["metric"]): row for row in results["rows"]}
+    keys = list(dict.fromkeys((row["method"], row["node"]) for row in results["rows"]))
+    columns = [Column("method"), Column("network"), Column("n", "integer")]
+    for metric in metrics:
+        columns += [Column(metric, _kind(metric)), Column(f"± sd of {metric}", _kind(metric))]
+    rows = []
+    for method, node in keys:
+        cells = [found.get((method, node, metric)) for metric in metrics]
+        n = max(cell["n"] for cell in cells if cell)
+        rows.append((method, node, n, *(number for cell in cells for number in (
+            (cell["mean"], cell["sd"]) if cell else (None, None)))))
+    return Table("Mean and standard deviation over seeds", columns, rows)
+
+
+def _differences(results: Results) -> Table:
+    columns = (Column("method"), Column("network"), Column("metric"), Column("difference", "number"),
+               Column("95 % from", "number"), Column("to", "number"), Column("n", "integer"), Column("p", "number"),
+               Column("p (Holm)", "number"), Column("p (Wilcoxon)", "number"), Column("what may be said"))
+    rows = [(row["method"], row["node"], row["metric"], d["mean"], d["low"], d["high"], d["n"], d["p"], d["p_holm"],
+             d["wilcoxon_p"], d["says"]) for row in results["rows"] if (d := row["difference"]) is not None]
+    note = f"A difference is method - {results['baseline']}, in the metric's own unit (0.01 is one point of accuracy)."
+    return Table("Differences to the baseline", columns, rows, note if rows else "")
+
+
+def _forests(results: Results) -> list[Item]:
+    """The differences in accuracy with their intervals, one chart for each network."""
+    found: dict[str, list[Point]] = {}
+    for row in results["rows"]:
+        d = row["difference"]
+        if row["metric"] == "top1" and d is not None and (mean := charts.finite(d["mean"])) is not None:
+            low, high = charts.finite(d["low"]), charts.finite(d["high"])
+            clear = low is not None and high is not None and (low > 0 or high < 0)
+            colour = "@muted" if not clear else "@good" if mean > 0 else "@bad"
+            around = None if low is None or high is None else (low * 100, high * 100)
+            found.setdefault(row["node"], []).append(Point(row["method"], colour, mean * 100, 0, around))
+    about = (f"Points of accuracy, paired by seed, with 95 % intervals; 0 is {results['baseline']}. "
+             "A grey interval holds 0, or there is none.")
+    return [charts.forest(f"{node} against the baseline", about, points, x="points of top-1")
+            for node, points in found.items()]
+
+
+def _generic(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return Table(title, [Column(key.replace("_", " "), "text" if any(
+        isinstance(row.get(key), str) for row in rows) else "number") for key in keys],
+                 [tuple(_cell(row.get(key)) for key in keys) for row in rows])
+
+
+def _cell(value: object) -> Cell:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if value is None or isinstance(value, str | int | float) else str(value)

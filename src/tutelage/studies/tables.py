@@ -1,0 +1,184 @@
+"""The tables of a study as text: configuration, accuracy, ablation, cost; and all of its results as one page."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.runs.evaluations import COST, cost_of, evaluated
+from tutelage.studies import statistics
+from tutelage.studies.statistics import mean_and_spread
+from tutelage.studies.study import Asked, Cell, Study
+
+Values = Mapping[tuple[str, str], Mapping[str, Mapping[int, float]]]
+"""(node, metric) -> method -> seed -> number."""
+PERCENT = ("top1", "top5", "ece")
+
+
+def tables_of(study: Study, asked: Asked, cells: Sequence[Cell], results: Mapping[str, Any],
+              values: Values) -> dict[str, dict[str, Any]]:
+    """The tables that the study asks for, by name: "title", "columns", "rows" of text, "note"."""
+    made: dict[str, dict[str, Any]] = {}
+    if "configuration" in study.table.tables:
+        made["configuration"] = _configuration(study, asked, cells)
+    if "accuracy" in study.table.tables:
+        made["accuracy"] = _accuracy(study, results)
+    if "ablation" in study.table.tables and any(method.ablation_of for method in study.methods.values()):
+        made["ablation"] = _ablation(study, values)
+    if "cost" in study.table.tables:
+        made["cost"] = _cost(cells)
+        made["training"] = _training(results)
+    return made
+
+
+def as_markdown(results: Mapping[str, Any]) -> str:
+    """results.md: the tables, McNemar's counts, what failed, and how it was made."""
+    lines = [f"# {len(results['methods'])} methods, {len(results['seeds'])} seeds, on {results['on']} images", ""]
+    failed = [f"- {cell['run']}: {cell['status']}" for cell in results["cells"] if cell["status"] != "finished"]
+    if failed:
+        lines += ["**Not all runs are here:**", "", *failed, ""]
+    if results.get("notes"):
+        lines += ["**Not all runs computed in the same number formats:**", "",
+                  *(f"- {note}" for note in results["notes"]), ""]
+    for table in [*results["tables"].values(), *_mcnemar(results)]:
+        lines += [f"## {table['title']}", "", *_lines(table["columns"], table["rows"]), ""]
+        lines += [table["note"], ""] if table["note"] else []
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    return "\n".join([*lines, f"`{results['command']}`", "", f"{results['machine']}; {versions}", ""])
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> dict[str, Any]:
+    return {"title": title, "columns": list(columns), "rows": [list(row) for row in rows], "note": note}
+
+
+def _configuration(study: Study, asked: Asked, cells: Sequence[Cell]) -> dict[str, Any]:
+    """The settings of the study's runs; where they are not the same for all, each value with its methods."""
+    seen: dict[str, dict[str, list[str]]] = {}
+    for cell in cells:
+        if cell.seed == 0:
+            for key, value in _settings(cell).items():
+                holders = seen.setdefault(key, {}).setdefault(value, [])
+                holders += [cell.method] if cell.method not in holders else []
+    everyone = len({cell.method for cell in cells})
+    rows = [[key, "; ".join(value if len(holders) == everyone or key.startswith("network") or len(of) == 1
+                            else f"{value} ({', '.join(holders)})" for value, holders in of.items())]
+            for key, of in seen.items()]
+    rows += [["seeds", ", ".join(map(str, range(asked.seeds)))], ["baseline", study.table.baseline]]
+    rows += [[f"teacher {name}", f"trained first, {table.seeds if table.seeds == 'once' else 'for each seed'}"]
+             for name, table in study.teachers.items()]
+    rows += [[f"method {name}", "; ".join(dict.fromkeys(_method(cell) for cell in cells if cell.method == name))]
+             for name in study.methods]
+    return _table("Configuration", ["", ""], rows)
+
+
+def _settings(cell: Cell) -> dict[str, str]:
+    data, train = cell.recipe.data, cell.recipe.train
+    size = data.image_size or "as the set's"
+    told = {"data": data.name, "image size": str(size), "batch size": str(data.batch_size),
+            "epochs": str(train.epochs), "optimizer": train.optimizer, "learning rate": f"{train.lr:g}",
+            "weight decay": f"{train.weight_decay:g}", "schedule": str(train.schedule),
+            "warm-up epochs": f"{train.warmup_epochs:g}", "precision": train.precision}
+    for node, own in cell.recipe.optimizers.items():
+        told[f"optimizer of {node}"] = ", ".join(f"{key} {value}" for key, value in own.items())
+    return told | {f"network {node}": arch.arch for node, arch in cell.recipe.models.items()}
+
+
+def _method(cell: Cell) -> str:
+    table = cell.recipe.method
+    options = ", ".join(f"{key} = {value}" for key, value in table.items()
+                        if key not in ("name", "teacher", "student", "students"))
+    return f"{table.get('name', Path(cell.words[0]).stem)}({options})"
+
+
+def _accuracy(study: Study, results: Mapping[str, Any]) -> dict[str, Any]:
+    ablations = [name for name, method in study.methods.items() if method.ablation_of]
+    rows = []
+    for node in results["nodes"]:
+        of = {(row["method"], row["metric"]): row for row in results["rows"] if row["node"] == node}
+        for method in (name for name in results["methods"] if (name, "top1") in of and name not in ablations):
+            top1, top5, nll, ece = (of[method, metric] for metric in ("top1", "top5", "nll", "ece"))
+            rows.append([method, node, mean_and_spread(top1["values"]), *_gap(top1["difference"]),
+                         mean_and_spread(top5["values"]), mean_and_spread(nll["values"], 1, 4),
+                         mean_and_spread(ece["values"])])
+    columns = ["method", "network", "top-1 %", f"over {results['baseline']} (points, 95 % interval)", "p (Holm)",
+               "says", "top-5 %", "NLL", "ECE %"]
+    note = (f"Mean ± standard deviation (number of seeds). Differences are paired by seed; p is of the paired t-test, "
+            f"adjusted by Holm over all methods of the study that are held against {results['baseline']}.")
+    return _table("Accuracy by experiment", columns, rows, note)
+
+
+def _gap(difference: Mapping[str, Any] | None) -> list[str]:
+    """A paired difference as three cells of a table."""
+    if difference is None:
+        return ["-", "-", "-"]
+    low, high, p = difference["low"], difference["high"], difference["p_holm"]
+    interval = "" if low is None else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
+    return [f"{100 * difference['mean']:+.2f}{interval}", "-" if p is None else f"{p:.3g}",
+            difference["says"].partition(";")[0]]
+
+
+def _ablation(study: Study, values: Values) -> dict[str, Any]:
+    rows = []
+    for full in dict.fromkeys(method.ablation_of for method in study.methods.values() if method.ablation_of):
+        variants = [full, *(name for name, method in study.methods.items() if method.ablation_of == full)]
+        for (node, metric), of in values.items():
+            own = {name: of[name] for name in variants if name in of}
+            for row in statistics.rows(node, metric, own, full) if metric == "top1" else ():
+                changed = ", ".join(study.methods[row["method"]].set) or "-"
+                rows.append([row["method"], "-" if row["method"] == full else changed, node,
+                             mean_and_spread(row["values"]), *_gap(row["difference"])])
+    columns = ["variant", "change", "network", "top-1 %", "over the full method (points, 95 % interval)", "p (Holm)",
+               "says"]
+    return _table("Ablation", columns, rows, "Held against the full method; p is adjusted over its ablations.")
+
+
+def _cost(cells: Sequence[Cell]) -> dict[str, Any]:
+    nodes: dict[str, Mapping[str, Any]] = {}
+    about = ""
+    for run in (cell.run for cell in cells if COST in evaluated(cell.run)):
+        cost = cost_of(run)
+        about = f"{cost['machine']}. FLOPs: {cost['convention']}."
+        for node, of in cost["nodes"].items():
+            if nodes.get(node, {"compression": None})["compression"] is None:
+                nodes[node] = of
+    rows = [[node, f"{of['parameters']:,}", "-" if of["compression"] is None else f"{of['compression']:.2f}x",
+             f"{of['flops'] / 1e6:,.1f}", f"{of['bytes'] / 2**20:.2f}",
+             *(f"{of['latency'][size]['median_ms']:.2f} [{of['latency'][size]['low_ms']:.2f}, "
+               f"{of['latency'][size]['high_ms']:.2f}]" for size in ("1", "32")),
+             f"{of['latency']['32']['images_per_second']:,.0f}"] for node, of in nodes.items()]
+    columns = ["network", "parameters", "compression", "MFLOPs an image", "MiB", "ms for 1 image", "ms for 32",
+               "images/s at 32"]
+    return _table("Cost", columns, rows, f"Median [quartiles]. {about}")
+
+
+def _training(results: Mapping[str, Any]) -> dict[str, Any]:
+    rows = []
+    for method, recipe in dict.fromkeys((cell["method"], cell["recipe"]) for cell in results["cells"]):
+        own = [cell for cell in results["cells"] if (cell["method"], cell["recipe"]) == (method, recipe)
+               and cell["status"] == "finished"]
+        rows.append([method, recipe, mean_and_spread([cell["seconds_per_epoch"] for cell in own], 1),
+                     mean_and_spread([cell["seconds"] for cell in own], 1, 0)])
+    return _table("Time of training", ["method", "recipe", "seconds an epoch", "seconds in all"], rows,
+                  "As it was, several runs at a time if so asked.")
+
+
+def _mcnemar(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in results["mcnemar"]:
+        found.setdefault((row["method"], row["node"]), []).append(row)
+    rows = [[method, node, str(sum(row["only_method"] for row in of)), str(sum(row["only_baseline"] for row in of)),
+             f"{sum(row['p'] < statistics.LEVEL for row in of)} of {len(of)}"] for (method, node), of in found.items()]
+    if not rows:
+        return []
+    note = ("McNemar's exact test, seed by seed: it speaks of two trained networks, not of the methods. Counts are "
+            "summed over the seeds; the p are not adjusted.")
+    return [_table("Images that only one gets right", ["method", "network", "only the method", f"only "
+                                                       f"{results['baseline']}", "seeds with p < 0.05"], rows, note)]
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown, its columns aligned for whoever reads it in a terminal."""
+    plain = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [columns, *rows]]
+    widths = [max(3, *map(len, column)) for column in zip(*plain, strict=True)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+             for row in plain]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

@@ -1,0 +1,1 @@
+"""The machine: files, ranks and devices, random numbers."""

@@ -1,0 +1,1 @@
+"""What a kind of work brings: its scores and checks."""

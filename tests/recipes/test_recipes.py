@@ -1,0 +1,147 @@
+"""Every recipe of the repository: it reads, its graph can be drawn, and a quick run of it finishes."""
+
+import json
+import os
+import tomllib
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+
+import pytest
+
+from tutelage.data.load import DataSettings
+from tutelage.graph.graph import Edge
+from tutelage.models.architecture import Architecture
+from tutelage.recipes.job import train_recipe
+from tutelage.recipes.recipe import (
+    Recipe,
+    TrainSettings,
+    graph_of,
+    graphs_of,
+    method,
+    method_names,
+    read_recipe,
+    settings_of,
+)
+from tutelage.system.distributed import World, choose_device
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+PATHS = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob("**/*.toml")
+               if "[study]" not in path.read_text() and path.parent.name != "search")  # those are candidates
+WHOLE = "imagenet100/experiment_1.toml"
+"""The ImageNet recipe whose quick run keeps its 224 pixels; the others take 64, which is as much of a test."""
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest) -> Path:
+    return RECIPES / request.param
+
+
+def test_recipes_are_there() -> None:
+    for name in ("teacher", "scratch", "distill", "mutual", "dual_student", "own_graph", "pld",
+                 "abkd", "dynamic_rectification", "akd"):
+        assert f"digits/{name}.toml" in PATHS
+    for experiment in (1, 2, 3):
+        assert f"imagenet100/experiment_{experiment}.toml" in PATHS
+
+
+def test_the_header_says_what_it_is_and_gives_its_command(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    command = next(line for line in lines if line.startswith("#   tutelage train "))
+    assert f"recipes/{path.relative_to(RECIPES).as_posix()} --out runs/" in command
+    assert max(map(len, lines)) <= 120
+
+
+def test_it_reads_and_its_graph_prints(path: Path) -> None:
+    recipe = read_recipe(path)
+    graph = graph_of(recipe, path)
+    settings_of(recipe, graph)
+    assert "->" in str(graph)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_its_resolved_text_reads_back_as_the_same_recipe(path: Path, quick: bool, tmp_path: Path) -> None:
+    recipe = read_recipe(path, quick=quick)
+    (tmp_path / "config.toml").write_text(recipe.text(), encoding="utf-8")
+    again = read_recipe(tmp_path / "config.toml")
+    assert again.text() == recipe.text()
+    assert graph_of(again).edges == graph_of(recipe).edges or str(graph_of(again)) == str(graph_of(recipe))
+
+
+def test_its_teacher_comes_from_the_recipe_beside_it(path: Path) -> None:
+    """The weights that a recipe names are where a recipe beside it, the teacher's or another, says it writes them."""
+    recipe = read_recipe(path)
+    for arch in recipe.models.values():
+        if arch.weights is None:
+            continue
+        written = f"--out {os.path.relpath(arch.weights, RECIPES.parent)}"
+        sources = [path.with_name(name) for name in ("teacher.toml", "start.toml") if path.with_name(name).exists()]
+        (source,) = (other for other in sources if written in other.read_text(encoding="utf-8"))
+        assert arch.arch in {model.arch for model in read_recipe(source).models.values()}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_quick_run_finishes(name: str, tmp_path: Path) -> None:
+    overrides = ["data.image_size=64"] if name.startswith("imagenet100/") and name != WHOLE else []
+    recipe = read_recipe(RECIPES / name, overrides, quick=True)
+    finished = _train(recipe, tmp_path / "run")
+    graph = graph_of(recipe)
+    learned = [node for node, kind in graph.nodes.items() if type(kind).__name__ in ("Trained", "Ema")]
+    assert sorted(finished["weights"]) == sorted(learned)
+    assert finished["step"] == 3 or len(graphs_of(recipe)) > 1
+    for node in learned:
+        assert (tmp_path / "run" / "models" / f"{node}.safetensors").exists()
+
+
+@pytest.mark.parametrize("changed", ["uncertainty", "peers", "entropy_temperature"])
+def test_an_ablation_changes_one_thing_of_the_full_method(changed: str) -> None:
+    for folder, full in (("digits", "dual_student"), ("imagenet100", "experiment_3")):
+        whole = _method(f"{folder}/{full}.toml")
+        for name in PATHS:
+            if not name.startswith(f"{folder}/ablation_"):
+                continue
+            extra = {key: value for key, value in _method(name).items() if whole.get(key) != value}
+            assert extra, name
+            if name.endswith("neither.toml"):
+                assert set(extra) == {"uncertainty", "peers"}
+            else:
+                assert len(extra) == 1, name
+        assert any(changed in _method(name) for name in PATHS if name.startswith(f"{folder}/ablation_"))
+
+
+@pytest.mark.parametrize("suffix", ["", "_mobilenetv2"])
+def test_the_demo_compares_like_with_like(suffix: str) -> None:
+    """Same data, epochs and rates for a student alone, distilled and in dual_student."""
+    dual = read_recipe(RECIPES / "digits/dual_student.toml")
+    student = "mobilenetv2" if suffix else "resnet8"
+    for baseline in ("scratch", "distill"):
+        recipe = read_recipe(RECIPES / f"digits/{baseline}{suffix}.toml")
+        assert (recipe.data, recipe.train, recipe.optimizers) == (dual.data, dual.train, dual.optimizers)
+        assert recipe.models[student] == dual.models[student]
+
+
+def _method(name: str) -> dict:
+    return tomllib.loads((RECIPES / name).read_text(encoding="utf-8"))["method"]
+
+
+def _train(recipe: Recipe, out: Path) -> dict:
+    world = World(choose_device("cpu"))
+    for _ in train_recipe(recipe, out, world):
+        pass
+    return json.loads((out / "FINISHED").read_text(encoding="utf-8"))
+
+
+def test_the_document_names_every_key() -> None:
+    text = (RECIPES.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for table in (DataSettings, Architecture, TrainSettings, Edge):
+        for key in fields(table):
+            assert f"`{key.name}`" in text, f"{table.__name__}.{key.name}"
+
+
+def test_the_document_names_every_option_of_every_method() -> None:
+    text = (RECIPES.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    for name in method_names():
+        assert f"**{name}**" in text
+        for option in signature(method(name)).parameters:
+            assert f"`{option}`" in text, f"{name}: {option}"

@@ -16,9 +16,9 @@ from tutelage.data.load import DataSettings, load
 from tutelage.engine.train import load as load_run
 from tutelage.errors import UserError
 from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.taps import logits_of
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
-from tutelage.models.network import logits_of
 
 RECIPE = """\
 [data]

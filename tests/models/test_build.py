@@ -8,10 +8,11 @@ from torch import nn
 
 from every import every
 from tutelage.errors import ModelError, SecurityError, UsageError
+from tutelage.graph.taps import logits_of
 from tutelage.models import download
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
-from tutelage.models.network import Network, logits_of, preprocessing_of, weights_of
+from tutelage.models.network import Network, preprocessing_of, weights_of
 
 NAMES = ["ant", "bee", "cat"]
 

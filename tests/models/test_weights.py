@@ -9,8 +9,9 @@ from every import every
 from tutelage.errors import ModelError, SecurityError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
+from tutelage.models.classifier import classifiers_of
 from tutelage.models.network import weights_of
-from tutelage.models.weights import classifiers_of, load_weights, read_weights
+from tutelage.models.weights import load_weights, read_weights
 
 NAMES = ["ant", "bee", "cat"]
 

@@ -13,9 +13,10 @@ from tutelage.errors import ModelError, UsageError
 from tutelage.graph.taps import read
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
+from tutelage.models.classifier import classifiers_of
 from tutelage.models.network import weights_of
 from tutelage.models.saved import load_network, metadata_of
-from tutelage.models.weights import classifiers_of, load_weights
+from tutelage.models.weights import load_weights
 from tutelage.models.wrappers import add_second_head, cut, draw, draws_of
 from tutelage.system.random import derive, uniform
 

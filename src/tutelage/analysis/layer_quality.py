@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tutelage.data.source import Source
 from tutelage.errors import DataError, ModelError
 from tutelage.graph.taps import read
+from tutelage.models.classifier import classifiers_of
 from tutelage.models.network import body_of
-from tutelage.models.weights import classifiers_of
 from tutelage.system.random import derive, permutation
 
 CAPTURED, SCALE = 0.95, math.log(5)

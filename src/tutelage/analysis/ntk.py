@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
 from tutelage.errors import ModelError, NumericError, ResourceError, UsageError
-from tutelage.models.network import logits_of
+from tutelage.graph.taps import logits_of
 
 KERNELS = ("shared", "exact")
 JITTER = 1e-6

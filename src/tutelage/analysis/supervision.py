@@ -25,8 +25,8 @@ from tutelage.analysis.ntk import (
 from tutelage.cli.terminal import table
 from tutelage.errors import DataError, UsageError, unknown
 from tutelage.graph.graph import Ema, Frozen, Graph, Trained, parse_end
+from tutelage.graph.taps import logits_of
 from tutelage.models.build import build
-from tutelage.models.network import logits_of
 from tutelage.recipes.job import FinishedRun, finished_run
 from tutelage.system.distributed import World
 from tutelage.system.random import derive, permutation

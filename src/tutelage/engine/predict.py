@@ -11,7 +11,7 @@ from tutelage.errors import DataError
 from tutelage.graph.divergences import cross_entropy
 from tutelage.graph.graph import BATCH_ENDS, Graph, parse_end
 from tutelage.graph.objective import forward
-from tutelage.models.network import logits_of
+from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, gather_uneven
 from tutelage.system.random import derive, seeded, uniform
 from tutelage.tasks.classification import metrics

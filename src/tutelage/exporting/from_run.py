@@ -17,7 +17,7 @@ from tutelage.exporting.export import Images, export, require_place
 from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student
 from tutelage.exporting.predict import Classifier
-from tutelage.models.network import logits_of
+from tutelage.graph.taps import logits_of
 from tutelage.models.saved import load_network
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.job import recipe_of_run

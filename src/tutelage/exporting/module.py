@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.data.decoding import Preparation
 from tutelage.errors import ModelError
-from tutelage.models.network import logits_of
+from tutelage.graph.taps import logits_of
 from tutelage.types import Logits
 
 Format = Literal["safetensors", "pt2", "onnx", "pte"]

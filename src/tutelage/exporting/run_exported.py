@@ -99,7 +99,7 @@ def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
     """A .safetensors file in the network that its metadata describe, on one thread."""
     import torch
 
-    from tutelage.models.network import logits_of
+    from tutelage.graph.taps import logits_of
     from tutelage.models.saved import load_network
     from tutelage.models.weights import read_metadata
 

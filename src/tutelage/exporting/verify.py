@@ -21,7 +21,7 @@ from tutelage.data.source import Source
 from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError
 from tutelage.exporting.module import Choice, Student, about
-from tutelage.models.network import logits_of
+from tutelage.graph.taps import logits_of
 from tutelage.system import files
 from tutelage.tasks.classification import metrics
 

@@ -9,46 +9,60 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, unknown
-from tutelage.models.network import body_of, logits_of
-from tutelage.models.weights import SECOND_HEAD
-from tutelage.models.wrappers import COSINE, CUT, DRAWS, FEATURES, drawing, draws_of, is_cut, taps_of
+
+
+@runtime_checkable
+class ReadsTaps(Protocol):
+    """A network that reads its own taps: it has others than its sub-modules, or calls them by other names."""
+
+    def read_taps(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """Tap -> tensor, of one pass; "" is the logits."""
+        ...
 
 
 def read(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
     """Run `model` once on `inputs` and give each tap asked for, with its gradient.
 
     "" is the logits; another name is a key of the mapping that the network returns, or else the output of the
-    sub-module of that name, without "body." in front for a `Network`. A sub-module that runs several times in a pass
-    gives its last output. `wrappers` says what the taps "cut", "draws.LAYER", "cosine", "cosine.features" and
-    "second_head" are.
+    sub-module of that name. A sub-module that runs several times in a pass gives its last output. A network that
+    `ReadsTaps` says itself what its taps are.
     """
     if not any(taps):
         return {"": logits_of(model(inputs))} if taps else {}
-    if any(tap.startswith(DRAWS) for tap in taps):
-        return _read_draws(model, inputs, taps)
-    body = body_of(model)
-    modules = dict(body.named_modules()) | taps_of(body)
-    with _listening({tap: modules[tap] for tap in taps if tap and tap in modules}) as heard:
+    if isinstance(model, ReadsTaps):
+        return model.read_taps(inputs, taps)
+    return read_modules(model, dict(model.named_modules()), inputs, taps)
+
+
+def read_modules(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Tensor, taps: Sequence[str],
+                 first: Callable[[nn.Module], bool] = lambda module: False,
+                 lacking: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> dict[str, Tensor]:
+    """`read` of a network whose taps are `modules`, by name, and the keys of the mapping that it returns.
+
+    A tapped module's output is taken after its own hooks, or before them where `first` says so of the module.
+    `lacking` are taps that another network may have: tap -> what this one lacks, and how to mend that.
+    """
+    with _listening({tap: modules[tap] for tap in taps if tap and tap in modules}, first) as heard:
         output = model(inputs)
     returned = output if isinstance(output, Mapping) else {}
-    return {tap: _choose(tap, output, returned, heard, modules) for tap in taps}
+    return {tap: _choose(tap, output, returned, heard, modules, lacking) for tap in taps}
 
 
-def _read_draws(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-    """The draws in a pass of their own, beside the pass for what is not drawn."""
-    layers = [tap.removeprefix(DRAWS) for tap in taps if tap.startswith(DRAWS)]
-    if draws_of(model) is None:
-        raise ModelError("the dropout of this network is not drawn", found=f"tap {DRAWS + layers[0]!r}",
-                         fix="write draws = 30 in its [models.NODE]: so many draws are made of each image")
-    rest = read(model, inputs, [tap for tap in taps if not tap.startswith(DRAWS)])
-    with drawing(model, len(inputs)) as drawn:
-        heard = read(model, inputs, layers)
-    return rest | {DRAWS + layer: drawn(layer, tensor) for layer, tensor in heard.items()}
+def logits_of(output: object, where: object = None) -> Tensor:
+    """The logits in what a network returned: the tensor itself, or the entry "logits" of a mapping."""
+    logits = output.get("logits") if isinstance(output, Mapping) else output
+    if isinstance(logits, Tensor):
+        return logits
+    found = f"a mapping of {sorted(map(str, output))}" if isinstance(output, Mapping) else f"a {type(output).__name__}"
+    raise ModelError("the network does not return logits", where=where, found=found,
+                     expected='a tensor [B, classes], or a mapping with the key "logits"',
+                     fix="wrap it in a module that returns its logits (or switch auxiliary outputs off)")
 
 
 class Tapped(nn.Module):
@@ -70,7 +84,7 @@ class _Heard:
 
 
 def _choose(tap: str, output: object, returned: Mapping[str, Any], heard: Mapping[str, _Heard],
-            modules: Mapping[str, nn.Module]) -> Tensor:
+            modules: Mapping[str, nn.Module], lacking: Mapping[str, tuple[str, str]]) -> Tensor:
     if tap == "":
         return logits_of(output)
     if tap in returned:
@@ -80,15 +94,9 @@ def _choose(tap: str, output: object, returned: Mapping[str, Any], heard: Mappin
     if tap in modules:
         raise ModelError(f"tap {tap!r} did not run in this pass", found=type(modules[tap]).__name__,
                          fix="tap a sub-module that the network calls in its forward")
-    if tap == CUT:
-        raise ModelError("the gradient of this network is not cut", found=f"tap {CUT!r}",
-                         fix='write cut = "LAYER" in its [models.NODE]: what comes after it learns from labels alone')
-    if tap in (COSINE, FEATURES):
-        raise ModelError("the classifier of this network is not one of cosines", found=f"tap {tap!r}",
-                         fix="write cosine = true in its [models.NODE]")
-    if tap == SECOND_HEAD:
-        raise ModelError("this network has one head", found=f"tap {tap!r}",
-                         fix="write second_head = true in its [models.NODE]: a second classifier on the same features")
+    if tap in lacking:
+        what, fix = lacking[tap]
+        raise ModelError(what, found=f"tap {tap!r}", fix=fix)
     raise unknown("tap", tap, [*filter(None, modules), *map(str, returned)], error=ModelError)
 
 
@@ -115,7 +123,7 @@ def _version(value: object) -> int | None:
 
 
 @contextmanager
-def _listening(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, _Heard]]:
+def _listening(modules: Mapping[str, nn.Module], first: Callable[[nn.Module], bool]) -> Iterator[dict[str, _Heard]]:
     heard: dict[str, _Heard] = {}
 
     def hook(tap: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -123,8 +131,7 @@ def _listening(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, _Heard]]:
             heard[tap] = _Heard(output, _version(output))
         return hear
 
-    # First in line where the gradient is cut: what is tapped there still has it.
-    handles = [module.register_forward_hook(hook(tap), prepend=is_cut(module)) for tap, module in modules.items()]
+    handles = [module.register_forward_hook(hook(tap), prepend=first(module)) for tap, module in modules.items()]
     try:
         yield heard
     finally:

@@ -33,7 +33,7 @@ from tutelage.errors import DataError, ModelError, UsageError, unknown
 from tutelage.graph.divergences import cross_entropy, kl, value
 from tutelage.graph.graph import Computed, Controller, Edge, Frozen, Graph, Kind, Trained
 from tutelage.graph.sample_weights import discrepancy
-from tutelage.models.network import logits_of
+from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, average
 from tutelage.system.random import derive, permutation
 from tutelage.types import Batch, Labels, Logits, PerSample

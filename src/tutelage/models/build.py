@@ -16,10 +16,11 @@ from tutelage.models.class_names import (
     shortened,
     unmatched,
 )
+from tutelage.models.classifier import SECOND_HEAD
 from tutelage.models.network import Network
 from tutelage.models.sources import Source, find
 from tutelage.models.stem import fit_to_32px
-from tutelage.models.weights import SECOND_HEAD, WeightsFile, load_weights, read_weights
+from tutelage.models.weights import WeightsFile, load_weights, read_weights
 from tutelage.models.wrappers import add_second_head, compare_directions, cut, draw
 from tutelage.system.random import seeded
 
@@ -66,14 +67,14 @@ def assemble(spec: Architecture, source: Source, body_classes: Sequence[str], ch
                       body_classes=tuple(body_classes), columns=None if whole else columns)
     if spec.cosine:
         with seeded(seed, "cosine", name):
-            compare_directions(network)
+            compare_directions(network.body)
     if spec.cut is not None:
-        cut(network, spec.cut)
+        cut(network.body, spec.cut)
     if spec.draws is not None:
         draw(network, spec.draws, spec.dropout)
     if spec.second_head:
         with seeded(seed, SECOND_HEAD, name):
-            add_second_head(network)
+            add_second_head(network.body, None if whole or columns is None else len(columns))
     return network
 
 

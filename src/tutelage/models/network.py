@@ -1,13 +1,15 @@
 """A network together with its normalisation, so that every network of a run takes the same images in [0, 1]."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
+from tutelage.graph.taps import logits_of
 from tutelage.models.architecture import Architecture
+from tutelage.models.wrappers import read_wrapped
 
 
 class Network(nn.Module):
@@ -46,6 +48,10 @@ class Network(nn.Module):
         output = self.body((images - self.mean) / self.std)
         return output if self.columns is None else _cut(output, self.columns)
 
+    def read_taps(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """Tap -> tensor, in one pass: layers by their names in `body`, and what `wrappers` add."""
+        return read_wrapped(self, self.body, inputs, taps)
+
 
 def body_of(network: nn.Module) -> nn.Module:
     """The plain network, without normalisation; a user's own module is that itself."""
@@ -63,17 +69,6 @@ def preprocessing_of(network: nn.Module) -> dict[str, Any]:
         return {}
     return {"mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist(),
             "channels": network.channels}
-
-
-def logits_of(output: object, where: object = None) -> Tensor:
-    """The logits in what a network returned: the tensor itself, or the entry "logits" of a mapping."""
-    logits = output.get("logits") if isinstance(output, Mapping) else output
-    if isinstance(logits, Tensor):
-        return logits
-    found = f"a mapping of {sorted(map(str, output))}" if isinstance(output, Mapping) else f"a {type(output).__name__}"
-    raise ModelError("the network does not return logits", where=where, found=found,
-                     expected='a tensor [B, classes], or a mapping with the key "logits"',
-                     fix="wrap it in a module that returns its logits (or switch auxiliary outputs off)")
 
 
 def _cut(output: object, columns: Tensor) -> Tensor | dict[str, Any]:

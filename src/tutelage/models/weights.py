@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError, SecurityError
 from tutelage.models.class_names import SHOWN
+from tutelage.models.classifier import SECOND_HEAD, classifiers_of
 from tutelage.models.network import Network, body_of, weights_of
 from tutelage.system.files import fingerprint
 
-SECOND_HEAD = "second_head"
-"""The sub-module that `wrappers.add_second_head` adds to a network's classifier."""
 Entry = TypeVar("Entry", list, dict, int)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar", ".th", ".npz", ".npy")
 LARGEST_HEADER = 4 * 2**20
@@ -92,24 +91,6 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, head: str
         only_head = not missing and not unexpected and all(text.partition(" ")[0] in fresh for text in wrong)
         raise _misfit(where, missing, unexpected, wrong, only_head)
     body_of(network).load_state_dict(dict(tensors), strict=False)
-
-
-def classifiers_of(body: nn.Module) -> tuple[str, ...]:
-    """The names of the sub-modules that make the logits: timm's own word for them, or else the last linear layer.
-
-    >>> classifiers_of(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
-    ('2',)
-    """
-    facts = vars(body).get("pretrained_cfg")
-    said = facts.get("classifier") if isinstance(facts, Mapping) else None
-    if said:
-        return (said,) if isinstance(said, str) else tuple(said)
-    for kind in (nn.Linear, nn.Conv2d):
-        names = [name for name, module in body.named_modules()
-                 if isinstance(module, kind) and SECOND_HEAD not in name.split(".")]
-        if names:
-            return (names[-1],)
-    return ()
 
 
 def json_entry(file: WeightsFile, key: str, kind: type[Entry]) -> Entry:

@@ -9,9 +9,10 @@ Weights, their names and the logits stay as they were, but for the classifier of
 head's own weights come to them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, unknown
-from tutelage.models.network import Network, body_of
-from tutelage.models.weights import SECOND_HEAD, classifiers_of
+from tutelage.graph.taps import ReadsTaps, read_modules
+from tutelage.models.classifier import SECOND_HEAD, classifiers_of
 from tutelage.system.random import derive, uniform
 
 CUT, DRAWS, COSINE, FEATURES = "cut", "draws.", "cosine", "cosine.features"
@@ -43,15 +44,15 @@ class CosineHead(nn.Linear):
         return STEEP * self.cosine(F.linear(features, F.normalize(self.weight, dim=-1)))
 
 
-def compare_directions(network: nn.Module) -> None:
+def compare_directions(body: nn.Module) -> None:
     """Put a classifier of cosines in the place of the network's linear one, started afresh."""
-    body = body_of(network)
     names = classifiers_of(body)
     head = body.get_submodule(names[0]) if len(names) == 1 else None
     if not isinstance(head, nn.Linear) or names == ("",):
         raise ModelError("this network's classifier is not one linear layer", where="cosine",
                          found=", ".join(names) or "none", fix="choose another network")
     body.set_submodule(names[0], CosineHead(head.in_features, head.out_features))
+    _offer_taps(body)
 
 
 def taps_of(body: nn.Module) -> dict[str, nn.Module]:
@@ -67,12 +68,11 @@ def taps_of(body: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def cut(network: nn.Module, layer: str) -> None:
+def cut(body: nn.Module, layer: str) -> None:
     """Let no gradient through where `layer` ends: what comes after it learns, what is before it does not.
 
     A tap of the layer has its gradient. Everything must pass through the layer: one inside a block has a way around it.
     """
-    body = body_of(network)
     modules = dict(body.named_modules())
     if not layer or layer not in modules:
         raise unknown("layer", layer, filter(None, modules), where="cut", error=ModelError)
@@ -80,6 +80,7 @@ def cut(network: nn.Module, layer: str) -> None:
         raise ModelError("after the classifier there is nothing that could learn", where="cut", found=repr(layer),
                          fix="cut before it: at the network's last stage")
     modules[layer].register_forward_hook(_detached)
+    _offer_taps(body)
 
 
 def is_cut(module: nn.Module) -> bool:
@@ -94,23 +95,23 @@ def _detached(module: nn.Module, inputs: Any, output: Any) -> Tensor:
     return output.detach()
 
 
-def add_second_head(network: nn.Module) -> None:
+def add_second_head(body: nn.Module, outputs: int | None = None) -> None:
     """Give a network a second classifier like its own, with first weights of its own from torch's generator.
 
+    It has as many outputs as the first, or `outputs` where the logits are cut to the data's classes.
     It is a part of the first one and runs with it, in every pass; it is learned, averaged and saved with the network.
     """
-    body = body_of(network)
     names = classifiers_of(body)
     first = body.get_submodule(names[0]) if len(names) == 1 else None
     if not isinstance(first, nn.Linear):
         raise ModelError("a second head needs a first one to be like", where="second_head",
                          found=", ".join(names) or "no classifier", expected="one linear layer that makes the logits",
                          fix="take another network, or leave second_head out")
-    columns = network.columns if isinstance(network, Network) else None
-    second = nn.Linear(first.in_features, first.out_features if columns is None else len(columns),
+    second = nn.Linear(first.in_features, first.out_features if outputs is None else outputs,
                        bias=first.bias is not None, device=first.weight.device, dtype=first.weight.dtype)
     first.add_module(SECOND_HEAD, second)
     first.register_forward_hook(_also)
+    _offer_taps(body)
 
 
 def _also(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -150,6 +151,7 @@ def draw(network: nn.Module, count: int, dropout: float | None = None) -> None:
         raise ModelError("this network has no dropout to draw from", where="draws", found=f"draws = {count}",
                          fix="write dropout = 0.5 beside it: that share of what the tapped layer gives is left out")
     network.draws = Draws(count, dropout)  # pyright: ignore[reportArgumentType] - no tensor, and no module
+    _offer_taps(network)
 
 
 def draws_of(network: nn.Module) -> Draws | None:
@@ -159,16 +161,12 @@ def draws_of(network: nn.Module) -> Draws | None:
 
 
 @contextmanager
-def drawing(network: nn.Module, rows: int) -> Iterator[Callable[[str, Tensor], Tensor]]:
+def drawing(draws: Draws, body: nn.Module, rows: int) -> Iterator[Callable[[str, Tensor], Tensor]]:
     """Inside, a pass over `rows` images draws each of them so many times, from the first dropout on.
 
     Yields what makes of a layer's name and its output the draws of it: [rows, count, ...]. Where a block holds
     dropout all of the block is drawn, for its shortcut must have as many rows.
     """
-    draws = draws_of(network)
-    assert draws is not None, "checked by who asks for the tap"
-    body = body_of(network)
-
     def widen(module: nn.Module, inputs: tuple) -> tuple:
         return tuple(x.repeat_interleave(draws.count, 0) if isinstance(x, Tensor) and len(x) == rows else x
                      for x in inputs)
@@ -194,6 +192,42 @@ def drawing(network: nn.Module, rows: int) -> Iterator[Callable[[str, Tensor], T
     finally:
         for handle in handles:
             handle.remove()
+
+
+def read_wrapped(network: nn.Module, body: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+    """`taps.read` of a network that calls `body`: layers by their names there, and the taps that this module adds."""
+    # First in line where the gradient is cut: what is tapped there still has it.
+    pass_with = partial(read_modules, network, dict(body.named_modules()) | taps_of(body), inputs, first=is_cut,
+                        lacking=_WORDS)
+    layers = [tap.removeprefix(DRAWS) for tap in taps if tap.startswith(DRAWS)]
+    rest = [tap for tap in taps if not tap.startswith(DRAWS)]
+    if not layers:
+        return pass_with(rest)
+    draws = draws_of(network)
+    if draws is None:
+        raise ModelError("the dropout of this network is not drawn", found=f"tap {DRAWS + layers[0]!r}",
+                         fix="write draws = 30 in its [models.NODE]: so many draws are made of each image")
+    plain = pass_with(rest) if rest else {}
+    with drawing(draws, body, len(inputs)) as drawn:  # in a pass of their own, beside that for what is not drawn
+        heard = pass_with(layers)
+    return plain | {DRAWS + layer: drawn(layer, tensor) for layer, tensor in heard.items()}
+
+
+_NO_COSINES = ("the classifier of this network is not one of cosines", "write cosine = true in its [models.NODE]")
+_WORDS = {
+    CUT: ("the gradient of this network is not cut",
+          'write cut = "LAYER" in its [models.NODE]: what comes after it learns from labels alone'),
+    COSINE: _NO_COSINES, FEATURES: _NO_COSINES,
+    SECOND_HEAD: ("this network has one head",
+                  "write second_head = true in its [models.NODE]: a second classifier on the same features"),
+}
+"""Tap -> what a network without it lacks, and the word of a recipe that adds it."""
+
+
+def _offer_taps(network: nn.Module) -> None:
+    """Let a plain module read the taps of this module too; a `Network` does so by itself."""
+    if not isinstance(network, ReadsTaps):
+        network.read_taps = partial(read_wrapped, network, network)  # pyright: ignore[reportArgumentType]
 
 
 def _share(module: nn.Module) -> float:

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import ModelError, UsageError
-from tutelage.models.network import body_of, logits_of
+from tutelage.graph.taps import logits_of
+from tutelage.models.network import body_of
 
 SEMANTICS = ("grad_outer", "channel_gram", "cam")
 EPS = 1e-12

@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader
 from work import BATCH, EPOCHS, HARD, SGD, TEMPERATURE, Numbered, Work, hand_loss, make_work
 
 from tutelage.engine.autotune import begin, choose
-from tutelage.engine.loop import Settings, mean_losses, steps_of
+from tutelage.engine.loop import mean_losses, steps_of
 from tutelage.engine.monitor import Means
+from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache import use
 from tutelage.graph.schedules import constant
 from tutelage.methods.distill import distill

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import SGD, data, models, settings
 from tutelage.data.memory import moved
 from tutelage.engine import loop
-from tutelage.engine.cuda_graph import Recording, may_record
-from tutelage.engine.loop import start, train_step
-from tutelage.engine.precision import Choice
+from tutelage.engine.cuda_graph import CapturedStep
+from tutelage.engine.loop import may_capture, start, train_step
+from tutelage.engine.precision import Execution
 from tutelage.engine.teacher_cache import use
 from tutelage.engine.teacher_cache.codecs import Top, Whole
 from tutelage.engine.teacher_cache.store import TeacherCache
@@ -116,9 +116,9 @@ def weights_after(recorded: bool, cache: TeacherCache | None, steps: int = 18) -
     """Of both students after six rounds of three batches, with the losses' means as the last."""
     gpu = torch.device("cuda", 0)
     run = start(dual_student("t", ["a", "b"]), models(norm=False), data(device=gpu), settings(optimizer=SGD),
-                World(gpu), dict.fromkeys("tab", Choice(channels_last=True)))
-    assert may_record(run)
-    run.recording = Recording(run)
+                World(gpu), dict.fromkeys("tab", Execution(channels_last=True)))
+    assert may_capture(run)
+    run.recording = CapturedStep(run.optimizers.values(), run.world.device)
     if not recorded:
         run.recording.refuse("the test says so")
     run.cache = cache
@@ -152,7 +152,7 @@ def test_a_recorded_step_gives_the_bits_of_the_step_as_it_is_written(cached, tmp
 def test_a_network_that_draws_is_not_recorded_on_a_gpu(caplog):
     gpu = torch.device("cuda", 0)
     run = start(dual_student("t", ["a", "b"]), models(), data(device=gpu), settings(), World(gpu))
-    run.recording = Recording(run)
+    run.recording = CapturedStep(run.optimizers.values(), run.world.device)
     loop.set_modes(run)
     for batch in run.data.train.batches(torch.arange(36).split(12) * 2, draw=0):
         train_step(run, [batch])

@@ -22,9 +22,11 @@ from every import every
 from tutelage.data import Data, from_tensors
 from tutelage.engine import precision
 from tutelage.engine.dry_run import prepare
-from tutelage.engine.loop import Epoch, Run, Settings, start, steps_of
-from tutelage.engine.precision import Choice
+from tutelage.engine.loop import start, steps_of
+from tutelage.engine.precision import Execution
 from tutelage.engine.predict import evaluate
+from tutelage.engine.run import Epoch, Run
+from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.codecs import Whole
 from tutelage.engine.teacher_cache.store import TeacherCache
 from tutelage.errors import ModelError, UsageError
@@ -339,7 +341,7 @@ def a_group_of_ranks() -> Iterator[World]:
 
 def ranked(graph: Graph, models: dict[str, nn.Module], world: World, images: Tensor) -> dict[str, nn.Module]:
     batch = Batch(images, torch.zeros(len(images), dtype=torch.int64), torch.arange(len(images)))
-    return precision.runners(graph, models, {node: Choice() for node in models}, batch, world)
+    return precision.prepared_networks(graph, models, {node: Execution() for node in models}, batch, world)
 
 
 def test_trap_18_only_what_learns_is_wrapped_for_ranks_and_nothing_is_searched_for_unused_weights():

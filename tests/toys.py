@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from tutelage import Computed, Controller, Edge, Ema, Frozen, Graph, Trained
 from tutelage.data import Data, from_tensors
-from tutelage.engine.loop import Run, Settings, start
+from tutelage.engine.loop import start
+from tutelage.engine.run import Run
+from tutelage.engine.settings import Settings
 from tutelage.engine.train import capture
 from tutelage.graph.divergences import cross_entropy, kl, mse
 from tutelage.graph.modules import Projected

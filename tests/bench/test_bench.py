@@ -26,7 +26,7 @@ from tutelage.cli import main
 from tutelage.data import from_tensors
 from tutelage.data.augment import Augmentation
 from tutelage.engine.autotune import Tuned
-from tutelage.engine.precision import Choice
+from tutelage.engine.precision import Execution
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, js, kl
 from tutelage.methods.distill import distill
@@ -38,7 +38,7 @@ from tutelage.system.distributed import World
 
 CPU = World(torch.device("cpu"))
 DUAL = dual_student("t", ["a", "b"], **PAPER)
-PLAIN = Tuned({node: Choice() for node in "tab"})
+PLAIN = Tuned({node: Execution() for node in "tab"})
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -59,7 +59,7 @@ class Clock:
 @pytest.fixture
 def tuned_at_once(monkeypatch):
     """No trials: every network in float32, channels first."""
-    monkeypatch.setattr(benching, "_tuned", lambda job, _world: Tuned({node: Choice() for node in job.models}))
+    monkeypatch.setattr(benching, "_tuned", lambda job, _world: Tuned({node: Execution() for node in job.models}))
 
 
 # --- the arithmetic ------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_the_floor_takes_each_student_in_its_own_format():
 
     colour = torch.randint(0, 256, (48, 3, 8, 8), dtype=torch.uint8)
     photos = from_tensors((colour, torch.arange(48) % 4), validation=0.25)
-    choices = {"a": Choice(), "b": Choice(bf16=True, channels_last=True)}
+    choices = {"a": Execution(), "b": Execution(bf16=True, channels_last=True)}
     floor_of({node: Looks(node) for node in "ab"}, photos, settings(), choices, CPU, recorded=False)()
     assert seen == {"a": (False, False), "b": (True, True)}
 

@@ -15,7 +15,7 @@ from toys import SGD, data, models, network, settings
 from tutelage.engine import autotune, train
 from tutelage.engine.autotune import FEWEST, SHARE, SHORTEST, Tuned, begin, choose, from_json, tune
 from tutelage.engine.loop import start
-from tutelage.engine.precision import Choice
+from tutelage.engine.precision import Execution
 from tutelage.engine.train import train_in_folder
 from tutelage.errors import ModelError
 from tutelage.graph.divergences import cross_entropy, kl, mse
@@ -24,7 +24,7 @@ from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint
 
 CPU = World(torch.device("cpu"))
-PLAIN, LAST, BF16, BOTH = (Choice(bf16, last) for bf16 in (False, True) for last in (False, True))
+PLAIN, LAST, BF16, BOTH = (Execution(bf16, last) for bf16 in (False, True) for last in (False, True))
 GRAPH = Graph({"t": Frozen(), "a": Trained(), "slow": Ema("a", 0.9)},
               [Edge("labels", "a", cross_entropy), Edge("t", "a", kl), Edge("slow", "a", mse, 0.1)])
 IMAGES = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -42,7 +42,7 @@ def networks() -> dict[str, nn.Module]:
     return {"t": network(1, width=6), "a": network(2), "slow": network(2)}
 
 
-Asked = list[tuple[str, Choice]]
+Asked = list[tuple[str, Execution]]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def clock(monkeypatch) -> Callable[..., Asked]:
 
     The compiler gives back what it gets. What is made returns the list of all that was tried.
     """
-    def make(told: dict[tuple[str, Choice], float] | None = None, trial: float = 0.1) -> Asked:
+    def make(told: dict[tuple[str, Execution], float] | None = None, trial: float = 0.1) -> Asked:
         asked: Asked = []
         now = SimpleNamespace(seconds=0.0)
 
@@ -230,7 +230,7 @@ def test_a_compiler_that_is_missing_is_a_note_and_not_an_error(clock, monkeypatc
     assert not found.compiled_losses
 
 
-def compiling(tuning_seconds: dict[Choice, float]) -> Callable:
+def compiling(tuning_seconds: dict[Execution, float]) -> Callable:
     """Seconds as told; what is compiled goes to the compiler."""
     def seconds(graph, node, network, inputs, classes, choice, count, fastest=None, *, recorded=False):
         if choice.compiled:
@@ -244,10 +244,10 @@ def compiling(tuning_seconds: dict[Choice, float]) -> Callable:
     (0.05, LONG, True), (0.0995, LONG, False), (0.05, 7_000, False)],
     ids=["much faster", "not worth the compiling", "a run too short"])
 def test_a_network_is_compiled_if_the_run_is_long_and_it_pays(clock, compiled, steps, wins):
-    asked = clock({("a", LAST): 0.1, ("a", PLAIN): 0.2, ("a", Choice(channels_last=True, compiled=True)): compiled},
+    asked = clock({("a", LAST): 0.1, ("a", PLAIN): 0.2, ("a", Execution(channels_last=True, compiled=True)): compiled},
                   trial=0.1)
     found = tuned(steps, graph=ALONE)
-    assert found.choices == {"a": Choice(channels_last=True, compiled=wins)}
+    assert found.choices == {"a": Execution(channels_last=True, compiled=wins)}
     assert {choice.compiled for _, choice in asked} == {False, steps == LONG}
     assert found.compiled_losses
 
@@ -294,14 +294,14 @@ def test_a_network_that_is_read_inside_is_not_compiled(clock):
 
 
 def test_an_ema_node_is_never_compiled(clock):
-    clock({("a", Choice(compiled=True)): 0.01})
+    clock({("a", Execution(compiled=True)): 0.01})
     found = tuned(LONG)
-    assert (found.choices["a"], found.choices["slow"]) == (Choice(compiled=True), PLAIN)
+    assert (found.choices["a"], found.choices["slow"]) == (Execution(compiled=True), PLAIN)
 
 
 def test_a_run_whose_compiler_has_gone_since_goes_on_without_it_and_says_so(monkeypatch, caplog):
     without_compiler(monkeypatch)
-    held = Tuned(dict.fromkeys(["t", "a", "slow"], Choice(channels_last=True, compiled=True)), compiled_losses=True)
+    held = Tuned(dict.fromkeys(["t", "a", "slow"], Execution(channels_last=True, compiled=True)), compiled_losses=True)
     run = begin(GRAPH, models(), data(), long_settings(), CPU, held)
     assert run.choices == dict.fromkeys(["t", "a", "slow"], LAST) == held.choices
     assert not held.compiled_losses
@@ -460,13 +460,13 @@ def test_a_trial_of_a_student_learns_and_one_of_a_teacher_does_not(monkeypatch):
 
 
 def test_what_was_tuned_is_the_same_after_json():
-    found = Tuned({"a": BOTH, "t": Choice(compiled=True)}, compiled_losses=True,
+    found = Tuned({"a": BOTH, "t": Execution(compiled=True)}, compiled_losses=True,
                   seconds={"a": {str(BOTH): 0.1}}, notes=["why"])
     assert from_json(json.loads(json.dumps(found.as_json()))) == found
     assert from_json(json.loads(json.dumps(Tuned({}).as_json()))) == Tuned({})
 
 
-def train_to(folder: Path, monkeypatch, choice: Choice,
+def train_to(folder: Path, monkeypatch, choice: Execution,
              after: int | None = None) -> tuple[list[str], dict[str, nn.Module]]:
     """Train in a folder while tuning would choose `choice`; how runs were started, and the networks."""
     started: list[str] = []

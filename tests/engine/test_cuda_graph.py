@@ -12,9 +12,10 @@ from every import every
 from toys import SGD, Memory, Switch, data, models, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.engine import loop
-from tutelage.engine.cuda_graph import STEADY, Lanes, Recording, device_rates, may_record
-from tutelage.engine.loop import Run, mean_losses, train_step
+from tutelage.engine.cuda_graph import STEADY, CapturedStep, NetworkStreams, make_capturable
+from tutelage.engine.loop import may_capture, mean_losses, train_step
 from tutelage.engine.monitor import Seen
+from tutelage.engine.run import Run
 from tutelage.engine.teacher_cache import use
 from tutelage.engine.teacher_cache.codecs import Whole
 from tutelage.engine.teacher_cache.store import TeacherCache
@@ -38,7 +39,7 @@ def never(step: Callable[[], Seen | None]) -> Callable[[], Seen | None]:
 
 def job(record: Callable, graph: Graph = GRAPH, **options) -> Run:
     made = run(graph, models(norm=False), optimizer=SGD, **options)
-    made.recording = Recording(made, record)
+    made.recording = CapturedStep(made.optimizers.values(), made.world.device, record)
     loop.set_modes(made)
     return made
 
@@ -163,13 +164,13 @@ def test_rates_on_the_device_are_those_of_the_schedule():
 def test_an_optimizer_that_asks_for_it_is_told_that_it_is_recorded():
     optimizers = [torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.5), torch.optim.SGD(
         [torch.nn.Parameter(torch.zeros(1))], lr=0.25)]
-    device_rates(optimizers, torch.device("cpu"))
+    make_capturable(optimizers, torch.device("cpu"))
     assert optimizers[0].param_groups[0]["capturable"]
     assert "capturable" not in optimizers[1].param_groups[0]
     assert [float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers] == [0.5, 0.25]
 
 
-class Fake(Lanes):
+class Fake(NetworkStreams):
     """Lanes without a GPU: what was read since they began, and whether they have been joined since."""
 
     def __init__(self) -> None:
@@ -195,7 +196,7 @@ def test_lanes_are_joined_before_anything_reads_what_the_networks_gave(monkeypat
     nodes = {**GRAPH.nodes, "both": Computed(("a", "t"), mean)}
     graph = Graph(nodes, [Edge("both", "b", kl, 0.5, 4.0), Edge("labels", "a", cross_entropy)])
     recorded, plain = job(keep, graph), job(never, graph)
-    monkeypatch.setattr(loop, "lanes_for", lambda run: lanes)
+    monkeypatch.setattr(loop, "streams_for", lambda run: lanes)
     for batch in batches(plain):
         train_step(plain, [batch])
         lanes.seen.clear()
@@ -219,7 +220,7 @@ NODES = {"t": Frozen(), "a": Trained(), "b": Trained()}
 def test_only_a_step_that_always_does_the_same_is_recorded(graph, options, device, may):
     made = run(graph, models(norm=False), **{"optimizer": SGD} | options)
     made.world = World(torch.device(device))
-    assert may_record(made) is may
+    assert may_capture(made) is may
 
 
 @pytest.mark.parametrize("options", [{}, {"mixup": 0.4, "cutmix": 1.0}], ids=["crop", "mixtures"])

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from every import every
 from toys import SGD, models, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
-from tutelage.engine.loop import Run, mean_losses, steps_of
+from tutelage.engine.loop import mean_losses, steps_of
 from tutelage.engine.monitor import Guard, Means, look
 from tutelage.engine.optimizers import guarded_step
+from tutelage.engine.run import Run
 from tutelage.errors import NumericError
 from tutelage.graph.divergences import cross_entropy, kl, value
 from tutelage.system.files import fingerprint, pack, unpack

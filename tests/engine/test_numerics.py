@@ -15,7 +15,7 @@ from tutelage.engine import autotune
 from tutelage.engine import train as training
 from tutelage.engine.autotune import Tuned, choose
 from tutelage.engine.numerics import Settled, adopt, key_of, processors, read_settled, write_settled
-from tutelage.engine.precision import Choice
+from tutelage.engine.precision import Execution
 from tutelage.engine.train import train_in_folder
 from tutelage.errors import Interrupted, ModelError
 from tutelage.graph.divergences import cross_entropy, kl, mse
@@ -24,7 +24,7 @@ from tutelage.system.distributed import World
 from tutelage.system.files import is_locked, locked
 
 CPU = World(torch.device("cpu"))
-LAST, BOTH, COMPILED = Choice(channels_last=True), Choice(True, True), Choice(True, True, True)
+LAST, BOTH, COMPILED = Execution(channels_last=True), Execution(True, True), Execution(True, True, True)
 GRAPH = Graph({"t": Frozen(), "a": Trained(), "slow": Ema("a", 0.9)},
               [Edge("labels", "a", cross_entropy), Edge("t", "a", kl), Edge("slow", "a", mse, 0.1)])
 ALONE = Graph({"a": Trained()}, [Edge("labels", "a", cross_entropy)])
@@ -35,7 +35,7 @@ def three() -> dict[str, nn.Module]:
     return {"t": network(1, width=6), "a": network(2), "slow": network(2)}
 
 
-def settled_on(choice: Choice, graph: Graph = GRAPH) -> Settled:
+def settled_on(choice: Execution, graph: Graph = GRAPH) -> Settled:
     settled, held = Settled(), {node: held for node, held in three().items() if node in graph.nodes}
     settled.settle(graph, held, SHAPE, dict.fromkeys(held, choice), False)
     return settled
@@ -79,7 +79,7 @@ def test_a_network_that_is_new_is_tried_beside_those_that_are_settled(fast_bf16)
     assert found.choices == {"t": BOTH, "a": LAST, "slow": LAST}
 
 
-@pytest.mark.parametrize(("precision", "told"), [("exact", Choice()), ("bf16", BOTH)])
+@pytest.mark.parametrize(("precision", "told"), [("exact", Execution()), ("bf16", BOTH)])
 def test_a_precision_that_is_told_is_neither_changed_nor_settled(precision, told):
     settled, other = settled_on(LAST), Settled()
     assert chosen(settled, precision=precision).choices["a"] == told

@@ -10,8 +10,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from every import every
 from toys import SGD, data, models, network, settings
 from tutelage.data import Data, from_tensors
-from tutelage.engine.loop import Run, start, steps_of
-from tutelage.engine.precision import Choice, compute, default_choices, is_tapped, lay_out, runner
+from tutelage.engine.loop import start, steps_of
+from tutelage.engine.precision import Execution, default_executions, is_tapped, lay_out, prepared_for, run_network
+from tutelage.engine.run import Run
 from tutelage.engine.train import capture, restore
 from tutelage.graph.divergences import cross_entropy, kl, mse
 from tutelage.graph.graph import Computed, Edge, Ema, Frozen, Graph, Trained
@@ -22,8 +23,8 @@ from tutelage.runs import checkpoint
 from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint
 
-CHOICES = [Choice(bf16, last) for bf16 in (False, True) for last in (False, True)]
-FAST = Choice(bf16=True, channels_last=True)
+CHOICES = [Execution(bf16, last) for bf16 in (False, True) for last in (False, True)]
+FAST = Execution(bf16=True, channels_last=True)
 CPU = World(torch.device("cpu"))
 
 
@@ -77,9 +78,9 @@ def strides_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: parameter.stride() for name, parameter in network.named_parameters()}
 
 
-def logits_by(network: nn.Module, choice: Choice, *, frozen: bool = True, tapped: bool = False) -> Tensor:
+def logits_by(network: nn.Module, choice: Execution, *, frozen: bool = True, tapped: bool = False) -> Tensor:
     with torch.no_grad():
-        return compute(runner(network, choice, frozen=frozen, tapped=tapped), choice, images(), [""])[""]
+        return run_network(prepared_for(network, choice, frozen=frozen, tapped=tapped), choice, images(), [""])[""]
 
 
 # --- a copy made for speed ---------------------------------------------------------------------------------------
@@ -90,8 +91,8 @@ def logits_by(network: nn.Module, choice: Choice, *, frozen: bool = True, tapped
 def test_the_copy_of_a_frozen_network_leaves_the_original_as_it_was(choice, tapped):
     original = wrapped(Residual(0)).eval()
     before, strides, logits = fingerprint(original.state_dict()), strides_of(original), original(images())
-    copy = runner(original, choice, frozen=True, tapped=tapped)
-    compute(copy, choice, images(), [""])
+    copy = prepared_for(original, choice, frozen=True, tapped=tapped)
+    run_network(copy, choice, images(), [""])
     assert copy is not original
     assert not {*copy.parameters()} & {*original.parameters()}
     assert (fingerprint(original.state_dict()), strides_of(original)) == (before, strides)
@@ -102,7 +103,7 @@ def test_the_copy_of_a_frozen_network_leaves_the_original_as_it_was(choice, tapp
 
 def test_a_copy_is_in_eval_mode_even_if_the_original_is_not():
     original = Residual(0).train()
-    copy = runner(original, Choice(channels_last=True), frozen=True, tapped=False)
+    copy = prepared_for(original, Execution(channels_last=True), frozen=True, tapped=False)
     assert every(not module.training for module in copy.modules())
     assert original.training
     with torch.no_grad():
@@ -111,7 +112,7 @@ def test_a_copy_is_in_eval_mode_even_if_the_original_is_not():
 
 def test_norms_are_folded_into_the_convolutions_before_them():
     original = Residual(0).eval()
-    copy = runner(original, Choice(channels_last=True), frozen=True, tapped=False)
+    copy = prepared_for(original, Execution(channels_last=True), frozen=True, tapped=False)
     assert every(not isinstance(module, nn.BatchNorm2d) for module in copy.modules())
     by_hand = fuse_conv_bn_eval(original.stem, original.stem_norm)
     torch.testing.assert_close(copy.stem.weight, by_hand.weight)
@@ -124,7 +125,7 @@ def test_a_copy_in_float32_says_the_same_to_1e_4(make):
     original = wrapped(make(0)).eval()
     with torch.no_grad():
         exact = original(images())
-    error = (logits_by(original, Choice(channels_last=True)) - exact).abs().max()
+    error = (logits_by(original, Execution(channels_last=True)) - exact).abs().max()
     assert error <= 1e-4 * exact.abs().max()
 
 
@@ -132,22 +133,22 @@ def test_a_layer_with_a_hook_keeps_its_norm_apart():
     original = Residual(0).eval()
     original.stem.register_forward_hook(lambda module, inputs, output: output.tanh())
     with torch.no_grad():
-        torch.testing.assert_close(logits_by(original, Choice(channels_last=True)), original(images()),
+        torch.testing.assert_close(logits_by(original, Execution(channels_last=True)), original(images()),
                                    rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_cannot_be_traced_is_only_copied():
-    copy = runner(Branching(0).eval(), Choice(channels_last=True), frozen=True, tapped=False)
+    copy = prepared_for(Branching(0).eval(), Execution(channels_last=True), frozen=True, tapped=False)
     assert isinstance(copy, Branching)
     assert isinstance(copy.stem_norm, nn.BatchNorm2d)
 
 
 def test_a_tapped_network_keeps_its_layers():
     original = Residual(0).eval()
-    copy = runner(original, FAST, frozen=True, tapped=True)
+    copy = prepared_for(original, FAST, frozen=True, tapped=True)
     expected = read(original, images(), ["point", ""])
     with torch.no_grad():
-        found = compute(copy, FAST, images(), ["point", ""])
+        found = run_network(copy, FAST, images(), ["point", ""])
     assert isinstance(copy.stem_norm, nn.BatchNorm2d)
     assert {tap: tensor.dtype for tap, tensor in found.items()} == {"point": torch.float32, "": torch.float32}
     for tap, tensor in found.items():
@@ -169,30 +170,30 @@ def test_every_choice_gives_close_logits_in_float32(choice, frozen):
 
 
 def test_a_frozen_copy_in_bf16_keeps_its_weights_in_bf16_and_the_normalisation_of_images_in_float32():
-    copy = runner(wrapped(Residual(0)).eval(), FAST, frozen=True, tapped=False)
+    copy = prepared_for(wrapped(Residual(0)).eval(), FAST, frozen=True, tapped=False)
     assert {parameter.dtype for parameter in copy.body.parameters()} == {torch.bfloat16}
     assert copy.mean.dtype == copy.std.dtype == torch.float32
 
 
 def test_what_learns_keeps_its_weights_in_float32_and_is_no_copy():
     student = Residual(0)
-    assert runner(student, FAST, frozen=False, tapped=False) is student
+    assert prepared_for(student, FAST, frozen=False, tapped=False) is student
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
 
 
 def test_the_plain_choice_is_the_network_itself():
     original = Residual(0).eval()
-    assert runner(original, Choice(), frozen=True, tapped=False) is original
+    assert prepared_for(original, Execution(), frozen=True, tapped=False) is original
 
 
 def test_a_layout_changes_where_numbers_lie_and_not_one_of_them():
     student = Residual(0)
     before, held = fingerprint(student.state_dict()), list(student.parameters())
-    lay_out(student, Choice(channels_last=True))
+    lay_out(student, Execution(channels_last=True))
     assert student.stem.weight.is_contiguous(memory_format=torch.channels_last)
     assert not student.stem.weight.is_contiguous()
     assert fingerprint(student.state_dict()) == before
-    lay_out(student, Choice())
+    lay_out(student, Execution())
     assert student.stem.weight.is_contiguous()
     now = student.parameters()
     assert every(one is other for one, other in zip(held, now, strict=True)), "an optimizer holds these"
@@ -207,18 +208,18 @@ def test_images_come_in_the_layout_of_the_choice():
             return inputs.flatten(1)
 
     for choice in CHOICES:
-        compute(Looks(), choice, images(), [""])
+        run_network(Looks(), choice, images(), [""])
     assert seen == [choice.channels_last for choice in CHOICES]
-    assert compute(nn.Linear(4, 2), Choice(channels_last=True), torch.zeros(3, 4), [""])[""].shape == (3, 2)
+    assert run_network(nn.Linear(4, 2), Execution(channels_last=True), torch.zeros(3, 4), [""])[""].shape == (3, 2)
 
 
 def test_compiling_is_asked_for_only_where_it_is_chosen_and_nothing_is_tapped(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda module, **options: asked.append(options["options"]) or module)
-    for choice in (Choice(compiled=True), Choice()):
+    for choice in (Execution(compiled=True), Execution()):
         for tapped in (False, True):
             for frozen in (False, True):
-                runner(Residual(0).eval(), choice, frozen=frozen, tapped=tapped)
+                prepared_for(Residual(0).eval(), choice, frozen=frozen, tapped=tapped)
     assert asked == [None, {"freezing": True}]
 
 
@@ -234,17 +235,17 @@ def test_a_network_is_tapped_if_an_edge_or_a_computed_node_reads_inside_it(graph
 
 def test_without_a_measurement_a_cpu_computes_in_float32_unless_bf16_is_asked_for(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert default_choices("ab", "exact", cpu) == {"a": Choice(), "b": Choice()}
-    assert default_choices("ab", "auto", cpu) == dict.fromkeys("ab", Choice(channels_last=True))
-    assert default_choices("ab", "bf16", cpu) == dict.fromkeys("ab", Choice(bf16=True, channels_last=True))
+    assert default_executions("ab", "exact", cpu) == {"a": Execution(), "b": Execution()}
+    assert default_executions("ab", "auto", cpu) == dict.fromkeys("ab", Execution(channels_last=True))
+    assert default_executions("ab", "bf16", cpu) == dict.fromkeys("ab", Execution(bf16=True, channels_last=True))
     for has_it in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has_it=has_it: has_it)
-        assert default_choices("a", "auto", gpu) == {"a": Choice(bf16=has_it, channels_last=True)}
+        assert default_executions("a", "auto", gpu) == {"a": Execution(bf16=has_it, channels_last=True)}
 
 
 # --- training in another layout ----------------------------------------------------------------------------------
 
-LAST = Choice(channels_last=True)
+LAST = Execution(channels_last=True)
 
 
 def grey(rows: int = 48) -> Data:
@@ -262,7 +263,7 @@ GRAPH = Graph({"t": Frozen(), "a": Trained(), "slow": Ema("a", 0.9)},
               [Edge("labels", "a", cross_entropy), Edge("t", "a", kl, 0.5, 4.0), Edge("slow", "a", kl, 0.2)])
 
 
-def begin(choice: Choice, optimizer: object = SGD, graph: Graph = GRAPH, **options) -> Run:
+def begin(choice: Execution, optimizer: object = SGD, graph: Graph = GRAPH, **options) -> Run:
     networks = {"t": Residual(1), "a": Residual(2)}
     return start(graph, {node: networks[node] for node in networks if node in graph.nodes}, colour(),
                  settings(optimizer=optimizer, **options), CPU, dict.fromkeys(["t", "a", "slow"], choice))
@@ -315,12 +316,12 @@ def test_a_momentum_restored_in_another_layout_than_its_weights_is_noticed(tmp_p
 
 
 def test_what_is_saved_does_not_depend_on_the_layout(tmp_path):
-    first, second = begin(LAST), begin(Choice())
+    first, second = begin(LAST), begin(Execution())
     assert {name: fingerprint(tensors) for name, tensors in capture(first).items()} == {
         name: fingerprint(tensors) for name, tensors in capture(second).items()}
 
 
-@pytest.mark.parametrize("choice", [Choice(), LAST], ids=str)
+@pytest.mark.parametrize("choice", [Execution(), LAST], ids=str)
 def test_fused_sgd_equals_sgd_by_hand_in_any_layout(choice):
     run = begin(choice, partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3, nesterov=True),
                 warmup_epochs=0, rate=lambda progress: 1 - progress)
@@ -338,7 +339,7 @@ def test_fused_sgd_equals_sgd_by_hand_in_any_layout(choice):
 
 @pytest.mark.parametrize("optimizer", FUSED)
 def test_both_layouts_train_to_nearly_the_same_weights(optimizer):
-    one, other = begin(Choice(), FUSED[optimizer], epochs=1), begin(LAST, FUSED[optimizer], epochs=1)
+    one, other = begin(Execution(), FUSED[optimizer], epochs=1), begin(LAST, FUSED[optimizer], epochs=1)
     finish(one)
     finish(other)
     mine, theirs = (dict(run.models["a"].named_parameters()) for run in (one, other))
@@ -394,5 +395,5 @@ def test_any_number_of_networks_is_compiled_in_one_process(monkeypatch):
             whole = Network(body, Architecture("resnet8"), mean=(0.5,) * 3, std=(0.5,) * 3, channels=3,
                             body_classes=tuple("abcd"), columns=None).eval()
             expected = whole(images)
-            compiled = runner(whole, Choice(compiled=True), frozen=False, tapped=False)
+            compiled = prepared_for(whole, Execution(compiled=True), frozen=False, tapped=False)
             torch.testing.assert_close(compiled(images), expected)

@@ -17,8 +17,8 @@ from tutelage import Computed, Edge, Ensemble, Frozen, Graph, Trained, train
 from tutelage.data import Data, from_tensors
 from tutelage.data.assemble import Policy
 from tutelage.engine.autotune import Tuned, begin, memory_folder
-from tutelage.engine.loop import Run
-from tutelage.engine.precision import default_choices
+from tutelage.engine.precision import default_executions
+from tutelage.engine.run import Run
 from tutelage.engine.teacher_cache import store, use
 from tutelage.engine.teacher_cache.codecs import Top, Whole
 from tutelage.engine.teacher_cache.store import TeacherCache
@@ -244,7 +244,7 @@ def test_a_cache_that_is_killed_while_it_is_built_goes_on_where_it_was(own_memor
     def build() -> int:
         networks = Counted()
         run = begin(graph(), networks.models, data(), settings(4, limit_draws=3, cache=True), World(CPU),
-                    Tuned(default_choices("tab", "auto", CPU), cached=True))
+                    Tuned(default_executions("tab", "auto", CPU), cached=True))
         before = networks.rows
         assert list(use.build(run, 3)) == [0, 1, 2]
         return networks.rows - before

@@ -10,7 +10,8 @@ import tutelage
 from every import every
 from toys import SGD, data, everything, models, network, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
-from tutelage.engine.loop import Run, mean_losses, steps_of
+from tutelage.engine.loop import mean_losses, steps_of
+from tutelage.engine.run import Run
 from tutelage.engine.train import capture, load, restore
 from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.graph.divergences import cross_entropy, kl

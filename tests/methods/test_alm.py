@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import toys
-from tutelage.engine.loop import Run, steps_of
+from tutelage.engine.loop import steps_of
+from tutelage.engine.run import Run
 from tutelage.engine.teacher_cache.use import cached_ends
 from tutelage.engine.train import capture, restore
 from tutelage.errors import DataError, ModelError, UsageError

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from every import every
 from toys import data, network, run, settings
-from tutelage.engine.loop import Run, start, steps_of
+from tutelage.engine.loop import start, steps_of
+from tutelage.engine.run import Run
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import mse
 from tutelage.graph.graph import Frozen, Trained

@@ -8,7 +8,8 @@ from torch import Tensor
 from every import every
 from toys import network, run, saved
 from tutelage.data import from_tensors
-from tutelage.engine.loop import Run, steps_of
+from tutelage.engine.loop import steps_of
+from tutelage.engine.run import Run
 from tutelage.engine.train import capture, restore
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import kl

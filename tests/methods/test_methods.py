@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import toys
 from every import every
 from tutelage import methods
-from tutelage.engine.loop import Run, steps_of
+from tutelage.engine.loop import steps_of
+from tutelage.engine.run import Run
 from tutelage.engine.train import restore, train
 from tutelage.errors import UsageError
 from tutelage.graph import fused_losses

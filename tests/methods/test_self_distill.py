@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import toys
-from tutelage.engine.loop import Run, steps_of
+from tutelage.engine.loop import steps_of
+from tutelage.engine.run import Run
 from tutelage.engine.train import capture, restore
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.graph import Ema, Frozen, Graph, Trained

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from every import every
 from toys import network, run
-from tutelage.engine.loop import Run, steps_of
+from tutelage.engine.loop import steps_of
+from tutelage.engine.run import Run
 from tutelage.engine.teacher_cache.use import cache_folder, wanted
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import mse

@@ -9,7 +9,8 @@ from torch import Tensor
 import two_rows
 from every import every
 from toys import network, run
-from tutelage.engine.loop import Run, steps_of
+from tutelage.engine.loop import steps_of
+from tutelage.engine.run import Run
 from tutelage.engine.train import capture
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl

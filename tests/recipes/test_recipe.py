@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tutelage import Edge, Ema, Ensemble, Frozen, Graph, Trained
-from tutelage.engine.loop import Settings
+from tutelage.engine.settings import Settings
 from tutelage.errors import SecurityError, UsageError, UserError
 from tutelage.graph.divergences import cross_entropy, js, kl, mse
 from tutelage.graph.modules import Projected

@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data.source import Data
-from tutelage.engine.cuda_graph import Lanes, device_rates, warm_graph
-from tutelage.engine.loop import Settings
+from tutelage.engine.cuda_graph import NetworkStreams, make_capturable, warm_graph
 from tutelage.engine.optimizers import make_optimizers
-from tutelage.engine.precision import Choice, compute, lay_out, runner
+from tutelage.engine.precision import Execution, lay_out, prepared_for, run_network
+from tutelage.engine.settings import Settings
 from tutelage.system.distributed import World
 from tutelage.types import Batch
 
 Step = Callable[[], object]
 
 
-def floor_of(students: Mapping[str, nn.Module], data: Data, settings: Settings, choices: Mapping[str, Choice],
+def floor_of(students: Mapping[str, nn.Module], data: Data, settings: Settings, choices: Mapping[str, Execution],
            world: World, *, recorded: bool) -> Step:
     """The floor of a recipe's students: a step on its first batch."""
     (batch,) = data.train.batches([torch.arange(settings.batch_size)], draw=0)
@@ -39,22 +39,23 @@ def laid_out(inputs: object) -> dict[bool, Tensor]:
     return {last: inputs.contiguous(memory_format=torch.channels_last) if last else inputs for last in (False, True)}
 
 
-def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: Mapping[str, Choice], world: World,
+def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: Mapping[str, Execution], world: World,
                gently: float = 1.0, *, recorded: bool = False) -> Callable[[Mapping[bool, Tensor], Tensor], Tensor]:
     """(images in both layouts, labels) -> the loss of a step that trains each student, alone, on labels."""
     networks = {node: deepcopy(model).to(world.device).train() for node, model in students.items()}
     for node, network in networks.items():
         lay_out(network, choices[node])
-    ready = {node: runner(network, choices[node], frozen=False, tapped=False) for node, network in networks.items()}
+    ready = {node: prepared_for(network, choices[node], frozen=False, tapped=False)
+             for node, network in networks.items()}
     optimizers = make_optimizers(settings.optimizer if callable(settings.optimizer) else
                                  {node: make for node, make in settings.optimizer.items() if node in (*networks, "")},
                                  networks)
     slow_down(optimizers.values(), gently)
     if recorded:
-        device_rates(optimizers.values(), world.device)
+        make_capturable(optimizers.values(), world.device)
 
     def step(inputs: Mapping[bool, Tensor], labels: Tensor) -> Tensor:
-        losses, lanes = dict[str, Tensor](), Lanes(ready) if recorded else None
+        losses, lanes = dict[str, Tensor](), NetworkStreams(ready) if recorded else None
         works = {node: partial(learn, node, inputs, labels) for node in ready}
         for node, work in (lanes.branch(works) if lanes else works).items():
             losses[node] = work()
@@ -63,7 +64,7 @@ def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: M
         return torch.stack(list(losses.values())).sum()
 
     def learn(node: str, inputs: Mapping[bool, Tensor], labels: Tensor) -> Tensor:
-        logits = compute(ready[node], choices[node], inputs[choices[node].channels_last], [""])[""]
+        logits = run_network(ready[node], choices[node], inputs[choices[node].channels_last], [""])[""]
         optimizers[node].zero_grad(set_to_none=True)
         loss = F.cross_entropy(logits, labels, ignore_index=-1)
         loss.backward()

@@ -19,7 +19,7 @@ from tutelage.data.augment import Augmentation
 from tutelage.data.memory import MemorySource
 from tutelage.data.source import Data, Source
 from tutelage.data.stream import KeptSource, StreamSource
-from tutelage.engine.loop import Settings
+from tutelage.engine.settings import Settings
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.graph.graph import Computed, Frozen, Graph, Trained, unbound
 from tutelage.graph.objective import edge_loss

@@ -14,8 +14,8 @@ from tutelage.data import Data, from_tensors
 from tutelage.data.load import load as load_data
 from tutelage.data.memory import TOGETHER
 from tutelage.engine.autotune import Tuned, memory_folder, records, tune
-from tutelage.engine.loop import Settings
-from tutelage.engine.precision import default_choices
+from tutelage.engine.precision import default_executions
+from tutelage.engine.settings import Settings
 from tutelage.errors import DataError, ModelError, UsageError, unknown
 from tutelage.graph.graph import Frozen
 from tutelage.models.architecture import Architecture
@@ -139,7 +139,7 @@ def _tuned(job: Job, world: World) -> Tuned:
     settings, rows = job.settings, torch.arange(job.settings.batch_size)
     (batch,) = job.data.train.batches([rows], draw=0)
     assert isinstance(batch.inputs, torch.Tensor), "one view was asked for"
-    choices = default_choices(networks, settings.precision, world.device)
+    choices = default_executions(networks, settings.precision, world.device)
     recorded = records(world, settings)
     tuned = tune(job.graph, networks, batch.inputs.to(world.device), len(job.data.classes), STEPS[world.device.type],
                  choices, memory_folder(), recorded=recorded)

@@ -26,10 +26,12 @@ from tutelage.data import from_tensors
 from tutelage.data.augment import Augmentation, crop_and_flip, unit_range
 from tutelage.data.source import Data
 from tutelage.engine.autotune import Tuned, memory_folder
-from tutelage.engine.cuda_graph import Recording, may_record, warm_graph
-from tutelage.engine.loop import Run, Settings, mean_losses, set_modes, start, train_step
+from tutelage.engine.cuda_graph import CapturedStep, warm_graph
+from tutelage.engine.loop import may_capture, mean_losses, set_modes, start, train_step
 from tutelage.engine.monitor import Means
-from tutelage.engine.precision import Choice, on_device
+from tutelage.engine.precision import Execution, on_device
+from tutelage.engine.run import Run
+from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.use import attach, build, cache_folder
 from tutelage.graph import fused_losses, objective
 from tutelage.graph.divergences import cross_entropy
@@ -269,10 +271,10 @@ def _four_ways(graph: Graph, models: Mapping[str, nn.Module], data: Data, settin
 
 
 def _ours(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
-          choices: Mapping[str, Choice], world: World, *, cached: bool, tuned: Tuned) -> tuple[Step, str]:
+          choices: Mapping[str, Execution], world: World, *, cached: bool, tuned: Tuned) -> tuple[Step, str]:
     run, kept = _run(graph, models, data, settings, choices, world, cached=cached, compiled=tuned.compiled_losses)
-    if tuned.recorded and may_record(run):
-        run.recording = Recording(run)
+    if tuned.recorded and may_capture(run):
+        run.recording = CapturedStep(run.optimizers.values(), run.world.device)
     batches = _endless(run)
 
     def step() -> None:
@@ -282,7 +284,7 @@ def _ours(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
 
 
 def _run(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
-         choices: Mapping[str, Choice], world: World, *, cached: bool, compiled: bool) -> tuple[Run, str]:
+         choices: Mapping[str, Execution], world: World, *, cached: bool, compiled: bool) -> tuple[Run, str]:
     """A run of ours that is ready for its first step, and what its cache took to fill."""
     run = start(graph, {node: deepcopy(models[node]) for node in models if node in graph.nodes}, data, settings, world,
                 {node: choices[node] for node in choices if node in graph.nodes}, compiled_losses=compiled)

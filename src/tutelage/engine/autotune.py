@@ -21,11 +21,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data.source import Data
-from tutelage.engine.cuda_graph import Recording, may_record, warm_graph
+from tutelage.engine.cuda_graph import CapturedStep, warm_graph
 from tutelage.engine.dry_run import prepare, with_followers
-from tutelage.engine.loop import Run, Settings, set_modes, start
+from tutelage.engine.loop import may_capture, set_modes, start
 from tutelage.engine.numerics import Settled
-from tutelage.engine.precision import Choice, compute, default_choices, is_tapped, lay_out, on_device, runner
+from tutelage.engine.precision import (
+    Execution,
+    default_executions,
+    is_tapped,
+    lay_out,
+    on_device,
+    prepared_for,
+    run_network,
+)
+from tutelage.engine.run import Run
+from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.use import attach, cache_folder, wanted
 from tutelage.errors import ResourceError
 from tutelage.graph.graph import Ema, Frozen, Graph, Trained
@@ -53,7 +63,7 @@ SIGNAL_KL, SIGNAL_AGREE = 5e-6, 0.99
 class Tuned:
     """What was chosen, and why: node -> seconds of a step by choice; notes for the user."""
 
-    choices: dict[str, Choice]
+    choices: dict[str, Execution]
     compiled_losses: bool = False
     cached: bool = False
     recorded: bool = False
@@ -69,7 +79,7 @@ class Tuned:
 
 def from_json(value: Mapping) -> Tuned:
     """What `as_json` wrote."""
-    return Tuned({node: Choice(**choice) for node, choice in value["choices"].items()}, value["compiled_losses"],
+    return Tuned({node: Execution(**choice) for node, choice in value["choices"].items()}, value["compiled_losses"],
                  value["cached"], value.get("recorded", False), value["seconds"], value["notes"])
 
 
@@ -80,7 +90,7 @@ def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: 
     What other runs have `settled` holds here too, and what this one chooses is added to it.
     """
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
-    tuned = Tuned(default_choices(networks, settings.precision, world.device))
+    tuned = Tuned(default_executions(networks, settings.precision, world.device))
     steps = len(data.train.ids) // settings.batch_size * settings.epochs
     auto = settings.precision == "auto"
     known = settled.choices(graph, networks, data.shape) if settled is not None and auto else {}
@@ -114,8 +124,8 @@ def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
                          for node, choice in tuned.choices.items()}
         tuned.compiled_losses = False
     run = start(graph, models, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
-    if tuned.recorded and may_record(run):
-        run.recording = Recording(run)
+    if tuned.recorded and may_capture(run):
+        run.recording = CapturedStep(run.optimizers.values(), run.world.device)
     folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder())
     if tuned.cached and folder is not None:
         set_modes(run)
@@ -126,7 +136,7 @@ def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
 
 
 def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classes: int, steps: int,
-         choices: Mapping[str, Choice], memory: Path | None = None, *, recorded: bool = False,
+         choices: Mapping[str, Execution], memory: Path | None = None, *, recorded: bool = False,
          known: Collection[str] = ()) -> Tuned:
     """The fastest choice for each network, starting from `choices`; the networks themselves are left as they are.
 
@@ -172,7 +182,7 @@ def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: 
     first = tuned.choices[node]
     timed = partial(_seconds, graph, node, network, inputs, classes, recorded=recorded)
     seconds = {first: timed(first, 3)}
-    formats = [Choice(bf16, last) for bf16 in (False, True) for last in (False, True)]
+    formats = [Execution(bf16, last) for bf16 in (False, True) for last in (False, True)]
     for choice in (choice for choice in formats if choice != first):
         if time.perf_counter() > until:
             break
@@ -196,13 +206,13 @@ def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: 
     tuned.seconds[node] = {str(choice): round(number, 6) for choice, number in seconds.items()}
 
 
-def _seconds(graph: Graph, node: str, network: nn.Module, inputs: Tensor, classes: int, choice: Choice, count: int,
+def _seconds(graph: Graph, node: str, network: nn.Module, inputs: Tensor, classes: int, choice: Execution, count: int,
              fastest: float | None = None, *, recorded: bool = False) -> float:
     """The shortest of `count` steps after one to warm up; given up after one that takes far longer than `fastest`."""
     frozen = isinstance(graph.nodes[node], Frozen)
     copy = deepcopy(network)
-    lay_out(copy, choice if not frozen else Choice())
-    ready = runner(copy, choice, frozen=frozen, tapped=is_tapped(graph, node))
+    lay_out(copy, choice if not frozen else Execution())
+    ready = prepared_for(copy, choice, frozen=frozen, tapped=is_tapped(graph, node))
     labels = torch.arange(len(inputs), device=inputs.device) % classes
     step = partial(_step, ready, choice, inputs, labels, learns=isinstance(graph.nodes[node], Trained))
     shortest = float("inf")
@@ -218,10 +228,10 @@ def _seconds(graph: Graph, node: str, network: nn.Module, inputs: Tensor, classe
     return shortest
 
 
-def _step(network: nn.Module, choice: Choice, inputs: Tensor, labels: Tensor, *, learns: bool) -> None:
+def _step(network: nn.Module, choice: Execution, inputs: Tensor, labels: Tensor, *, learns: bool) -> None:
     network.train(learns)
     with torch.set_grad_enabled(learns):
-        logits = compute(network, choice, inputs, [""])[""]
+        logits = run_network(network, choice, inputs, [""])[""]
         if learns:
             F.cross_entropy(logits.float(), labels % logits.shape[-1]).backward()
     network.zero_grad(set_to_none=True)
@@ -236,13 +246,13 @@ def _recorded(step: Callable[[], None]) -> Callable[[], object]:
 
 
 def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: Tensor,
-                      choice: Choice, verdict: str = "stays out of") -> bool:
+                      choice: Execution, verdict: str = "stays out of") -> bool:
     """Whether a teacher says the same in this format: it is trusted image by image, so its numbers matter."""
     plain = deepcopy(network).eval()
     with torch.no_grad(), seeded("tuning"):
         exact = read(plain, inputs, [""])[""].float()
-        copy = runner(plain, choice, frozen=True, tapped=is_tapped(graph, node))
-        other = compute(copy.eval(), choice, inputs, [""])[""].float()
+        copy = prepared_for(plain, choice, frozen=True, tapped=is_tapped(graph, node))
+        other = run_network(copy.eval(), choice, inputs, [""])[""].float()
     if exact.dim() != 2:
         return bool(torch.allclose(exact, other, rtol=1e-2, atol=1e-2))
     log_exact, log_other = (exact / 4).log_softmax(-1), (other / 4).log_softmax(-1)
@@ -279,7 +289,7 @@ def memory_folder() -> Path:
 
 
 def records(world: World, settings: Settings) -> bool:
-    """Whether a run like this records its steps, unless `may_record` finds a reason against it."""
+    """Whether a run like this records its steps, unless `may_capture` finds a reason against it."""
     return (world.device.type == "cuda" and world.size == 1 and settings.accumulate == 1
             and settings.precision != "exact")
 
@@ -292,14 +302,14 @@ def _key(graph: Graph, node: str, network: nn.Module, inputs: Tensor, recorded: 
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
-def _remembered(memory: Path | None, key: str) -> Choice | None:
+def _remembered(memory: Path | None, key: str) -> Execution | None:
     try:
-        return Choice(**json.loads((memory / "choices" / f"{key}.json").read_bytes())) if memory else None
+        return Execution(**json.loads((memory / "choices" / f"{key}.json").read_bytes())) if memory else None
     except (OSError, ValueError, TypeError):
         return None  # none, or one that is damaged: it is found again
 
 
-def _remember(memory: Path | None, key: str, choice: Choice) -> None:
+def _remember(memory: Path | None, key: str, choice: Execution) -> None:
     if memory is None:
         return
     try:

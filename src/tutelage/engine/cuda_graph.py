@@ -2,23 +2,20 @@
 
 What differs from step to step lies in memory of its own and is filled before each replay: images, labels, ids, what a
 cache knows, and the learning rates. All else must be as it was recorded: the functions of a graph, which are called
-then and not again, depend on their arguments alone. `may_record` says for which runs it is. `STEADY` steps with the
-same weights and shapes are taken as usual before one is recorded: they load the kernels and make the buffers it needs.
+then and not again, depend on their arguments alone. `loop.may_capture` says for which runs it is. `STEADY` steps with
+the same weights and shapes are taken as usual before one is recorded: they load the kernels and make the buffers it
+needs.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from tutelage.engine.monitor import Seen
-from tutelage.graph.graph import Ema
-
-if TYPE_CHECKING:
-    from tutelage.engine.loop import Run
 
 logger = logging.getLogger("tutelage")
 STEADY = 3
@@ -55,18 +52,7 @@ def warm_graph(step: Callable[[], T]) -> Callable[[], T]:
     return cuda_graph(step)
 
 
-def may_record(run: "Run") -> bool:
-    """Whether each step of a run does the same to the numbers it is given: nothing but the graph and its optimizers."""
-    graph, world = run.graph, run.world
-    return (world.device.type == "cuda" and world.size == 1 and run.settings.accumulate == 1
-            and not graph.controllers and not graph.named(Ema)
-            and run.settings.cache_top is None  # its sample weights are looked up beside what is known
-            and not any(True for part in graph.parts().values() for _ in part.buffers())  # a memory
-            and all(isinstance(optimizer, FUSED) and optimizer.defaults.get("fused")
-                    for optimizer in run.optimizers.values()))
-
-
-def device_rates(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
+def make_capturable(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
     """Let optimizers keep all that a step changes on the device."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -74,7 +60,7 @@ def device_rates(optimizers: Iterable[torch.optim.Optimizer], device: torch.devi
             group |= {"capturable": True} if "capturable" in group else {}
 
 
-class Lanes:
+class NetworkStreams:
     """A stream for each network, so that small kernels of several run at once; their backward passes as well."""
 
     def __init__(self, nodes: Iterable[str]) -> None:
@@ -102,21 +88,17 @@ class Lanes:
             return work(*asked)
 
 
-def lanes_for(run: "Run") -> Lanes | None:
-    """Lanes for the networks of a recording; None where there is one network."""
-    return Lanes(run.models) if run.world.device.type == "cuda" and len(run.models) > 1 else None
-
-
-class Recording:
+class CapturedStep:
     """The recorded step of a run. From when it is made on, learning rates are tensors on the device."""
 
-    def __init__(self, run: "Run", record: Record = cuda_graph) -> None:
+    def __init__(self, optimizers: Iterable[torch.optim.Optimizer], device: torch.device,
+                 record: Record = cuda_graph) -> None:
         self.record, self.replay = record, None
         self.key: object = None
         self.steady = 0
         self.off = ""
         self.held: dict[str, Tensor] = {}
-        device_rates(run.optimizers.values(), run.world.device)
+        make_capturable(optimizers, device)
 
     def takes(self, weights: Mapping[str, float], images: Iterable[Tensor]) -> bool:
         """Whether a step with these weights of the edges and with such images is to be played."""

@@ -1,12 +1,11 @@
 """The loop. A step: every network once, every edge one number, one `backward`, one step of each optimizer.
 
-What stands around it (the run folder, resuming, `train` itself) is in `training`.
+What stands around it (the run folder, resuming, `train` itself) is in `train`.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from types import UnionType
 
@@ -16,22 +15,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.data.source import Data
 from tutelage.engine import precision
-from tutelage.engine.cuda_graph import Lanes, Recording, lanes_for
+from tutelage.engine.cuda_graph import FUSED, CapturedStep, NetworkStreams
 from tutelage.engine.dry_run import prepare, with_followers
-from tutelage.engine.monitor import Guard, Means, Seen, look
+from tutelage.engine.monitor import Means, Seen, look
 from tutelage.engine.optimizers import (
     guarded_step,
     learning_rate_factor,
     make_optimizers,
     set_learning_rate,
 )
-from tutelage.engine.precision import Choice, default_choices, on_device
+from tutelage.engine.precision import Execution, default_executions, on_device
 from tutelage.engine.predict import evaluate, predict
+from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings as Settings
 from tutelage.engine.settings import check_batches, check_batchnorm, check_labels
 from tutelage.engine.teacher_cache import use
-from tutelage.engine.teacher_cache.store import TeacherCache
-from tutelage.graph import fused_losses, objective
+from tutelage.graph import fused_losses
 from tutelage.graph.graph import Ema, End, Frozen, Graph, Trained, parse_end
 from tutelage.graph.objective import forward
 from tutelage.system.distributed import World, average, gather_rows
@@ -42,85 +41,10 @@ from tutelage.types import Batch, Inputs, Outputs, Reader, Scores
 
 TOGETHER_JUDGED = 256
 """Images that an accelerator is given at a time where nothing is learned, or more if a batch has more."""
-Losses = Callable[[Graph, Outputs, Tensor, Mapping[str, float]], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch brought: mean loss by edge, accuracy in [0, 1] by node on validation data."""
-
-    number: int
-    step: int
-    losses: Mapping[str, float]
-    accuracy: Mapping[str, float]
-    seconds: float
-    images_per_second: float
-
-    def __str__(self) -> str:
-        accuracy = "  ".join(f"{node} {share:.2%}" for node, share in self.accuracy.items())
-        loss = "  ".join(f"{edge} {value:.4f}" for edge, value in self.losses.items())
-        return f"epoch {self.number}  {accuracy}  |  {loss}  |  {self.images_per_second:.0f} images/s"
-
-
-@dataclass
-class Run:
-    """The state of a run, as a controller sees it."""
-
-    graph: Graph
-    models: dict[str, nn.Module]
-    data: Data
-    settings: Settings
-    world: World
-    optimizers: dict[str, torch.optim.Optimizer]
-    steps_per_epoch: int
-    step: int = 0
-    micro: int = 0
-    choices: dict[str, Choice] = field(default_factory=dict)
-    runners: dict[str, nn.Module] = field(default_factory=dict)
-    readers: dict[str, Reader] = field(default_factory=dict)
-    losses: Losses = objective.losses
-    cache: TeacherCache | None = None
-    recording: Recording | None = None
-    predicted: dict[str, Tensor] | None = None
-    frozen: dict[str, str] = field(default_factory=dict)
-    best: dict[str, dict] = field(default_factory=dict)
-    scores: Scores = field(default_factory=lambda: Scores(nodes={}, pairs={}))
-    guard: Guard = field(default_factory=Guard)
-    means: Means = field(default_factory=Means)
-    healthy: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))
-
-    @property
-    def steps(self) -> int:
-        """How many steps the whole run has."""
-        return self.steps_per_epoch * self.settings.epochs
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next step, from 0."""
-        return self.step // self.steps_per_epoch
-
-    @property
-    def draw(self) -> int:
-        """The draw of the augmentation in the next step."""
-        return self.epoch % self.settings.draws
-
-    @property
-    def progress(self) -> float:
-        """The share of the run that is done, in [0, 1)."""
-        return self.step / self.steps
-
-    @property
-    def learners(self) -> dict[str, nn.Module]:
-        """What has an optimizer: trained networks and parts, by name."""
-        return {name: self.models[name] for name in self.graph.named(Trained)} | self.graph.parts()
-
-    def logits(self, node: str, images: Tensor) -> Tensor:
-        """What a network says of this rank's own images outside of the step's forward passes, in the mode it is in."""
-        return precision.compute(self.models[node], self.choices[node], images, [""])[""]
 
 
 def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
-          choices: Mapping[str, Choice] | None = None, *, compiled_losses: bool = False) -> Run:
+          choices: Mapping[str, Execution] | None = None, *, compiled_losses: bool = False) -> Run:
     """Check everything, copy the graph, make the optimizers: a run at step 0.
 
     `choices` say how each network computes, "auto" what `running.default_choices` gives.
@@ -131,8 +55,8 @@ def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     for module in [*prepared.controllers.values(), *prepared.parts().values()]:
         module.to(world.device)
     run = Run(prepared, networks, data, settings, world, {}, len(data.train.ids) // settings.batch_size)
-    run.choices = dict(choices or default_choices(networks, settings.precision, world.device))
-    run.runners = precision.runners(prepared, networks, run.choices, few, world)
+    run.choices = dict(choices or default_executions(networks, settings.precision, world.device))
+    run.runners = precision.prepared_networks(prepared, networks, run.choices, few, world)
     run.optimizers = make_optimizers(settings.optimizer, run.learners)  # now that weights lie as they will
     run.readers, run.healthy = readers(run), run.healthy.to(world.device)
     if settings.precision != "exact":
@@ -151,6 +75,22 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
     few = on_device(few, world.device)
     return prepare(graph, networks, few, settings.seed, data.classes, data.train.ids), networks, few
+
+
+def may_capture(run: Run) -> bool:
+    """Whether each step of a run does the same to the numbers it is given: nothing but the graph and its optimizers."""
+    graph, world = run.graph, run.world
+    return (world.device.type == "cuda" and world.size == 1 and run.settings.accumulate == 1
+            and not graph.controllers and not graph.named(Ema)
+            and run.settings.cache_top is None  # its sample weights are looked up beside what is known
+            and not any(True for part in graph.parts().values() for _ in part.buffers())  # a memory
+            and all(isinstance(optimizer, FUSED) and optimizer.defaults.get("fused")
+                    for optimizer in run.optimizers.values()))
+
+
+def streams_for(run: Run) -> NetworkStreams | None:
+    """Lanes for the networks of a recording; None where there is one network."""
+    return NetworkStreams(run.models) if run.world.device.type == "cuda" and len(run.models) > 1 else None
 
 
 def hash_frozen(run: Run) -> dict[str, str]:
@@ -218,7 +158,7 @@ def _take(run: Run, batches: Sequence[Batch], weights: Mapping[str, float]) -> N
         run.recording.refuse("something draws random numbers")
 
 
-def _replay(run: Run, recording: Recording, batch: Batch, weights: Mapping[str, float]) -> bool:
+def _replay(run: Run, recording: CapturedStep, batch: Batch, weights: Mapping[str, float]) -> bool:
     """The step from its recording, if there is one; what frozen networks say is part of it where nothing keeps it."""
     views = {"": batch.inputs} if isinstance(batch.inputs, Tensor) else batch.inputs
     if not recording.takes(weights, views.values()):
@@ -229,7 +169,7 @@ def _replay(run: Run, recording: Recording, batch: Batch, weights: Mapping[str, 
         known = forward(run.graph, run.readers, batch.inputs, frozen, known | run.cache.look_up(batch.ids))
 
     def body(given: Mapping[str, Tensor]) -> Seen | None:
-        lanes = lanes_for(run)
+        lanes = streams_for(run)
         images = {view: given[f"@{view}"] for view in views}
         inputs = images if isinstance(batch.inputs, dict) else images[""]
         seen = _forward_and_backward(run, inputs, {name: given[name] for name in known}, dict(weights), lanes)
@@ -262,7 +202,7 @@ def _note(run: Run, seen: Seen | None) -> None:
 
 
 def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor],
-                          weights: dict[str, float], lanes: Lanes | None = None) -> Seen | None:
+                          weights: dict[str, float], lanes: NetworkStreams | None = None) -> Seen | None:
     graph, accumulate = run.graph, run.settings.accumulate
     ends, known = graph.ends(weights), dict(known)
     if lanes:
@@ -326,7 +266,7 @@ def _read(run: Run, node: str, inputs: Tensor, taps: Sequence[str], view: str) -
     if run.recording is not None and drawn(world.device):
         run.recording.refuse("something draws random numbers")
     reseed(world.device, run.settings.seed, node, run.step, run.micro * world.size + world.rank, view)
-    tensors = precision.compute(run.runners[node], run.choices[node], inputs, taps)
+    tensors = precision.run_network(run.runners[node], run.choices[node], inputs, taps)
     rows = {tap: gather_rows(tensor, world) for tap, tensor in tensors.items()}
     if run.cache is None or not isinstance(run.graph.nodes[node], Frozen):
         return rows

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from tutelage.engine.precision import Choice, is_tapped
+from tutelage.engine.precision import Execution, is_tapped
 from tutelage.errors import ModelError
 from tutelage.graph.graph import Ema, Graph
 from tutelage.models.network import body_of
@@ -37,13 +37,13 @@ class Settled:
     `cached` says whether what a teacher says is kept as float16 where neither the recipe nor the graph decides.
     """
 
-    networks: dict[str, Choice] = field(default_factory=dict)
+    networks: dict[str, Execution] = field(default_factory=dict)
     compiled_losses: bool | None = None
     cached: bool | None = None
 
-    def choices(self, graph: Graph, networks: Mapping[str, nn.Module], shape: Sequence[int]) -> dict[str, Choice]:
+    def choices(self, graph: Graph, networks: Mapping[str, nn.Module], shape: Sequence[int]) -> dict[str, Execution]:
         """Node -> its choice, where that is settled; `shape` is that of an image, (channels, height, width)."""
-        found: dict[str, Choice] = {}
+        found: dict[str, Execution] = {}
         for node, network in networks.items():
             choice = self.networks.get(key_of(graph, node, network, shape), self.networks.get(name_of(graph, node)))
             if choice is not None and not isinstance(graph.nodes[node], Ema):
@@ -52,7 +52,7 @@ class Settled:
         return found | {node: replace(found[of], compiled=False) for node, of in followed.items()}
 
     def settle(self, graph: Graph, networks: Mapping[str, nn.Module], shape: Sequence[int],
-               chosen: Mapping[str, Choice], compiled_losses: bool) -> tuple[dict[str, Choice], bool]:
+               chosen: Mapping[str, Execution], compiled_losses: bool) -> tuple[dict[str, Execution], bool]:
         """Settle what was not; the choices by node, and whether losses are compiled, as they hold from now on."""
         for node in sorted(networks, key=lambda node: chosen[node].bf16):  # of two alike float32 holds for both
             if not isinstance(graph.nodes[node], Ema):
@@ -117,7 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _settled(told: Mapping[str, Any]) -> Settled:
-    networks = {network: Choice(**choice) for network, choice in told["networks"].items()}
+    networks = {network: Execution(**choice) for network, choice in told["networks"].items()}
     return Settled(networks, told["compiled_losses"], told["cached"])
 
 

@@ -23,7 +23,7 @@ from tutelage.types import Batch
 
 
 @dataclass(frozen=True)
-class Choice:
+class Execution:
     """How one network computes: bfloat16 autocast or float32, channels last or first, compiled or as it is."""
 
     bf16: bool = False
@@ -35,18 +35,18 @@ class Choice:
         return ", ".join(words + ["compiled"] * self.compiled)
 
 
-def lay_out(network: nn.Module, choice: Choice) -> None:
+def lay_out(network: nn.Module, choice: Execution) -> None:
     """Put the weights of a network in the layout of the choice, in place; their values stay."""
     network.to(memory_format=torch.channels_last if choice.channels_last else torch.contiguous_format)
 
 
-def runner(network: nn.Module, choice: Choice, *, frozen: bool, tapped: bool) -> nn.Module:
+def prepared_for(network: nn.Module, choice: Execution, *, frozen: bool, tapped: bool) -> nn.Module:
     """What to call instead of `network` for this choice: itself, or for a frozen one a copy made for speed.
 
     The copy has BatchNorm folded into the convolutions before it (unless something inside is tapped), and weights in
     the format of the choice.
     """
-    if frozen and choice != Choice():
+    if frozen and choice != Execution():
         network = _folded(network) if not tapped else deepcopy(network).eval()
         if choice.bf16 and isinstance(network, Network):  # the normalisation of the images stays in float32
             network.body.to(torch.bfloat16)
@@ -59,7 +59,7 @@ def runner(network: nn.Module, choice: Choice, *, frozen: bool, tapped: bool) ->
     return torch.compile(network, options={"freezing": True} if frozen else None)  # pyright: ignore[reportReturnType]
 
 
-def compute(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+def run_network(network: nn.Module, choice: Execution, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
     """Tap -> tensor, float32 where the network computes in bfloat16."""
     if choice.channels_last and inputs.dim() == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -69,14 +69,14 @@ def compute(network: nn.Module, choice: Choice, inputs: Tensor, taps: Sequence[s
     return {tap: tensor.float() for tap, tensor in tensors.items()} if choice.bf16 else tensors
 
 
-def runners(graph: Graph, networks: Mapping[str, nn.Module], choices: Mapping[str, Choice], batch: Batch,
+def prepared_networks(graph: Graph, networks: Mapping[str, nn.Module], choices: Mapping[str, Execution], batch: Batch,
             world: World) -> dict[str, nn.Module]:
     """Node -> what to call: trained networks each in a DDP of its own where there are several ranks."""
     found = {}
     for node, network in networks.items():
         kind = graph.nodes[node]
-        lay_out(network, Choice() if isinstance(kind, Frozen) else choices[node])
-        ready = runner(network, choices[node], frozen=isinstance(kind, Frozen), tapped=is_tapped(graph, node))
+        lay_out(network, Execution() if isinstance(kind, Frozen) else choices[node])
+        ready = prepared_for(network, choices[node], frozen=isinstance(kind, Frozen), tapped=is_tapped(graph, node))
         found[node] = ready if isinstance(kind, Frozen | Ema) else _distributed(ready, node, graph, batch, world)
     return found
 
@@ -87,14 +87,14 @@ def is_tapped(graph: Graph, node: str) -> bool:
     return any(end.node == node and end.tap for end in ends)
 
 
-def default_choices(networks: Iterable[str], precision: str, device: torch.device) -> dict[str, Choice]:
+def default_executions(networks: Iterable[str], precision: str, device: torch.device) -> dict[str, Execution]:
     """How networks compute where nothing was measured: bfloat16 if it is asked for, or on a GPU that has it.
 
     Channels last, unless it must be exact: depthwise convolutions are nearly twice as fast, others no slower.
     """
     gpu = device.type == "cuda" and precision == "auto"
     bf16 = precision == "bf16" or (gpu and torch.cuda.is_bf16_supported())
-    return {node: Choice(bf16=bf16, channels_last=precision != "exact") for node in networks}
+    return {node: Execution(bf16=bf16, channels_last=precision != "exact") for node in networks}
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -16,10 +16,12 @@ from torch import nn
 from tutelage.data.source import Data
 from tutelage.engine.autotune import Tuned, begin, choose, from_json
 from tutelage.engine.dry_run import prepare as prepare
-from tutelage.engine.loop import Epoch as Epoch
-from tutelage.engine.loop import Run, Settings, check, hash_frozen, mean_losses, steps_of
+from tutelage.engine.loop import check, hash_frozen, mean_losses, steps_of
 from tutelage.engine.numerics import Settled, read_settled, write_settled
 from tutelage.engine.optimizers import MakeOptimizer
+from tutelage.engine.run import Epoch as Epoch
+from tutelage.engine.run import Run
+from tutelage.engine.settings import Settings
 from tutelage.errors import BusyError, Interrupted, ModelError, NumericError
 from tutelage.graph.graph import Ema, Graph, Trained, describe
 from tutelage.graph.graph_data import GRAPH_FILE, data_of

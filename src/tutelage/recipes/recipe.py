@@ -19,8 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tutelage import methods
 from tutelage.data.load import DataSettings
-from tutelage.engine.loop import Settings
 from tutelage.engine.optimizers import MakeOptimizer, optimizer_named
+from tutelage.engine.settings import Settings
 from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown
 from tutelage.graph import schedules
 from tutelage.graph.graph import Frozen, Graph, Kind, Trained

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tutelage.engine.autotune import from_json
 from tutelage.engine.numerics import NUMERICS_FILE, Settled, adopt, name_of, processors
-from tutelage.engine.precision import Choice
+from tutelage.engine.precision import Execution
 from tutelage.engine.teacher_cache.use import cached_ends
 from tutelage.errors import UserError
 from tutelage.graph.graph import Ema
@@ -25,7 +25,7 @@ def adopt_begun(out: Path, cells: Sequence[Cell]) -> None:
     if (out / NUMERICS_FILE).exists():
         return
     alike = {what: next(iter(of.values()))[0][1] for what, of in _formats(cells).items() if len(of) == 1}
-    networks = {what: choice for what, choice in alike.items() if isinstance(choice, Choice)}
+    networks = {what: choice for what, choice in alike.items() if isinstance(choice, Execution)}
     adopt(out / NUMERICS_FILE, Settled(networks, _flag(alike.get(LOSSES)), _flag(alike.get(OUTPUTS))))
 
 
@@ -39,9 +39,9 @@ def unlike(cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
-def _formats(cells: Sequence[Cell]) -> dict[str, dict[str, list[tuple[Cell, Choice | bool]]]]:
+def _formats(cells: Sequence[Cell]) -> dict[str, dict[str, list[tuple[Cell, Execution | bool]]]]:
     """What computes -> its number format in words -> the cells where it had that, each with all that was chosen."""
-    found: dict[str, dict[str, list[tuple[Cell, Choice | bool]]]] = {}
+    found: dict[str, dict[str, list[tuple[Cell, Execution | bool]]]] = {}
     for cell in cells:
         if cell.recipe.train.precision == "auto":
             for what, value in _told(cell):
@@ -50,7 +50,7 @@ def _formats(cells: Sequence[Cell]) -> dict[str, dict[str, list[tuple[Cell, Choi
     return found
 
 
-def _told(cell: Cell) -> Iterator[tuple[str, Choice | bool]]:
+def _told(cell: Cell) -> Iterator[tuple[str, Execution | bool]]:
     for folder, recipe in runs_of(cell.recipe, cell.run):
         graph, path = graph_of(recipe), folder / "tuning.json"
         if not path.exists():
@@ -67,7 +67,7 @@ def _told(cell: Cell) -> Iterator[tuple[str, Choice | bool]]:
             yield OUTPUTS, tuned.cached
 
 
-def _flag(value: Choice | bool | None) -> bool | None:
+def _flag(value: Execution | bool | None) -> bool | None:
     return value if isinstance(value, bool) else None
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from every import every
 from toys import Rows, data, network, run
-from tutelage.engine.loop import Run
 from tutelage.engine.predict import robustness
+from tutelage.engine.run import Run
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import cross_entropy
 from tutelage.graph.graph import Edge, Frozen, Graph, Trained

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.data.source import Data
-from tutelage.engine.precision import Choice, on_device
+from tutelage.engine.precision import Execution, on_device
+from tutelage.engine.run import Run
+from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.codecs import Top, Whole
 from tutelage.engine.teacher_cache.store import TeacherCache, key_of
 from tutelage.errors import UsageError
@@ -24,9 +25,6 @@ from tutelage.models.network import preprocessing_of
 from tutelage.system.distributed import World, largest
 from tutelage.system.files import fingerprint
 from tutelage.types import PerSampleFn
-
-if TYPE_CHECKING:
-    from tutelage.engine.loop import Run, Settings
 
 _OF_THE_TEACHER = (entropy, confidence, margin)
 """Sample weights that the teacher's logits alone decide: one number a row, which can be kept."""
@@ -42,8 +40,8 @@ def cached_ends(graph: Graph) -> list[str]:
     return [end for end in graph.order(graph.ends()) if isinstance(graph.nodes.get(parse_end(end).node), Frozen)]
 
 
-def cache_folder(graph: Graph, networks: Mapping[str, nn.Module], choices: Mapping[str, Choice], data: Data,
-                 settings: "Settings", world: World, root: Path) -> Path | None:
+def cache_folder(graph: Graph, networks: Mapping[str, nn.Module], choices: Mapping[str, Execution], data: Data,
+                 settings: Settings, world: World, root: Path) -> Path | None:
     """Where the outputs of this run's teachers are kept; None without a teacher, or if its images are not known."""
     ends = cached_ends(graph)
     if not ends or not data.augmentation:
@@ -61,7 +59,7 @@ def cache_folder(graph: Graph, networks: Mapping[str, nn.Module], choices: Mappi
                                       augmentation=data.augmentation, **({"tops": tops} if tops else {}))
 
 
-def wanted(settings: "Settings", folder: Path | None) -> bool:
+def wanted(settings: Settings, folder: Path | None) -> bool:
     """Whether a new run uses a cache: as it is told, or by itself where draws come again or one is there already."""
     if settings.cache == "auto":
         return folder is not None and (settings.draws < settings.epochs or os.access(folder, os.R_OK))
@@ -108,7 +106,7 @@ def top_forms(graph: Graph, count: int, classes: int) -> dict[str, Top]:
     return forms
 
 
-def attach(run: "Run", folder: Path) -> list[str]:
+def attach(run: Run, folder: Path) -> list[str]:
     """Give the run its cache, or none; notes that say why, and what top-k rows lose."""
     ends = cached_ends(run.graph)
     exact, count = run.settings.precision == "exact", run.settings.cache_top
@@ -171,7 +169,7 @@ def _kept(weight, end: str, tops: Mapping[str, Top], cache: TeacherCache):
     return partial(kept_weight, of=cache.weights, key=(end, place), instead_of=weight)
 
 
-def _losses_of(run: "Run", tops: Mapping[str, Top]) -> list[str]:
+def _losses_of(run: Run, tops: Mapping[str, Top]) -> list[str]:
     """What is lost, measured on a first batch."""
     rows = run.world.own(torch.arange(run.settings.batch_size // run.settings.accumulate))
     notes = []
@@ -186,7 +184,7 @@ def _losses_of(run: "Run", tops: Mapping[str, Top]) -> list[str]:
     return notes
 
 
-def open_draw(run: "Run", cache: TeacherCache) -> None:
+def open_draw(run: Run, cache: TeacherCache) -> None:
     """Turn to the draw of this epoch; ranks that found different things on their disks all start with nothing."""
     cache.open(run.draw)
     mark = int(key_of(there={end: int(held.there.sum()) for end, held in cache.held.items()})[:12], 16)
@@ -194,13 +192,13 @@ def open_draw(run: "Run", cache: TeacherCache) -> None:
         cache.held = {}
 
 
-def finish_draw(run: "Run", cache: TeacherCache) -> None:
+def finish_draw(run: Run, cache: TeacherCache) -> None:
     """At the end of an epoch: the rows that no batch had are computed, so that the draw is whole; then it is kept."""
     _fill(run, cache, cache.lacking(used=True))
     cache.weights.clear()  # what comes now, validation, are other images
 
 
-def build(run: "Run", draws: int) -> Iterator[int]:
+def build(run: Run, draws: int) -> Iterator[int]:
     """Keep every draw ahead of training; the number of each when it is done."""
     assert run.cache is not None, "attached before"
     for draw in range(draws):
@@ -210,7 +208,7 @@ def build(run: "Run", draws: int) -> Iterator[int]:
         yield draw
 
 
-def _fill(run: "Run", cache: TeacherCache, ends: list[str]) -> None:
+def _fill(run: Run, cache: TeacherCache, ends: list[str]) -> None:
     """Compute what these ends lack, in whole batches, and put it on the disk."""
     rows = cache.missing(ends)
     together = run.settings.batch_size // run.settings.accumulate
@@ -226,7 +224,7 @@ def _fill(run: "Run", cache: TeacherCache, ends: list[str]) -> None:
     cache.finish(write=run.world.main)
 
 
-def _row_by_row(run: "Run", ends: list[str]) -> bool:
+def _row_by_row(run: Run, ends: list[str]) -> bool:
     """Whether a row's outputs have the same bits wherever it stands in a batch."""
     rows = run.world.own(torch.arange(run.settings.batch_size // run.settings.accumulate))
     views = ("", *run.graph.views())

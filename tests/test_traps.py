@@ -31,8 +31,10 @@ from tutelage.engine.teacher_cache.codecs import Whole
 from tutelage.engine.teacher_cache.store import TeacherCache
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import cross_entropy, js, kl, mse, reverse_kl
-from tutelage.graph.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import mean_probability
+from tutelage.graph.nodes import Computed, Ema, Ensemble, Frozen, Trained
 from tutelage.graph.objective import forward, losses
 from tutelage.graph.sample_weights import confidence, correct, entropy, margin, mean_one
 from tutelage.methods.abkd import abkd

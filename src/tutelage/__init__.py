@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from tutelage.engine.predict import evaluate as evaluate
     from tutelage.engine.train import load as load
     from tutelage.engine.train import train as train
-    from tutelage.graph.graph import Computed as Computed
-    from tutelage.graph.graph import Controller as Controller
-    from tutelage.graph.graph import Edge as Edge
-    from tutelage.graph.graph import Ema as Ema
-    from tutelage.graph.graph import Ensemble as Ensemble
-    from tutelage.graph.graph import Frozen as Frozen
+    from tutelage.graph.controller import Controller as Controller
+    from tutelage.graph.edge import Edge as Edge
     from tutelage.graph.graph import Graph as Graph
-    from tutelage.graph.graph import Trained as Trained
+    from tutelage.graph.nodes import Computed as Computed
+    from tutelage.graph.nodes import Ema as Ema
+    from tutelage.graph.nodes import Ensemble as Ensemble
+    from tutelage.graph.nodes import Frozen as Frozen
+    from tutelage.graph.nodes import Trained as Trained
     from tutelage.graph.objective import edge_loss as edge_loss
     from tutelage.graph.objective import forward as forward
     from tutelage.graph.objective import losses as losses

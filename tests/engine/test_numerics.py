@@ -19,7 +19,9 @@ from tutelage.engine.precision import Execution
 from tutelage.engine.train import train_in_folder
 from tutelage.errors import Interrupted, ModelError
 from tutelage.graph.divergences import cross_entropy, kl, mse
-from tutelage.graph.graph import Computed, Edge, Ema, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Ema, Frozen, Trained
 from tutelage.system.distributed import World
 from tutelage.system.files import is_locked, locked
 

@@ -15,7 +15,9 @@ from tutelage.engine.precision import Execution, default_executions, is_tapped, 
 from tutelage.engine.run import Run
 from tutelage.engine.train import capture, restore
 from tutelage.graph.divergences import cross_entropy, kl, mse
-from tutelage.graph.graph import Computed, Edge, Ema, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Ema, Frozen, Trained
 from tutelage.graph.taps import read
 from tutelage.models.architecture import Architecture
 from tutelage.models.network import Network

@@ -23,8 +23,8 @@ from tutelage.engine.teacher_cache import store, use
 from tutelage.engine.teacher_cache.codecs import Top, Whole
 from tutelage.engine.teacher_cache.store import TeacherCache
 from tutelage.errors import UsageError
+from tutelage.graph.controller import Controller
 from tutelage.graph.divergences import cross_entropy, kl, mse
-from tutelage.graph.graph import Controller
 from tutelage.graph.modules import Projected, teacher_doubt
 from tutelage.graph.sample_weights import entropy, margin
 from tutelage.methods.dual_student import dual_student

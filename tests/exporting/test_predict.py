@@ -19,7 +19,8 @@ from tutelage.exporting import formats
 from tutelage.exporting.from_run import choice, export_run, open_run
 from tutelage.exporting.module import Choice, Student
 from tutelage.exporting.predict import Classifier, Damaged, Prediction, classify, image_files, open_onnx
-from tutelage.graph.graph import Frozen, Graph
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen
 from tutelage.recipes.job import make_job, train_job
 from tutelage.recipes.recipe import read_recipe
 from tutelage.system.distributed import World

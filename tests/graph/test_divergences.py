@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import alpha_beta, cross_entropy, js, kl, mse, plackett_luce, reverse_kl, value
-from tutelage.graph.graph import describe, unbound
+from tutelage.graph.naming import describe, unbound
 from tutelage.graph.sample_weights import true_class
 
 ALPHA_BETA = [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 1.0), (0.0, 0.0), (0.7, -0.7), (-0.7, 0.7), (0.6, 0.0),

@@ -17,8 +17,10 @@ from toys import Gate, Memory
 from tutelage.errors import UsageError
 from tutelage.graph import fused_losses, objective
 from tutelage.graph.divergences import cross_entropy, js, kl, mse, reverse_kl
-from tutelage.graph.graph import Computed, Edge, Ensemble, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Projected
+from tutelage.graph.nodes import Computed, Ensemble, Frozen, Trained
 from tutelage.graph.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
 from tutelage.graph.schedules import ramp_up
 from tutelage.methods.dual_student import PAPER, dual_student

@@ -8,8 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from tutelage.errors import UsageError
+from tutelage.graph.controller import Controller
 from tutelage.graph.divergences import alpha_beta, cross_entropy, js, kl, mse, plackett_luce, reverse_kl
-from tutelage.graph.graph import Computed, Controller, Edge, Ema, End, Ensemble, Frozen, Graph, Trained, parse_end
+from tutelage.graph.edge import Edge
+from tutelage.graph.ends import End, parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Ema, Ensemble, Frozen, Trained
 from tutelage.graph.objective import edge_loss
 from tutelage.graph.sample_weights import (
     confidence,

@@ -11,8 +11,10 @@ from every import every
 from tutelage.engine.dry_run import prepare, with_followers
 from tutelage.errors import ModelError
 from tutelage.graph.divergences import cross_entropy, kl, mse
-from tutelage.graph.graph import Computed, Edge, Ensemble, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Projected, Table, mean_probability
+from tutelage.graph.nodes import Computed, Ensemble, Frozen, Trained
 from tutelage.graph.objective import forward, losses
 from tutelage.types import Batch
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from every import every
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import cross_entropy, js, kl, mse, value
-from tutelage.graph.graph import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Projected
+from tutelage.graph.nodes import Computed, Ema, Ensemble, Frozen, Trained
 from tutelage.graph.objective import edge_loss, forward, losses
 from tutelage.graph.sample_weights import confidence, entropy, margin
 from tutelage.graph.schedules import ramp_up, window

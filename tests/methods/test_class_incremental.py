@@ -15,7 +15,7 @@ from torch import Tensor
 from every import every
 from tutelage.data.load import load as load_data
 from tutelage.errors import DataError, Interrupted, ModelError, UsageError
-from tutelage.graph.graph import Frozen, Trained
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.objective import losses
 from tutelage.graph.taps import read
 from tutelage.methods.class_incremental import (

@@ -12,7 +12,8 @@ from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
 from tutelage.engine.train import capture
 from tutelage.errors import UsageError
-from tutelage.graph.graph import Ema, Graph
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema
 from tutelage.methods.cooperative import cooperative
 from tutelage.methods.peer_cohort import peer_cohort
 

@@ -11,8 +11,8 @@ from tutelage.engine.loop import start, steps_of
 from tutelage.engine.run import Run
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import mse
-from tutelage.graph.graph import Frozen, Trained
 from tutelage.graph.modules import Projected
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.objective import forward, losses
 from tutelage.methods.feature_only import Matched, feature_only
 from tutelage.models.wrappers import cut

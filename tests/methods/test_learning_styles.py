@@ -9,7 +9,7 @@ from torch import Tensor
 from toys import models, run
 from tutelage.engine.loop import steps_of
 from tutelage.errors import ModelError, UsageError
-from tutelage.graph.graph import Frozen, Trained
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.objective import losses
 from tutelage.methods.learning_styles import channel_mse, learning_styles
 from tutelage.methods.peer_cohort import peer_cohort

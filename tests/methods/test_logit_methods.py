@@ -11,7 +11,8 @@ from every import every
 from toys import models, run
 from tutelage.engine.loop import steps_of
 from tutelage.errors import UsageError
-from tutelage.graph.graph import Frozen, Graph, Trained
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.objective import losses
 from tutelage.methods.abkd import abkd
 from tutelage.methods.distill import distill

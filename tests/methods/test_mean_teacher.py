@@ -13,7 +13,7 @@ from tutelage.engine.run import Run
 from tutelage.engine.train import capture, restore
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import kl
-from tutelage.graph.graph import Ema
+from tutelage.graph.nodes import Ema
 from tutelage.graph.objective import losses
 from tutelage.methods.mean_teacher import mean_teacher, probability_mse
 from tutelage.models.wrappers import add_second_head

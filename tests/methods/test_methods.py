@@ -18,7 +18,9 @@ from tutelage.engine.run import Run
 from tutelage.engine.train import restore, train
 from tutelage.errors import UsageError
 from tutelage.graph import fused_losses
-from tutelage.graph.graph import BATCH_ENDS, Computed, Frozen, Graph, Trained, parse_end
+from tutelage.graph.ends import BATCH_ENDS, parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Frozen, Trained
 from tutelage.graph.objective import forward, losses
 from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual

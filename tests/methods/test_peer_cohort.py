@@ -13,7 +13,8 @@ from toys import models, run
 from tutelage.engine.loop import steps_of
 from tutelage.engine.train import capture
 from tutelage.errors import UsageError
-from tutelage.graph.graph import Frozen, Graph
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen
 from tutelage.graph.objective import forward, losses
 from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual

@@ -12,7 +12,8 @@ from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
 from tutelage.engine.train import capture, restore
 from tutelage.errors import ModelError, UsageError
-from tutelage.graph.graph import Ema, Frozen, Graph, Trained
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.objective import losses
 from tutelage.methods.distill import distill
 from tutelage.methods.self_distill import BetaTargets, self_distill, smoothed

@@ -15,7 +15,9 @@ from tutelage.engine.run import Run
 from tutelage.engine.train import capture
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Edge, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Trained
 from tutelage.graph.objective import losses
 from tutelage.graph.schedules import constant
 from tutelage.methods.distill import distill

@@ -15,7 +15,7 @@ from tutelage.engine.run import Run
 from tutelage.engine.teacher_cache.use import cache_folder, wanted
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import mse
-from tutelage.graph.graph import Computed, Frozen, Trained
+from tutelage.graph.nodes import Computed, Frozen, Trained
 from tutelage.graph.objective import forward, losses
 from tutelage.methods.stochastic_teacher import guided, stochastic_teacher
 from tutelage.models.wrappers import draw

@@ -14,7 +14,9 @@ from tutelage.engine.run import Run
 from tutelage.engine.train import capture
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods import switokd as page
 from tutelage.methods.mutual import mutual
 from tutelage.methods.switokd import Distances, distances, switokd, too_far_ahead

@@ -7,7 +7,7 @@ import pytest
 
 from every import every
 from tutelage.errors import UsageError, UserError
-from tutelage.graph.graph import Computed
+from tutelage.graph.nodes import Computed
 from tutelage.recipes.recipe import graph_of, read_recipe
 from tutelage.studies.study import (
     Asked,

@@ -24,7 +24,9 @@ from tutelage.analysis.ntk import (
 )
 from tutelage.cli.terminal import table
 from tutelage.errors import DataError, UsageError, unknown
-from tutelage.graph.graph import Ema, Frozen, Graph, Trained, parse_end
+from tutelage.graph.ends import parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.taps import logits_of
 from tutelage.models.build import build
 from tutelage.recipes.job import FinishedRun, finished_run

@@ -21,7 +21,9 @@ from tutelage.data.source import Data, Source
 from tutelage.data.stream import KeptSource, StreamSource
 from tutelage.engine.settings import Settings
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Computed, Frozen, Graph, Trained, unbound
+from tutelage.graph.graph import Graph
+from tutelage.graph.naming import unbound
+from tutelage.graph.nodes import Computed, Frozen, Trained
 from tutelage.graph.objective import edge_loss
 from tutelage.graph.sample_weights import entropy
 from tutelage.types import Batch
@@ -116,21 +118,16 @@ def loss_by_hand(graph: Graph) -> Loss:
     def loss(outputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         total, sure = torch.zeros((), device=labels.device), dict[str, Tensor]()
         for edge, weight in terms:
-            student = outputs[edge.student]
-            if edge.divergence is cross_entropy and edge.sample_weight is None:
-                rows = F.cross_entropy(student, labels, ignore_index=-1, reduction="none")
-                total = total + weight * rows.mean()
-            elif edge.divergence is kl and edge.sample_weight in (None, entropy):
-                target = outputs[edge.teacher].detach()
-                rows = _kl(student, target, edge.temperature)
-                if edge.sample_weight is entropy:
-                    if edge.teacher not in sure:
-                        p = target.softmax(-1)
-                        sure[edge.teacher] = 1 + (p * p.clamp_min(1e-30).log()).sum(-1) / math.log(p.shape[-1])
-                    rows = sure[edge.teacher] * rows
-                total = total + weight * rows.mean()
-            else:
+            if edge.divergence not in _DIVERGENCES or edge.sample_weight not in (None, *_WEIGHTS):
                 total = total + edge_loss(edge, dict(outputs), labels, weight)
+                continue
+            target = labels if edge.teacher == "labels" else outputs[edge.teacher].detach()
+            rows = _DIVERGENCES[edge.divergence](outputs[edge.student], target, edge.temperature)
+            if edge.sample_weight in _WEIGHTS:
+                if edge.teacher not in sure:
+                    sure[edge.teacher] = _WEIGHTS[edge.sample_weight](target)
+                rows = sure[edge.teacher] * rows
+            total = total + weight * rows.mean()
         return total
     return loss
 
@@ -172,3 +169,17 @@ def _pictures(data: Data, batches: int, size: int) -> tuple[list[Image.Image], T
 def _kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     rows = F.kl_div(F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1), reduction="none")
     return temperature**2 * rows.sum(-1)
+
+
+def _cross_entropy(student: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    return F.cross_entropy(student, labels, ignore_index=-1, reduction="none")
+
+
+def _certainty(teacher: Tensor) -> Tensor:
+    p = teacher.softmax(-1)
+    return 1 + (p * p.clamp_min(1e-30).log()).sum(-1) / math.log(p.shape[-1])
+
+
+_DIVERGENCES: Mapping[object, Callable[[Tensor, Tensor, float], Tensor]] = {cross_entropy: _cross_entropy, kl: _kl}
+_WEIGHTS: Mapping[object, Callable[[Tensor], Tensor]] = {entropy: _certainty}
+"""What most people write for these."""

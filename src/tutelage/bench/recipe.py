@@ -17,7 +17,7 @@ from tutelage.engine.autotune import Tuned, memory_folder, records, tune
 from tutelage.engine.precision import default_executions
 from tutelage.engine.settings import Settings
 from tutelage.errors import DataError, ModelError, UsageError, unknown
-from tutelage.graph.graph import Frozen
+from tutelage.graph.nodes import Frozen
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.recipes.job import Job

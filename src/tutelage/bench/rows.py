@@ -35,7 +35,9 @@ from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.use import attach, build, cache_folder
 from tutelage.graph import fused_losses, objective
 from tutelage.graph.divergences import cross_entropy
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.schedules import constant
 from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import PAPER, dual_student

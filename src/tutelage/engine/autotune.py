@@ -38,7 +38,8 @@ from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.use import attach, cache_folder, wanted
 from tutelage.errors import ResourceError
-from tutelage.graph.graph import Ema, Frozen, Graph, Trained
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.taps import read
 from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint, write_json

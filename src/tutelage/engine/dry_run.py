@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, UserError, placed, unknown
-from tutelage.graph.divergences import cross_entropy
-from tutelage.graph.graph import BATCH_ENDS, Computed, Edge, Ema, Graph, parse_end, unbound
+from tutelage.graph.divergences import FROM_LABELS
+from tutelage.graph.edge import Edge
+from tutelage.graph.ends import BATCH_ENDS, parse_end
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Table
+from tutelage.graph.naming import unbound
+from tutelage.graph.nodes import Computed, Ema
 from tutelage.graph.objective import edge_loss, forward
 from tutelage.graph.taps import read
 from tutelage.system.random import derive, seeded
@@ -89,7 +93,7 @@ def _seed(seed: int):
 def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[str] | None) -> None:
     where = f"edge {edge.name}"
     student = outputs[edge.student]
-    if classes is not None and unbound(edge.divergence) is cross_entropy and student.shape[-1] != len(classes):
+    if classes is not None and unbound(edge.divergence) in FROM_LABELS and student.shape[-1] != len(classes):
         raise _other_classes(parse_end(edge.student).node, student.shape[-1], f"the data have {len(classes)} classes")
     teacher = outputs.get(edge.teacher)
     if teacher is not None and classes is not None and _unlike_heads(edge, student, teacher, len(classes)):

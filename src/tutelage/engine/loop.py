@@ -31,7 +31,9 @@ from tutelage.engine.settings import Settings as Settings
 from tutelage.engine.settings import check_batches, check_batchnorm, check_labels
 from tutelage.engine.teacher_cache import use
 from tutelage.graph import fused_losses
-from tutelage.graph.graph import Ema, End, Frozen, Graph, Trained, parse_end
+from tutelage.graph.ends import End, parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.objective import forward
 from tutelage.system.distributed import World, average, gather_rows
 from tutelage.system.files import fingerprint

@@ -21,7 +21,8 @@ from torch import nn
 
 from tutelage.engine.precision import Execution, is_tapped
 from tutelage.errors import ModelError
-from tutelage.graph.graph import Ema, Graph
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema
 from tutelage.models.network import body_of
 from tutelage.runs.folder import read_json
 from tutelage.system.files import write_json

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import UsageError, unknown
-from tutelage.graph.graph import unbound
+from tutelage.graph.naming import unbound
 from tutelage.types import Schedule
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

@@ -14,7 +14,9 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.data.memory import moved
-from tutelage.graph.graph import Ema, Frozen, Graph, parse_end
+from tutelage.graph.ends import parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema, Frozen
 from tutelage.graph.taps import Tapped, read
 from tutelage.models.network import Network
 from tutelage.system.distributed import World

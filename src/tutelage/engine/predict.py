@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from tutelage.data.source import Source
 from tutelage.errors import DataError
 from tutelage.graph.divergences import cross_entropy
-from tutelage.graph.graph import BATCH_ENDS, Graph, parse_end
+from tutelage.graph.ends import BATCH_ENDS, parse_end
+from tutelage.graph.graph import Graph
 from tutelage.graph.objective import forward
 from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, gather_uneven

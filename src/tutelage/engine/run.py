@@ -13,7 +13,8 @@ from tutelage.engine.precision import Execution, run_network
 from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.store import TeacherCache
 from tutelage.graph import objective
-from tutelage.graph.graph import Graph, Trained
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Trained
 from tutelage.system.distributed import World
 from tutelage.types import Outputs, Reader, Scores
 

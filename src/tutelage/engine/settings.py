@@ -8,7 +8,8 @@ from torch import nn
 from tutelage.data.source import Data
 from tutelage.engine.optimizers import MakeOptimizer
 from tutelage.errors import DataError, UsageError
-from tutelage.graph.graph import Graph, Trained
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Trained
 from tutelage.graph.schedules import cosine
 from tutelage.system.distributed import World
 from tutelage.types import Schedule

@@ -23,8 +23,10 @@ from tutelage.engine.run import Epoch as Epoch
 from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
 from tutelage.errors import BusyError, Interrupted, ModelError, NumericError
-from tutelage.graph.graph import Ema, Graph, Trained, describe
+from tutelage.graph.graph import Graph
 from tutelage.graph.graph_data import GRAPH_FILE, data_of
+from tutelage.graph.naming import describe
+from tutelage.graph.nodes import Ema, Trained
 from tutelage.graph.schedules import cosine
 from tutelage.models.network import body_of, weights_of
 from tutelage.models.saved import load_network, metadata_of

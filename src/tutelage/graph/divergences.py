@@ -149,6 +149,14 @@ def value(student: PerSample, teacher: object = None, labels: object = None) -> 
     return student
 
 
+FROM_LABELS = (cross_entropy,)
+"""What reads labels at its teacher end."""
+NEEDS_LOGITS = (kl, reverse_kl, js, mse, alpha_beta, plackett_luce)
+"""What reads the teacher end as logits or features: not for an edge from `labels`."""
+THROUGH_SOFTMAX = (kl, reverse_kl, js)
+"""What sees both ends through a softmax alone, so that a row's level does not matter."""
+
+
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < math.inf:
         raise UsageError("a temperature that cannot be", where="temperature", found=temperature,

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Edge, Graph, unbound
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.naming import unbound
 from tutelage.graph.objective import edge_loss
 from tutelage.graph.sample_weights import entropy
 from tutelage.system.machine import with_code_of_its_own

@@ -4,7 +4,10 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from tutelage.graph.graph import Computed, Edge, Ema, Frozen, Graph, Kind, Trained, describe
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.naming import describe
+from tutelage.graph.nodes import Computed, Ema, Frozen, Kind, Trained
 
 GRAPH_FILE = "graph.json"
 """Where a run folder has it."""

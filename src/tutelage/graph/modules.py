@@ -39,6 +39,10 @@ def label_weight(weight: PerSampleFn, hard: float, soft: float, logits: Logits) 
     return hard + soft * teacher_doubt(weight, logits)
 
 
+OF_A_WEIGHT = (teacher_weight, teacher_doubt, label_weight)
+"""What makes numbers of a sample weight, its first bound argument, without another look at the logits."""
+
+
 def pooled(features: Rows) -> Tensor:
     """One vector a row, [B, D]: feature maps [B, D, H, W] are averaged over their places, vectors stay as they are.
 

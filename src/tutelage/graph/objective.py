@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from tutelage.graph.graph import BATCH_ENDS, Computed, Edge, End, Graph, Trained, parse_end
+from tutelage.graph.edge import Edge
+from tutelage.graph.ends import BATCH_ENDS, End, parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Trained
 from tutelage.graph.taps import read
 from tutelage.types import Inputs, Outputs, Reader
 

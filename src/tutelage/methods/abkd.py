@@ -17,7 +17,9 @@ import torch
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import alpha_beta, cross_entropy
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 
 
 def abkd(teacher: str, student: str, *, alpha: float = 0.8, beta: float = 0.3, temperature: float = 4.0,

@@ -23,15 +23,17 @@ The gradient of L reaches the student alone: were the module trained by L, it co
 
 import math
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from tutelage.errors import DataError, ModelError, UsageError, unknown
+from tutelage.graph.controller import Controller, RunView
 from tutelage.graph.divergences import cross_entropy, kl, value
-from tutelage.graph.graph import Computed, Controller, Edge, Frozen, Graph, Kind, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Frozen, Kind, Trained
 from tutelage.graph.sample_weights import discrepancy
 from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, average
@@ -165,11 +167,13 @@ class LookAhead(Controller):
         self.teacher, self.student, self.judge, self.context = teacher, student, judge, context
         self.temperature = temperature
 
-    def before_forward(self, run: Any, batch: Batch) -> Batch:
+    def before_forward(self, run: RunView, batch: Batch) -> Batch:
         """Set the balance's slope."""
         student, balance = run.models[self.student], run.graph.parts()[self.judge]
+        assert isinstance(balance, HeldOut)
         rate, h = run.optimizers[self.student].param_groups[0]["lr"], balance.hard.detach()
-        weights = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
+        weights: dict[str, Tensor] = {name: weight for name, weight in student.named_parameters()
+                                      if weight.requires_grad}
         hard, soft = (_gradients(term, weights, run.world) for term in self._terms(run, weights, batch))
         ahead = {name: (weight.detach() - rate * (h * x + (1 - h) * y)).requires_grad_()
                  for (name, weight), x, y in zip(weights.items(), hard, soft, strict=True)}
@@ -179,7 +183,7 @@ class LookAhead(Controller):
         balance.slope.copy_(-rate * sum(((x - y) * z).sum() for x, y, z in zip(hard, soft, pull, strict=True)))
         return batch
 
-    def _terms(self, run: Any, weights: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def _terms(self, run: RunView, weights: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """The two terms of L on this rank's rows: the labels', and the teacher's."""
         images = batch.inputs if isinstance(batch.inputs, Tensor) else batch.inputs[""]
         said, T = _said(run.models[self.student], weights, images), self.temperature  # noqa: N806 - the equation's name
@@ -203,7 +207,7 @@ def _gradients(loss: Tensor, weights: dict[str, Tensor], world: World) -> list[T
     return found
 
 
-def _held_out(run: Any, device: torch.device) -> tuple[Tensor, Labels]:
+def _held_out(run: RunView, device: torch.device) -> tuple[Tensor, Labels]:
     """This rank's share of some labelled validation images, and their labels."""
     source, world = run.data.validation, run.world
     rows = (source.labels >= 0).nonzero()[:, 0]

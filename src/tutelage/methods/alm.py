@@ -23,7 +23,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,13 @@ from torch import Tensor
 
 from tutelage.data.source import Source
 from tutelage.errors import DataError, UsageError, UserError, placed
+from tutelage.graph.controller import Controller, RunView
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Computed, Controller, Edge, End, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.ends import End
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Table, pooled
+from tutelage.graph.nodes import Computed, Frozen, Trained
 from tutelage.graph.taps import read
 from tutelage.system.distributed import gather_uneven
 from tutelage.system.random import derive, permutation
@@ -108,7 +112,7 @@ class LookAhead(Controller):
         self.register_buffer("change", torch.zeros(()))
 
     @torch.no_grad()
-    def before_losses(self, run: Any, outputs: Outputs, weights: dict[str, float]) -> None:
+    def before_losses(self, run: RunView, outputs: Outputs, weights: dict[str, float]) -> None:
         """Try the layer in the very first step; refresh when it is time, after the step's last micro-batch is seen."""
         if run.step == 0 and run.micro == 0:
             self._try(run)
@@ -119,7 +123,7 @@ class LookAhead(Controller):
             self._refresh(run)
             student.train()
 
-    def _try(self, run: Any) -> None:
+    def _try(self, run: RunView) -> None:
         labelled = (run.data.validation.labels >= 0).nonzero()[:, 0]
         if not len(labelled):
             raise DataError("there is nothing to look ahead to", found="no validation image with a label")
@@ -135,9 +139,11 @@ class LookAhead(Controller):
     def _ends(self, teachers: Sequence[str]) -> dict[str, list[str]]:
         return {self.student: ["", self.layer], **{teacher: [""] for teacher in teachers}}
 
-    def _refresh(self, run: Any) -> None:
+    def _refresh(self, run: RunView) -> None:
         settings, data, features = run.settings, run.data, f"{self.student}.{self.layer}"
         table = run.graph.parts()[MIX]
+        assert isinstance(table, Table)
+        assert table.numbers is not None, "the dry pass has made it"
         before, rate = table.numbers.clone(), run.optimizers[self.student].param_groups[0]["lr"]
         labelled = (data.validation.labels >= 0).nonzero()[:, 0]
         labelled = labelled[permutation(derive(settings.seed, "validation", run.step), len(labelled))]
@@ -193,7 +199,7 @@ def moved(mix: Tensor, gain: Tensor, convex: bool) -> Tensor:
     return torch.stack([1 - soft, soft], 1)
 
 
-def look(run: Any, source: Source, pools: Sequence[Tensor], draw: int | None,
+def look(run: RunView, source: Source, pools: Sequence[Tensor], draw: int | None,
          wanted: Mapping[str, Sequence[str]]) -> Iterator[Outputs]:
     """For each pool of rows what the networks say at the wanted taps, with labels and ids; ranks share the work."""
     world = run.world

@@ -24,7 +24,9 @@ from torch import Tensor
 
 from tutelage.errors import DataError, UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.models.wrappers import COSINE, FEATURES
 from tutelage.system.random import derive, permutation
 from tutelage.types import Labels, Logits, PerSample, hard_labels

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tutelage.errors import UsageError
-from tutelage.graph.graph import Ema, Graph
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema
 from tutelage.methods.peer_cohort import check_cohort, peer_cohort
 
 

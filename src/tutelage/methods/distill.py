@@ -6,7 +6,9 @@ the student alone.
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 
 
 def distill(teacher: str, student: str, *, temperature: float = 4.0, hard: float = 0.5, soft: float = 0.5) -> Graph:

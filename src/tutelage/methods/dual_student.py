@@ -26,8 +26,10 @@ from typing import Any
 
 from tutelage.errors import UsageError, unknown
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Computed, Edge, Frozen, Graph, Kind, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import label_weight, teacher_doubt, teacher_weight
+from tutelage.graph.nodes import Computed, Frozen, Kind, Trained
 from tutelage.graph.sample_weights import entropy, mean_one
 from tutelage.graph.schedules import ramp_up
 from tutelage.types import PerSampleFn

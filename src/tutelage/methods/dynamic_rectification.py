@@ -12,7 +12,9 @@ on 100 classes, a = 0.95, m = 50, T = 6, and 1 - a for the labels.
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.types import Labels, Logits, PerSample, hard_labels
 
 

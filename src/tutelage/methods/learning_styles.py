@@ -18,8 +18,10 @@ from torch import Tensor
 
 from tutelage.errors import UsageError, unknown
 from tutelage.graph.divergences import cross_entropy, kl, mse
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Projected
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods.peer_cohort import check_cohort
 from tutelage.types import PerSample, Rows
 

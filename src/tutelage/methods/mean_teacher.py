@@ -25,7 +25,9 @@ from typing import Literal
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl, mse
-from tutelage.graph.graph import Edge, Ema, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema, Trained
 from tutelage.graph.schedules import ramp_up_exp
 from tutelage.types import Logits, PerSample
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Edge, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Trained
 
 
 def mutual(students: Sequence[str], *, peer: float = 1.0) -> Graph:

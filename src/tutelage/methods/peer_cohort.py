@@ -18,7 +18,9 @@ from functools import partial
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Edge, Ensemble, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ensemble, Trained
 from tutelage.graph.schedules import ramp_up
 from tutelage.types import Schedule
 

@@ -20,7 +20,9 @@ import math
 
 from tutelage.errors import UsageError, unknown
 from tutelage.graph.divergences import cross_entropy, kl, reverse_kl
-from tutelage.graph.graph import Edge, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Trained
 from tutelage.tasks.classification.attacks import VIEW, Adversary, Attack
 from tutelage.types import Logits, PerSample
 

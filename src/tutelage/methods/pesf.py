@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl, reverse_kl
-from tutelage.graph.graph import Computed, Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
 from tutelage.graph.modules import pooled
+from tutelage.graph.nodes import Computed, Frozen, Trained
 from tutelage.types import Logits, Rows
 
 

@@ -16,7 +16,9 @@ import torch
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import plackett_luce
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 
 
 def pld(teacher: str, student: str, *, temperature: float = 1.0) -> Graph:

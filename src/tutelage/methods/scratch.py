@@ -1,7 +1,9 @@
 """Plain training from labels: the baseline that every other method has to beat."""
 
 from tutelage.graph.divergences import cross_entropy
-from tutelage.graph.graph import Edge, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Trained
 
 
 def scratch(student: str) -> Graph:

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Computed, Edge, Ema, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Ema, Frozen, Trained
 from tutelage.graph.sample_weights import labelled, true_class
 from tutelage.system.random import derive, uniform
 from tutelage.types import Labels, Logits, PerSample

@@ -19,13 +19,15 @@ dropout is drawn, and `scaled`, which divides the products by sqrt(D), are this 
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from tutelage.errors import ModelError, UsageError
+from tutelage.graph.controller import Controller, RunView
 from tutelage.graph.divergences import cross_entropy, mse
-from tutelage.graph.graph import Computed, Controller, Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Frozen, Trained
 from tutelage.methods.learning_styles import check_layers
 from tutelage.methods.peer_cohort import check_cohort
 from tutelage.models.wrappers import DRAWS, draws_of
@@ -91,7 +93,7 @@ class Masks(Controller):
         super().__init__()
         self.teacher = teacher
 
-    def before_forward(self, run: Any, batch: Batch) -> Batch:
+    def before_forward(self, run: RunView, batch: Batch) -> Batch:
         """Set the teacher's masks for this rank's own rows."""
         draws = draws_of(run.runners[self.teacher])
         assert draws is not None, "the dry pass has read its draws"

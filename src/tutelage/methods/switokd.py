@@ -16,15 +16,18 @@ pair has its own here. The paper has one teacher with one or two students, and t
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import UsageError
+from tutelage.graph.controller import Controller, RunView
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.graph import Controller, Edge, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Trained
 from tutelage.types import Batch, Labels, Logits, Outputs
 
 
@@ -69,13 +72,13 @@ class Switch(Controller):
         self.register_buffer("paused", torch.zeros(len(teachers), len(students), dtype=torch.int64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
-    def before_forward(self, run: Any, batch: Batch) -> Batch:
+    def before_forward(self, run: RunView, batch: Batch) -> Batch:
         """Remember the batch statistics that a paused teacher gets back."""
         if self.freeze_statistics:
             self.before = {name: [buffer.clone() for buffer in run.models[name].buffers()] for name in self.teachers}
         return batch
 
-    def before_losses(self, run: Any, outputs: Outputs, weights: dict[str, float]) -> None:
+    def before_losses(self, run: RunView, outputs: Outputs, weights: dict[str, float]) -> None:
         """Decide for each teacher and student, and set the weights of what the teacher does not hear to 0."""
         ahead = torch.stack([torch.stack([
             too_far_ahead(distances(outputs[student], outputs[teacher], outputs["labels"], self.temperature),

@@ -17,7 +17,7 @@ import huggingface_hub.constants as hub
 from tutelage.data.folder import list_folder, require_sound
 from tutelage.data.images import header
 from tutelage.errors import UsageError
-from tutelage.graph.graph import BATCH_ENDS
+from tutelage.graph.ends import BATCH_ENDS
 from tutelage.models.architecture import Architecture
 from tutelage.models.sources import find
 from tutelage.system.files import write

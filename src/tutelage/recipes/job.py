@@ -18,7 +18,10 @@ from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.use import build as build_cache
 from tutelage.engine.train import Progress, load, train_in_folder
 from tutelage.errors import ModelError, UsageError, UserError, placed
-from tutelage.graph.graph import Computed, Ema, Ensemble, Frozen, Graph, Trained, parse_end, unbound
+from tutelage.graph.ends import parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.naming import unbound
+from tutelage.graph.nodes import Computed, Ema, Ensemble, Frozen, Trained
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.cost import costs

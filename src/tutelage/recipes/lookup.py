@@ -12,7 +12,8 @@ from torch import nn
 
 from tutelage.errors import UsageError, UserError, placed, unknown
 from tutelage.graph import divergences, modules, sample_weights, schedules
-from tutelage.graph.graph import Computed, Edge, Ema, Ensemble, Frozen, Kind, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.nodes import Computed, Ema, Ensemble, Frozen, Kind, Trained
 from tutelage.recipes.places import Place
 from tutelage.types import PerSampleFn
 

@@ -23,7 +23,8 @@ from tutelage.engine.optimizers import MakeOptimizer, optimizer_named
 from tutelage.engine.settings import Settings
 from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown
 from tutelage.graph import schedules
-from tutelage.graph.graph import Frozen, Graph, Kind, Trained
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Kind, Trained
 from tutelage.models.architecture import Architecture
 from tutelage.recipes.lookup import edge_of, function_of, kind_of, told, typed, wrong_type
 from tutelage.recipes.places import Keys, Place, override_keys, shown

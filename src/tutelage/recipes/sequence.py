@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from tutelage.graph.graph import Frozen, Graph, Trained
+from tutelage.graph.graph import Graph
 from tutelage.graph.graph_data import GRAPH_FILE
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.recipes.recipe import Recipe, graphs_of
 from tutelage.runs.folder import open_run, refuse_others
 from tutelage.system.distributed import World, lead

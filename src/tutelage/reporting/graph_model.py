@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import ModelError, UserError
-from tutelage.graph.graph import parse_end
+from tutelage.graph.ends import parse_end
 from tutelage.graph.graph_data import GRAPH_FILE, EdgeData, GraphData, NodeData, data_of
 from tutelage.recipes.recipe import graph_of, read_recipe
 

@@ -8,7 +8,7 @@ from tutelage.engine.numerics import NUMERICS_FILE, Settled, adopt, name_of, pro
 from tutelage.engine.precision import Execution
 from tutelage.engine.teacher_cache.use import cached_ends
 from tutelage.errors import UserError
-from tutelage.graph.graph import Ema
+from tutelage.graph.nodes import Ema
 from tutelage.recipes.recipe import graph_of
 from tutelage.recipes.sequence import runs_of
 from tutelage.runs.folder import read_json

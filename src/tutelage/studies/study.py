@@ -36,7 +36,8 @@ from typing import Any, Literal
 
 from tutelage.engine.numerics import NUMERICS_FILE
 from tutelage.errors import UsageError, unknown
-from tutelage.graph.graph import Ema, Frozen, Graph, Trained
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.recipes.recipe import Recipe, TomlFile, graph_of, read_recipe, settings_of
 from tutelage.runs.folder import read_json
 from tutelage.system.files import write_json

@@ -11,7 +11,9 @@ from tutelage.engine.predict import robustness
 from tutelage.engine.run import Run
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import cross_entropy
-from tutelage.graph.graph import Edge, Frozen, Graph, Trained
+from tutelage.graph.edge import Edge
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.models.wrappers import cut
 from tutelage.tasks.classification.attacks import Adversary, Attack, pgd
 from tutelage.types import Batch

@@ -26,7 +26,7 @@ from tutelage.data.load import load as load_data
 from tutelage.data.source import Data, Source
 from tutelage.data.stream import CPU
 from tutelage.errors import DataError, ModelError, UsageError, UserError, placed, unknown
-from tutelage.graph.graph import Frozen
+from tutelage.graph.nodes import Frozen
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.cost import flops, parameters

@@ -16,20 +16,20 @@ from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.codecs import Top, Whole
 from tutelage.engine.teacher_cache.store import TeacherCache, key_of
 from tutelage.errors import UsageError
-from tutelage.graph.divergences import js, kl, reverse_kl
-from tutelage.graph.graph import Computed, Controller, Edge, Frozen, Graph, Kind, describe, name_of, parse_end, unbound
-from tutelage.graph.modules import label_weight, teacher_doubt, teacher_weight
+from tutelage.graph.controller import Controller
+from tutelage.graph.divergences import THROUGH_SOFTMAX
+from tutelage.graph.edge import Edge
+from tutelage.graph.ends import parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.modules import OF_A_WEIGHT
+from tutelage.graph.naming import describe, name_of, unbound
+from tutelage.graph.nodes import Computed, Frozen, Kind
 from tutelage.graph.objective import forward
-from tutelage.graph.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
+from tutelage.graph.weight_parts import parts_of_teacher, with_parts
 from tutelage.models.network import preprocessing_of
 from tutelage.system.distributed import World, largest
 from tutelage.system.files import fingerprint
 from tutelage.types import PerSampleFn
-
-_OF_THE_TEACHER = (entropy, confidence, margin)
-"""Sample weights that the teacher's logits alone decide: one number a row, which can be kept."""
-_OF_A_WEIGHT = (teacher_weight, teacher_doubt, label_weight)
-"""What computed nodes make of such a weight, their first bound argument, without another look at the logits."""
 
 
 def cached_ends(graph: Graph) -> list[str]:
@@ -85,10 +85,10 @@ def top_forms(graph: Graph, count: int, classes: int) -> dict[str, Top]:
     for end in (end for end in cached_ends(graph) if not parse_end(end).tap):
         edges = [edge for edge in graph.edges if end in edge.ends]
         warm = {edge.temperature for edge in edges}
-        odd = [name_of(edge.divergence) for edge in edges if unbound(edge.divergence) not in (kl, reverse_kl, js)]
-        odd += [name_of(edge.sample_weight) for edge in edges if _leaves(edge.sample_weight) is None]
+        odd = [name_of(edge.divergence) for edge in edges if unbound(edge.divergence) not in THROUGH_SOFTMAX]
+        odd += [name_of(edge.sample_weight) for edge in edges if parts_of_teacher(edge.sample_weight) is None]
         readers = [_weight_behind(kind) for kind in computed if end in kind.of]
-        odd += ["a computed node" for weight in readers if weight is None or _leaves(weight) is None]
+        odd += ["a computed node" for weight in readers if weight is None or parts_of_teacher(weight) is None]
         if odd:
             reasons.append(f"{end!r}: {', '.join(odd)} may need all logits")
         elif not warm:
@@ -97,7 +97,7 @@ def top_forms(graph: Graph, count: int, classes: int) -> dict[str, Top]:
             reasons.append(f"{end!r}: it is read at the temperatures {', '.join(f'{t:g}' for t in sorted(warm))}")
         else:
             weights = [*(edge.sample_weight for edge in edges), *readers]
-            leaves = {describe(leaf): leaf for weight in weights for leaf in _leaves(weight) or ()}
+            leaves = {describe(leaf): leaf for weight in weights for leaf in parts_of_teacher(weight) or ()}
             forms[end] = Top(count, classes, warm.pop(), tuple(leaves.values()))
     if not forms:
         raise UsageError("no end whose largest logits would do", where="cache_top", found="; ".join(reasons),
@@ -129,18 +129,9 @@ def kept_weight(student: Tensor, teacher: Tensor, labels: Tensor, *, of: Mapping
     return of[key] if key in of else instead_of(student, teacher, labels)
 
 
-def _leaves(weight: object) -> list | None:
-    """The functions within a sample weight that are kept; None if what it needs of the teacher is not known."""
-    if weight is None or isinstance(weight, str) or unbound(weight) in (correct, labelled):
-        return []
-    if unbound(weight) is mean_one and isinstance(weight, partial):
-        return _leaves(weight.keywords.get("of"))
-    return [weight] if unbound(weight) in _OF_THE_TEACHER else None
-
-
 def _weight_behind(kind: Computed) -> PerSampleFn | None:
     """The sample weight that a computed node makes its numbers of; None if it makes them of something else."""
-    if isinstance(kind.by, partial) and kind.by.func in _OF_A_WEIGHT and kind.by.args:
+    if isinstance(kind.by, partial) and kind.by.func in OF_A_WEIGHT and kind.by.args:
         return kind.by.args[0]
     return None
 
@@ -161,12 +152,11 @@ def _with_kept_source(kind: Kind, tops: Mapping[str, Top], cache: TeacherCache) 
 
 def _kept(weight, end: str, tops: Mapping[str, Top], cache: TeacherCache):
     """The same sample weight, read from the cache where it can be."""
-    if unbound(weight) is mean_one:
-        return partial(mean_one, of=_kept(weight.keywords["of"], end, tops, cache))
-    if unbound(weight) not in _OF_THE_TEACHER:
-        return weight
-    place = [describe(leaf) for leaf in tops[end].of].index(describe(weight))
-    return partial(kept_weight, of=cache.weights, key=(end, place), instead_of=weight)
+    def from_cache(part: PerSampleFn) -> PerSampleFn:
+        place = [describe(kept) for kept in tops[end].of].index(describe(part))
+        return partial(kept_weight, of=cache.weights, key=(end, place), instead_of=part)
+
+    return with_parts(weight, from_cache)
 
 
 def _losses_of(run: Run, tops: Mapping[str, Top]) -> list[str]:

@@ -5,14 +5,13 @@ Images are in [0, 1], before any normalisation: that lies inside the networks.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tutelage.errors import ModelError, UsageError
+from tutelage.graph.controller import Controller, RunView
 from tutelage.graph.divergences import kl
-from tutelage.graph.graph import Controller
 from tutelage.system.random import derive, normal
 from tutelage.types import Batch
 
@@ -73,7 +72,7 @@ class Adversary(Controller):
         super().__init__()
         self.guide, self.student, self.attack, self.noise = guide, student, attack, noise
 
-    def before_forward(self, run: Any, batch: Batch) -> Batch:
+    def before_forward(self, run: RunView, batch: Batch) -> Batch:
         """Attack this rank's own rows: each by itself, so that ranks and places in the batch make no difference."""
         assert isinstance(batch.inputs, Mapping), "the graph names the view, so there are several"
         images = batch.inputs[""]

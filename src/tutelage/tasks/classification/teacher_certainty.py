@@ -13,14 +13,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tutelage.errors import DataError, unknown
-from tutelage.graph.graph import Computed, Frozen, Graph, parse_end, unbound
-from tutelage.graph.sample_weights import entropy
+from tutelage.graph.ends import parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed, Frozen
+from tutelage.graph.sample_weights import ENTROPY_OPTIONS, entropy
+from tutelage.graph.weight_parts import entropy_options
 from tutelage.runs.evaluations import Evaluation
 from tutelage.tasks.classification.metrics import auroc, by_parts, class_means, right
 from tutelage.types import Logits
 
 BINS, DECILES, SHOWN = 20, 10, 24
-DEFAULTS = {"temperature": 1.0, "power": 1.0}
 Weights = Float[Tensor, " rows"]
 Numbers = Int[Tensor, " rows"]
 
@@ -37,21 +39,7 @@ def teacher_of(graph: Graph, nodes: Sequence[str]) -> tuple[str, dict[str, float
         options = entropy_options(weight)
         if end in frozen and not parse_end(end).tap and options is not None:
             return end, options
-    return (frozen[0], dict(DEFAULTS)) if frozen else None
-
-
-def entropy_options(weight: object) -> dict[str, float] | None:
-    """The options of the entropy weight in a sample weight or in what is bound to one; None if there is none.
-
-    >>> from tutelage.graph.sample_weights import mean_one
-    >>> entropy_options(partial(mean_one, of=partial(entropy, temperature=2.0)))
-    {'temperature': 2.0, 'power': 1.0}
-    """
-    if unbound(weight) is entropy:
-        own = weight.keywords if isinstance(weight, partial) else {}
-        return {**DEFAULTS, **own}
-    inside = [*weight.args, *weight.keywords.values()] if isinstance(weight, partial) else []
-    return next((found for part in inside if (found := entropy_options(part)) is not None), None)
+    return (frozen[0], dict(ENTROPY_OPTIONS)) if frozen else None
 
 
 def trust(logits: Logits, options: Mapping[str, float]) -> Float[Tensor, " batch"]:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from types import UnionType
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from tutelage.engine.settings import Settings as Settings
 from tutelage.engine.settings import check_batches, check_batchnorm, check_labels
 from tutelage.engine.teacher_cache import use
 from tutelage.graph import fused_losses
-from tutelage.graph.ends import End, parse_end
+from tutelage.graph.ends import End
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.objective import forward
@@ -167,7 +166,8 @@ def _replay(run: Run, recording: CapturedStep, batch: Batch, weights: Mapping[st
         return False
     known = {"labels": batch.labels, "ids": batch.ids}
     if run.cache is not None:
-        frozen = [end for end in run.graph.order(run.graph.ends(weights), known) if _is(run, end, Frozen)]
+        passes = run.graph.plan(run.graph.ends(weights), known).passes
+        frozen = [end for one in passes if isinstance(run.graph.nodes[one.node], Frozen) for end in one.ends]
         known = forward(run.graph, run.readers, batch.inputs, frozen, known | run.cache.look_up(batch.ids))
 
     def body(given: Mapping[str, Tensor]) -> Seen | None:
@@ -181,10 +181,6 @@ def _replay(run: Run, recording: CapturedStep, batch: Batch, weights: Mapping[st
     taken, seen = recording.play({f"@{view}": images for view, images in views.items()} | known, body)
     _note(run, seen)
     return taken
-
-
-def _is(run: Run, end: str, kind: type | UnionType) -> bool:
-    return isinstance(run.graph.nodes.get(parse_end(end).node), kind)
 
 
 def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> None:
@@ -208,7 +204,7 @@ def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor],
     graph, accumulate = run.graph, run.settings.accumulate
     ends, known = graph.ends(weights), dict(known)
     if lanes:
-        networks = [end for end in graph.order(ends, known) if _is(run, end, Frozen | Trained)]
+        networks = [end for one in graph.plan(ends, known).passes for end in one.ends]
         known = forward(graph, lanes.branch(run.readers), inputs, networks, known)
         lanes.join()
     outputs = forward(graph, run.readers, inputs, ends, known)
@@ -249,7 +245,7 @@ def _follow(run: Run, node: str) -> None:
     share = 1 - decay if run.world.device.type == "cpu" else (1 - decay) * run.healthy.float()
     for mine, theirs in zip(own.parameters(), followed.parameters(), strict=True):
         mine.lerp_(theirs, share)
-    if all(parse_end(end).node != node for end in run.graph.order(run.graph.ends())):
+    if all(one.node != node for one in run.graph.plan(run.graph.ends()).passes):
         # No edge reads it, so no forward of its own moves its statistics: it takes those of what it follows.
         for mine, theirs in zip(own.buffers(), followed.buffers(), strict=True):
             mine.copy_(theirs)

@@ -14,7 +14,6 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.data.memory import moved
-from tutelage.graph.ends import parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen
 from tutelage.graph.taps import Tapped, read
@@ -85,8 +84,7 @@ def prepared_networks(graph: Graph, networks: Mapping[str, nn.Module], choices: 
 
 def is_tapped(graph: Graph, node: str) -> bool:
     """Whether the graph reads something inside the node's network."""
-    ends = [parse_end(end) for end in graph.order(graph.ends())]
-    return any(end.node == node and end.tap for end in ends)
+    return any(one.node == node and any(one.taps) for one in graph.plan(graph.ends()).passes)
 
 
 def default_executions(networks: Iterable[str], precision: str, device: torch.device) -> dict[str, Execution]:

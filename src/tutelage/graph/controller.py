@@ -1,7 +1,7 @@
 """A rule that is more than a graph, and what it may see and use of the run that calls it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from tutelage.system.distributed import World
 from tutelage.types import Batch, Outputs
 
 
+@runtime_checkable
 class SplitView(Protocol):
     """The rows of one split: `data.source.Source` has what this asks for."""
 
@@ -29,6 +30,7 @@ class SplitView(Protocol):
         ...
 
 
+@runtime_checkable
 class DataView(Protocol):
     """The data that a run learns from and is judged on."""
 
@@ -43,6 +45,7 @@ class DataView(Protocol):
         ...
 
 
+@runtime_checkable
 class SettingsView(Protocol):
     """How a run trains, as far as a rule may ask."""
 
@@ -62,6 +65,7 @@ class SettingsView(Protocol):
         ...
 
 
+@runtime_checkable
 class GraphView(Protocol):
     """The graph that a run trains."""
 
@@ -75,6 +79,7 @@ class GraphView(Protocol):
         ...
 
 
+@runtime_checkable
 class RunView(Protocol):
     """What a controller may use of a run: `engine.run.Run` has it all."""
 

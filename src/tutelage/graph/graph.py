@@ -10,6 +10,7 @@ logits, without a view the plain input. `labels` and `ids` are ends that every b
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import nn
 
@@ -19,6 +20,26 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.ends import BATCH_ENDS, End, is_end, parse_end
 from tutelage.graph.naming import describe, unbound
 from tutelage.graph.nodes import Computed, Ema, Kind, Trained
+
+
+class Pass(NamedTuple):
+    """One forward pass of a network: of this view, with these taps."""
+
+    node: str
+    view: str
+    taps: tuple[str, ...]
+
+    @property
+    def ends(self) -> list[str]:
+        """The ends that it gives."""
+        return [End(self.node, tap, self.view).name for tap in self.taps]
+
+
+class Plan(NamedTuple):
+    """What gives some ends: passes, each network once a view, and then computed ends, each after what it reads."""
+
+    passes: tuple[Pass, ...]
+    computed: tuple[End, ...]
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,7 @@ class Graph:
     nodes: Mapping[str, Kind]
     edges: Sequence[Edge]
     controllers: Mapping[str, Controller] = field(default_factory=dict)
+    _plans: dict[tuple, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", dict(self.nodes))
@@ -92,6 +114,22 @@ class Graph:
         for end in ends:
             visit(end)
         return list(done)
+
+    def plan(self, ends: Iterable[str], known: Iterable[str] = ()) -> Plan:
+        """What gives these ends where the `known` ones are there already; worked out once and remembered."""
+        key = (tuple(ends), frozenset(known))
+        if key not in self._plans:
+            self._plans[key] = self._new_plan(*key)
+        return self._plans[key]
+
+    def _new_plan(self, ends: tuple[str, ...], known: frozenset[str]) -> Plan:
+        missing = [parse_end(end) for end in self.order(ends, known) if end not in known and end not in BATCH_ENDS]
+        computed = tuple(end for end in missing if isinstance(self.nodes[end.node], Computed))
+        taps: dict[tuple[str, str], list[str]] = {}
+        for end in missing:
+            if end not in computed:
+                taps.setdefault((end.node, end.view), []).append(end.tap)
+        return Plan(tuple(Pass(node, view, tuple(asked)) for (node, view), asked in taps.items()), computed)
 
     def views(self) -> list[str]:
         """The views that the graph names, besides the plain one, sorted."""

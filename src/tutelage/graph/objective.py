@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.graph.edge import Edge
-from tutelage.graph.ends import BATCH_ENDS, End, parse_end
+from tutelage.graph.ends import End
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Computed, Trained
 from tutelage.graph.taps import read
@@ -26,16 +26,13 @@ def forward(graph: Graph, models: Mapping[str, nn.Module | Reader], inputs: Inpu
     left out.
     """
     outputs = dict(known or {})
-    order = {end: parse_end(end) for end in graph.order(graph.ends() if ends is None else ends, outputs)}
-    missing = [end for name, end in order.items() if name not in outputs and name not in BATCH_ENDS]
-    networks = [end for end in missing if not isinstance(graph.nodes[end.node], Computed)]
-    for node, view in dict.fromkeys((end.node, end.view) for end in networks):
+    plan = graph.plan(graph.ends() if ends is None else ends, outputs)
+    for node, view, taps in plan.passes:
         model, plain = models[node], inputs if isinstance(inputs, Tensor) else inputs[view]
-        taps = [end.tap for end in networks if (end.node, end.view) == (node, view)]
         with torch.set_grad_enabled(torch.is_grad_enabled() and isinstance(graph.nodes[node], Trained)):
             tensors = read(model, plain, taps) if isinstance(model, nn.Module) else model(plain, taps, view)
         outputs |= {End(node, tap, view).name: _wide(tensor) for tap, tensor in tensors.items()}
-    for end in missing:
+    for end in plan.computed:
         kind = graph.nodes[end.node]
         if end.name not in outputs and isinstance(kind, Computed):
             result = kind.by(*(outputs[source] for source in kind.of))

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from tutelage.types import Batch as Batch
 
 _MODULES = {
-    "Batch": "types", "Computed": "graph.graph", "Controller": "graph.graph", "Edge": "graph.graph",
-    "Ema": "graph.graph", "Ensemble": "graph.graph", "Frozen": "graph.graph", "Graph": "graph.graph",
-    "Trained": "graph.graph", "edge_loss": "graph.objective", "evaluate": "engine.predict",
+    "Batch": "types", "Computed": "graph.nodes", "Controller": "graph.controller", "Edge": "graph.edge",
+    "Ema": "graph.nodes", "Ensemble": "graph.nodes", "Frozen": "graph.nodes", "Graph": "graph.graph",
+    "Trained": "graph.nodes", "edge_loss": "graph.objective", "evaluate": "engine.predict",
     "forward": "graph.objective", "load": "engine.train", "losses": "graph.objective", "train": "engine.train",
 }
 __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]

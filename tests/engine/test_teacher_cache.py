@@ -1,10 +1,13 @@
 """A cached teacher: the same images, the same bits, whatever the disk has of it."""
 
 import errno
+import fcntl
 import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from tutelage.engine.run import Run
 from tutelage.engine.teacher_cache import store, use
 from tutelage.engine.teacher_cache.codecs import Top, Whole
 from tutelage.engine.teacher_cache.store import TeacherCache
-from tutelage.errors import UsageError
+from tutelage.errors import BusyError, UsageError
 from tutelage.graph.controller import Controller
 from tutelage.graph.divergences import cross_entropy, kl, mse
 from tutelage.graph.modules import Projected, teacher_doubt
@@ -32,7 +35,7 @@ from tutelage.methods.scratch import scratch
 from tutelage.runs.folder import read_records
 from tutelage.system import files
 from tutelage.system.distributed import World
-from tutelage.system.files import fingerprint, locked
+from tutelage.system.files import fingerprint, in_use, locked
 
 CPU = torch.device("cpu")
 write_through = files._write_through
@@ -303,6 +306,149 @@ def test_too_small_a_limit_keeps_nothing_and_says_so(own_memory):
     assert "no room within the limit" in cache.notes[0]
     assert not shards(own_memory)
     assert torch.equal(cache.look_up(torch.tensor([4]))["t"], rows[4:])  # in memory they serve until the next draw
+
+
+def written(folder: Path, *, caches: float) -> TeacherCache:
+    """A cache of one draw on the disk, closed; the limit is what so many of them take."""
+    ids = torch.arange(1000)
+    cache = TeacherCache(folder, ids, {"t": Whole(True, True)}, limit=round(caches * 17000))
+    cache.open(0)
+    cache.look_up(ids)
+    cache.record("t", torch.zeros(1000, 3))
+    cache.finish(write=True)
+    cache.close()
+    return cache
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+USE = """import sys
+from pathlib import Path
+import torch
+from tutelage.engine.teacher_cache.codecs import Whole
+from tutelage.engine.teacher_cache.store import TeacherCache
+cache = TeacherCache(Path(sys.argv[1]), torch.arange(1000), {"t": Whole(True, True)}, limit=2**30)
+cache.open(int(sys.argv[2]))
+if sys.argv[2] == "1":
+    cache.look_up(cache.ids)
+    cache.record("t", torch.zeros(1000, 3))
+    cache.finish(write=True)
+print(len(cache.look_up(cache.ids)), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("draw", [0, 1], ids=["reading", "writing"])
+def test_a_cache_that_another_process_uses_stays_and_the_next_oldest_goes(own_memory, draw):
+    written(own_memory / "used", caches=2)
+    written(own_memory / "free", caches=2)
+    os.utime(own_memory / "free", (2, 2))
+    command = [sys.executable, "-c", USE, str(own_memory / "used"), str(draw)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "1\n"
+        os.utime(own_memory / "used", (1, 1))  # used longest ago, and used
+        own = written(own_memory / "own", caches=2 + draw)
+        assert names(own_memory) == ["own", "used"]
+        assert own.notes == []
+        other.stdin.close()
+        other.wait()
+    os.utime(own_memory / "used", (1, 1))
+    written(own_memory / "next", caches=2)
+    assert names(own_memory) == ["next", "own"]
+
+
+def test_where_every_other_cache_is_in_use_none_goes_and_the_note_says_so(own_memory):
+    held = [written(own_memory / name, caches=9) for name in ("a", "b")]
+    for cache in held:
+        cache.open(0)
+    for _ in range(2):  # once more: nothing has let go in between
+        own = written(own_memory / "own", caches=2)
+        assert own.notes == ["the teacher's outputs are not kept: no room within the limit for caches: "
+                             "the others are in use"]
+        assert names(own_memory) == ["a", "b"]
+    held[1].close()
+    assert written(own_memory / "own", caches=2).notes == []
+    assert names(own_memory) == ["a", "own"]
+
+
+def test_a_cache_whose_folder_is_locked_stays(own_memory):
+    written(own_memory / "a", caches=1)
+    with locked(own_memory / "a"):
+        assert "in use" in written(own_memory / "own", caches=1).notes[0]
+    assert names(own_memory) == ["a"]
+
+
+def test_what_would_not_make_enough_room_is_not_removed(own_memory):
+    written(own_memory / "small", caches=2)
+    assert "no room" in written(own_memory / "large", caches=0.5).notes[0]
+    assert names(own_memory) == ["small"]
+
+
+def test_reading_a_cache_counts_as_using_it(own_memory):
+    read = written(own_memory / "read", caches=2)
+    written(own_memory / "other", caches=2)
+    for age, name in enumerate(("read", "other"), 1):
+        os.utime(own_memory / name, (age, age))
+    read.open(0)
+    read.close()
+    written(own_memory / "own", caches=2)
+    assert names(own_memory) == ["own", "read"]
+
+
+def test_a_crash_while_a_cache_is_removed_leaves_no_half_of_it_under_its_name(own_memory, monkeypatch):
+    written(own_memory / "old", caches=1)
+    with monkeypatch.context() as crash:
+        crash.setattr(shutil, "rmtree", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            written(own_memory / "own", caches=1)
+    (left,) = own_memory.iterdir()
+    assert left.name.endswith(".part")
+    assert written(own_memory / "own", caches=2).notes == []
+    assert names(own_memory) == ["own"], "what was left of it is gone"
+
+
+def test_a_run_uses_its_cache_until_it_ends_and_no_longer(own_memory):
+    epochs = train(graph(), models(), data(), epochs=2, optimizer=SGD, batch_size=12, draws=1, cache=True)
+    next(epochs)
+    (folder,) = own_memory.iterdir()
+    with pytest.raises(BusyError), in_use(folder, alone=True):
+        pass
+    epochs.close()
+    with in_use(folder, alone=True):
+        pass
+
+
+def test_a_cache_that_is_removed_while_it_is_opened_is_not_taken_for_one(own_memory, monkeypatch):
+    written(own_memory / "a", caches=1)
+    flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lambda *words: (flock(*words), files.remove_folder(own_memory / "a")))
+    with pytest.raises(BusyError, match="being removed"), in_use(own_memory / "a"):
+        pass
+
+
+def test_a_folder_that_another_made_in_its_place_is_not_the_one_that_is_held(own_memory, monkeypatch):
+    written(own_memory / "a", caches=1)
+    flock = fcntl.flock
+
+    def swapped(*words: int) -> None:
+        flock(*words)
+        files.remove_folder(own_memory / "a")
+        (own_memory / "a").mkdir()
+        (own_memory / "a" / "use").touch()
+
+    monkeypatch.setattr(fcntl, "flock", swapped)
+    with pytest.raises(BusyError, match="being removed"), in_use(own_memory / "a", alone=True):
+        pass
+
+
+def test_a_disk_without_locks_costs_the_cache_and_nothing_else(own_memory, monkeypatch):
+    def refuse(*words: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert "cannot be locked" in written(own_memory / "a", caches=1).notes[0]
 
 
 def test_rows_are_found_by_id_in_any_order():

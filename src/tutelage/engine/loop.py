@@ -5,7 +5,7 @@ What stands around it (the run folder, resuming, `train` itself) is in `train`.
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 
 import torch
@@ -101,6 +101,11 @@ def hash_frozen(run: Run) -> dict[str, str]:
 
 def steps_of(run: Run) -> Generator[Epoch | None, None, None]:
     """Take the steps that are left: None after each; after the last of an epoch, once it is evaluated, an `Epoch`."""
+    with closing(run.cache) if run.cache is not None else nullcontext():
+        yield from _steps(run)
+
+
+def _steps(run: Run) -> Generator[Epoch | None, None, None]:
     while run.step < run.steps:
         number, first, began = run.epoch + 1, run.step, time.perf_counter()
         set_modes(run)

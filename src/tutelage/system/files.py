@@ -189,6 +189,33 @@ def is_locked(folder: Path) -> bool:
 
 
 @contextmanager
+def in_use(folder: Path, *, alone: bool = False) -> Iterator[None]:
+    """Keep a folder that is there from being removed; `alone` is for whoever removes it: BusyError if it is in use.
+
+    Any number may use a folder at once, also in one process, beside the one that holds it by `locked`. The kernel lets
+    go when a process dies.
+    """
+    path = folder / "use"
+    with disk_errors(path, 0):
+        file = os.open(path, os.O_CREAT | (os.O_RDWR if alone else os.O_RDONLY), 0o666)
+    try:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            there = os.path.samestat(os.fstat(file), path.stat())  # whoever removed it may have been faster
+        except FileNotFoundError:
+            there = False
+        except BlockingIOError:
+            raise BusyError("the folder is in use", where=folder) from None
+        except OSError as error:
+            raise ResourceError("the folder cannot be locked", where=folder, found=error.strerror) from None
+        if not there:
+            raise BusyError("the folder is being removed", where=folder)
+        yield
+    finally:
+        os.close(file)
+
+
+@contextmanager
 def disk_errors(path: Path, needed: int) -> Iterator[None]:
     """Tell what the operating system refuses as a ResourceError that names the path and the room on its disk."""
     try:

@@ -6,7 +6,8 @@ another folder. It holds, for each draw and end, shards of rows in the order of 
 
     ROOT/teachers/KEY/draw-00003/END-00000/{values.npy, tops.npy or numbers.npy and beside.npy, manifest.json}
 
-A shard is a whole folder or none, and checked when it is read; what is damaged or missing is computed again.
+A shard is a whole folder or none, and checked when it is read; what is damaged or missing is computed again. Where room
+is needed the cache that was used longest ago goes, unless a run has it open: from `open` to `close` it is in use.
 
 How a row is kept says `kept_rows`. What a step uses is always what a cache would give back, also while it is being
 filled, so a run has the same bits whether the cache was there or not. Under `exact` everything is kept as float32, bit
@@ -17,8 +18,9 @@ import hashlib
 import io
 import json
 import logging
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +30,16 @@ from torch import Tensor
 
 from tutelage.engine.teacher_cache.codecs import Columns, Form
 from tutelage.errors import BusyError, ModelError, ResourceError, UserError
-from tutelage.system.files import disk_errors, locked, read_folder, remove_folder, sweep, write_folder
+from tutelage.system.files import (
+    disk_errors,
+    in_use,
+    is_locked,
+    locked,
+    read_folder,
+    remove_folder,
+    sweep,
+    write_folder,
+)
 
 logger = logging.getLogger("tutelage")
 SHARD_ROWS = 65536
@@ -72,18 +83,25 @@ class TeacherCache:
     held: dict[str, Held] = field(default_factory=dict)
     weights: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    use: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.sorted, self.order = torch.sort(self.ids)
         self.at = self.sorted[:0]
 
     def open(self, draw: int) -> None:
-        """Turn to another draw, and read what the disk has of it."""
+        """Turn to another draw, and read what the disk has of it; until `close` no other run removes it."""
+        with suppress(BusyError, ResourceError):  # a cache that is not there, or only just now
+            self._keep()
         if draw == self.draw:
             return
         self.draw, self.held = draw, {}
         for end in self.forms:
             self._read(end)
+
+    def close(self) -> None:
+        """Let other runs remove it from the disk, if they need the room."""
+        self.use.close()
 
     def look_up(self, ids: Tensor) -> dict[str, Tensor]:
         """End -> rows of these ids, for the ends that are whole; `record` will mean the same ids."""
@@ -123,17 +141,27 @@ class TeacherCache:
             return
         try:
             _make_room(self.folder, sum(held.nbytes for held in fresh.values()), self.limit)
+            self._keep()
             with locked(self.folder):
                 for end, held in fresh.items():
                     self._write(end, held)
         except BusyError:
-            pass  # another run is writing the same numbers
+            pass  # another run is writing the same numbers, or removing them
         except (ResourceError, OSError) as error:
             self._note(f"the teacher's outputs are not kept: {error.what if isinstance(error, UserError) else error}")
 
     def bytes(self) -> int:
         """How much one draw takes, of the ends that are held."""
         return sum(held.nbytes for held in self.held.values())
+
+    def _keep(self) -> None:
+        """Say that the folder is in use, and used last now; again and again, for it may be another than before."""
+        with ExitStack() as use:
+            use.enter_context(in_use(self.folder))
+            with suppress(OSError):  # somebody else's cache, which may be read all the same
+                os.utime(self.folder)
+            self.use.close()
+            self.use = use.pop_all()
 
     def _given(self, end: str, columns: Columns) -> Tensor:
         form = self.forms[end]
@@ -196,28 +224,50 @@ class TeacherCache:
 
 
 def _make_room(folder: Path, needed: int, limit: int) -> None:
-    """Remove the caches that were used longest ago until there is room; a ResourceError if that is not enough."""
+    """Remove the free caches that were used longest ago until there is room; a ResourceError if that is not enough."""
     root = folder.parent
-    sizes = {path: _size(path) for path in _by_use(root)}
-    room = limit - sum(sizes.values()) - needed
-    for path, size in sizes.items():
-        if room >= 0:
-            break
-        if path != folder:
-            shutil.rmtree(path, ignore_errors=True)
-            room += size
-    if room < 0:
-        raise ResourceError("no room within the limit for caches", where=root, found=f"{needed} bytes more",
-                            expected=f"{limit} bytes in all", fix="raise [train] cache_gib, or lower draws")
+    sizes = _by_use(root)
+    room, busy = limit - sum(sizes.values()) - needed, False
+    with ExitStack() as stack:
+        free = []
+        for path in sizes:
+            if room >= 0 or path == folder:
+                continue
+            if _is_free(path, stack):
+                free.append(path)
+                room += sizes[path]
+            else:
+                busy = True
+        if room < 0:
+            why = ": the others are in use" if busy else ""
+            raise ResourceError(f"no room within the limit for caches{why}", where=root, found=f"{needed} bytes more",
+                                expected=f"{limit} bytes in all", fix="raise [train] cache_gib, or lower draws")
+        for path in free:
+            remove_folder(path)
     with disk_errors(folder, needed):
         folder.mkdir(parents=True, exist_ok=True)
-        folder.touch()
 
 
-def _by_use(root: Path) -> Iterable[Path]:
+def _is_free(folder: Path, stack: ExitStack) -> bool:
+    """Whether no run uses a cache, and none will until `stack` is closed."""
+    try:
+        stack.enter_context(in_use(folder, alone=True))
+    except (BusyError, ResourceError):
+        return False
+    return not is_locked(folder)
+
+
+def _by_use(root: Path) -> dict[Path, int]:
+    """The caches and their bytes, what was used longest ago first; what is left of removed ones goes."""
     if not root.exists():
-        return ()
-    return sorted((path for path in root.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        return {}
+    sweep(root)
+    found = {}
+    for path in root.iterdir():
+        with suppress(FileNotFoundError):  # another run may be removing it
+            if path.is_dir():
+                found[path] = (path.stat().st_mtime_ns, _size(path))
+    return {path: size for path, (_, size) in sorted(found.items(), key=lambda item: item[1][0])}
 
 
 def _size(folder: Path) -> int:

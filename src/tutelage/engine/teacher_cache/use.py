@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -191,11 +192,12 @@ def finish_draw(run: Run, cache: TeacherCache) -> None:
 def build(run: Run, draws: int) -> Iterator[int]:
     """Keep every draw ahead of training; the number of each when it is done."""
     assert run.cache is not None, "attached before"
-    for draw in range(draws):
-        run.step = draw * run.steps_per_epoch
-        open_draw(run, run.cache)
-        _fill(run, run.cache, run.cache.lacking(used=False))
-        yield draw
+    with closing(run.cache):
+        for draw in range(draws):
+            run.step = draw * run.steps_per_epoch
+            open_draw(run, run.cache)
+            _fill(run, run.cache, run.cache.lacking(used=False))
+            yield draw
 
 
 def _fill(run: Run, cache: TeacherCache, ends: list[str]) -> None:

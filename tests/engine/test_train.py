@@ -9,7 +9,7 @@ from torch import nn
 import tutelage
 from every import every
 from toys import SGD, data, everything, models, network, run
-from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
+from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained, training
 from tutelage.engine.loop import mean_losses, steps_of
 from tutelage.engine.run import Run
 from tutelage.engine.train import capture, load, restore
@@ -325,6 +325,22 @@ def test_another_run_or_another_teacher_in_the_same_folder_is_refused(tmp_path):
         networks["t"][0].weight.add_(1)
     with pytest.raises(ModelError, match="another teacher"):
         next(tutelage.train(everything(), networks, data(), epochs=3, optimizer=SGD, batch_size=12, out=tmp_path))
+
+
+def test_a_run_from_python_goes_on_where_an_older_version_did_not_know_every_setting(tmp_path, monkeypatch):
+    described = training._described
+
+    def older(*words: object) -> str:
+        return "".join(line for line in described(*words).splitlines(keepends=True) if not line.startswith("cache"))
+
+    with monkeypatch.context() as old:
+        old.setattr(training, "_described", older)
+        next(train_in(tmp_path)[1])
+    assert "cache" not in (tmp_path / "config.toml").read_text()
+    with pytest.raises(UsageError, match="another run"):
+        next(train_in(tmp_path, cache_gib=1.0)[1])
+    assert len(list(train_in(tmp_path)[1])) == 3
+    assert "cache" not in (tmp_path / "config.toml").read_text()
 
 
 def test_best_keeps_the_weights_with_the_best_validation_accuracy(tmp_path):

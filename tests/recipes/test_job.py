@@ -1,12 +1,14 @@
-"""A recipe made real: what is allowed and yet looks like a mistake is said."""
+"""A recipe made real: what is allowed and yet looks like a mistake is said; folders of older versions go on."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from tutelage.recipes.job import make_job, train_job
+from tutelage.errors import UsageError
+from tutelage.recipes.job import evaluate_run, make_job, recipe_of_run, train_job, train_recipe
 from tutelage.recipes.recipe import Recipe, read_recipe
+from tutelage.runs.folder import finished, read_records
 from tutelage.system.distributed import World
 
 CPU = World(torch.device("cpu"))
@@ -34,3 +36,42 @@ def test_a_teacher_that_saw_images_of_another_size_is_told_of(teacher):
 
 def test_a_teacher_that_saw_the_same_images_is_not(teacher):
     assert make_job(distill(teacher, 8), CPU).notes == ()
+
+
+ADDED = ("follow_symlinks =", "second_head =", "cache_gib =")
+"""Keys of [data], [models] and [train] that an older version is made to know nothing of."""
+
+
+def forget_keys(patch: pytest.MonkeyPatch) -> None:
+    """Let recipes be written without these keys."""
+    text = Recipe.text
+    patch.setattr(Recipe, "text", lambda recipe: "".join(
+        line for line in text(recipe).splitlines(keepends=True) if not line.startswith(ADDED)))
+
+
+def tiny(name: str, *more: str) -> Recipe:
+    return read_recipe(RECIPES / name, ["data.image_size=8", "data.limit=64", "train.epochs=2", *more])
+
+
+@pytest.mark.parametrize(("name", "number"), [("scratch.toml", ""), ("self_distill.toml", "1"),
+                                              ("self_distill.toml", "2")])
+def test_a_run_of_a_version_with_fewer_keys_goes_on_and_is_measured(tmp_path, name, number):
+    recipe, run = tiny(name), tmp_path / "run"
+    with pytest.MonkeyPatch.context() as old_version:
+        forget_keys(old_version)
+        for _, event in train_recipe(recipe, run, CPU):
+            if event is not None and event.number == 1 and (run / number / "checkpoints").exists():
+                break
+    for folder in {run, run / number}:
+        assert not any(line.startswith(ADDED) for line in (folder / "config.toml").read_text().splitlines())
+    old = (run / "config.toml").read_text()
+    with pytest.raises(UsageError, match="another run"):
+        list(train_recipe(tiny(name, "data.follow_symlinks=true"), run, CPU))
+    assert recipe_of_run(run) == recipe
+    list(train_recipe(recipe_of_run(run), run, CPU))
+    events = [record["event"] for record in read_records(run / number)]
+    assert events.count("resume") == events.count("finished") == 1
+    assert events.count("epoch") == 2
+    assert (run / "config.toml").read_text() == old
+    assert finished(run) is not None
+    assert evaluate_run(run, "test", CPU, cost=False)[0]["nodes"]["resnet8"]["top1"] >= 0

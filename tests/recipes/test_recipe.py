@@ -521,6 +521,46 @@ def test_a_resolved_recipe_reads_back_as_itself(read, tmp_path, text, quick):
     assert replace(again, optimizer={}, rate=cosine) == replace(loop, optimizer={}, rate=cosine)
 
 
+def as_before(text: str) -> str:
+    """A resolved recipe as it was before the last keys of [data], [models] and [train] were added."""
+    lines = text.splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(("follow_symlinks =", "second_head =", "cache_gib ="))]
+    assert len(lines) - len(kept) == 4 + 1, "[data], three networks, [train]"
+    return "".join(kept)
+
+
+def test_a_folder_that_lacks_keys_which_were_added_since_holds_the_same_recipe(read, tmp_path):
+    recipe, _, _ = read(METHOD)
+    assert recipe.text_in(tmp_path) == recipe.text()
+    old = as_before(recipe.text())
+    (tmp_path / "config.toml").write_text(old, encoding="utf-8")
+    assert read_recipe(tmp_path / "config.toml") == recipe
+    assert recipe.text_in(tmp_path) == old
+
+
+@pytest.mark.parametrize("override", ["data.follow_symlinks=true", "models.a.second_head=true", "train.cache_gib=1.0",
+                                      "train.seed=1", "method.soft=0.5"])
+def test_a_folder_without_a_key_does_not_hold_a_recipe_that_has_it_set(read, tmp_path, override):
+    (tmp_path / "config.toml").write_text(as_before(read(METHOD)[0].text()), encoding="utf-8")
+    other = read(METHOD, override)[0]
+    assert other.text_in(tmp_path) == other.text()
+
+
+@pytest.mark.parametrize("there", ["", "]", "[data]\nname = 'digits'\nof_tomorrow = 1\n", "\udcff"])
+def test_a_folder_whose_recipe_cannot_be_read_does_not_hold_this_one(read, tmp_path, there):
+    (tmp_path / "config.toml").write_bytes(there.encode(errors="surrogateescape"))
+    recipe, _, _ = read(METHOD)
+    assert recipe.text_in(tmp_path) == recipe.text()
+
+
+def test_a_folder_of_a_plugin_holds_the_recipe_that_allows_it(read, tmp_path):
+    recipe, _, _ = read(METHOD, plugins=["my_nets"])
+    old = as_before(recipe.text())
+    (tmp_path / "config.toml").write_text(old, encoding="utf-8")
+    assert recipe.text_in(tmp_path) == old
+    assert read(METHOD)[0].text_in(tmp_path) != old
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(train=st.fixed_dictionaries({}, optional={
     "lr": st.one_of(st.integers(0, 9), st.floats(0, 9)), "momentum": st.one_of(st.just(0), st.floats(0, 1)),

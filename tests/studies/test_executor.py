@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from every import every
-from tutelage.errors import BusyError, Interrupted, ModelError, NumericError, ResourceError
+from tutelage.errors import BusyError, Interrupted, ModelError, NumericError, ResourceError, UsageError
 from tutelage.recipes.recipe import read_recipe
-from tutelage.studies.executor import KINDS, Ending, Work, _ending, work_off
+from tutelage.studies.executor import KINDS, Ending, Work, _ending, is_done, work_off
 from tutelage.studies.study import Cell
 from tutelage.system.files import is_locked, locked, write_json
 
@@ -121,6 +121,17 @@ def test_a_cell_that_another_process_holds_is_left_to_it(cell):
     assert bench.log == ["b"]
     assert endings["a/seed-0"].error is None
     assert sum("another process" in line for line in told) == 1
+
+
+def test_a_cell_that_a_version_with_fewer_keys_has_finished_is_done(cell):
+    old = cell("a")
+    finish(old)
+    text = (old.run / "config.toml").read_text()
+    (old.run / "config.toml").write_text(text.replace("follow_symlinks = false\n", ""))
+    assert is_done(old)
+    (old.run / "config.toml").write_text(text.replace("follow_symlinks = false\n", "follow_symlinks = true\n"))
+    with pytest.raises(UsageError, match="another run"):
+        is_done(old)
 
 
 def test_a_folder_that_holds_another_run_is_named_and_the_others_go_on(cell):

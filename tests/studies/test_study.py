@@ -1,5 +1,6 @@
 """Study files: each word is checked, cells are what they say, and a folder holds one study alone."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -225,6 +226,20 @@ def test_a_folder_belongs_to_one_study(write, tmp_path):
             claim(out, other, "test")
     more = STUDY + '[methods.new]\nrecipes = ["dual_student.toml"]\nset = ["method.peer=0.1"]\n'
     claim(out, cells(write(more), out), "test")
+
+
+def test_a_study_of_a_version_with_fewer_keys_goes_on(write, tmp_path):
+    made, out = cells(write(STUDY), tmp_path / "out"), tmp_path / "out"
+    out.mkdir()
+    claim(out, made, "test")
+    there = json.loads((out / "study.json").read_text())
+    there["cells"] = {cell: text.replace("follow_symlinks = false\n", "").replace("second_head = false\n", "")
+                      for cell, text in there["cells"].items()}
+    (out / "study.json").write_text(json.dumps(there))
+    claim(out, made, "test")
+    assert json.loads((out / "study.json").read_text()) == there
+    with pytest.raises(UsageError, match="another study"):
+        claim(out, cells(write(STUDY), out, set=("data.follow_symlinks=true",)), "test")
 
 
 def test_a_study_on_validation_images_never_comes_to_look_at_test_images(write, tmp_path):

@@ -51,7 +51,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
     asked = listen_to_signals()
     world = connect(words.train.device)
     try:
-        if world.main and _already_finished(folder, words.text(), as_json):
+        if world.main and _already_finished(folder, words.text_in(folder), as_json):
             return
 
         def started(job: Job, place: Path) -> None:

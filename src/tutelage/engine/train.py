@@ -5,9 +5,10 @@
 
 import json
 import time
+import tomllib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
     `interrupted` gives the number of a signal that asks to stop, or 0. `numerics` is a file of number formats that the
     runs of a study share.
     """
-    config = _described(graph, models, settings) if config is None else config
+    config = _as_there(out, _described(graph, models, settings)) if config is None else config
     check(graph, models, data, settings, world)  # what is refused leaves no folder behind
     with ExitStack() as stack:
         folder = _open(out, config, graph, data, world, stack, tensorboard)
@@ -385,6 +386,17 @@ def _described(graph: Graph, models: Mapping[str, nn.Module], settings: Settings
              *(f"{json.dumps(node)} = {json.dumps(f'{type(body_of(network)).__name__}, {_count(network)} parameters')}"
                for node, network in models.items())]
     return "\n".join(lines) + "\n"
+
+
+def _as_there(out: Path, config: str) -> str:
+    """The text that a folder has of this run from Python: settings that an older version did not know are defaults."""
+    try:
+        there = (out / "config.toml").read_text(encoding="utf-8")
+        old, new = (tomllib.loads(text)["python"] for text in (there, config))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError):
+        return config
+    defaults = {setting.name: setting.default for setting in fields(Settings) if setting.default is not None}
+    return there if {**defaults, **old} == {**defaults, **new} else config
 
 
 def _count(network: nn.Module) -> int:

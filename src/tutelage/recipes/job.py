@@ -74,7 +74,7 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
 def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int],
               numerics: Path | None = None) -> Iterator[Epoch | Progress | None]:
     """Train a job in its run folder."""
-    return train_in_folder(out, job.graph, job.models, job.data, job.settings, world, config=job.recipe.text(),
+    return train_in_folder(out, job.graph, job.models, job.data, job.settings, world, config=job.recipe.text_in(out),
                            interrupted=interrupted, numerics=numerics)
 
 

@@ -89,6 +89,24 @@ class Recipe:
                   "method": self.method, "nodes": self.nodes, "edges": self.edges, "train": train, "run": run}
         return tomli_w.dumps({name: _without_none(table) for name, table in tables.items() if table})
 
+    def text_in(self, run: Path) -> str:
+        """The text that a run folder has of this very recipe, else `text`.
+
+        The two differ where the folder was made before a key was added: what it lacks has its default.
+        """
+        try:
+            return self.text_like((run / "config.toml").read_text(encoding="utf-8"), run / "config.toml")
+        except (OSError, UnicodeDecodeError):
+            return self.text()
+
+    def text_like(self, there: str, path: Path) -> str:
+        """`there`, a text that was kept in `path`, if it reads back as this recipe, else `text`."""
+        try:
+            same = there == self.text() or recipe_of(there, path, plugins=self.plugins) == self
+        except UserError:
+            same = False
+        return there if same else self.text()
+
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = False,
                 plugins: Sequence[str] = ()) -> Recipe:
@@ -98,6 +116,12 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = Fals
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("cannot read the recipe", where=path, found=error,
                          fix="give the path of a TOML file") from None
+    return recipe_of(text, path, overrides, quick=quick, plugins=plugins)
+
+
+def recipe_of(text: str, path: Path, overrides: Sequence[str] = (), *, quick: bool = False,
+              plugins: Sequence[str] = ()) -> Recipe:
+    """`read_recipe` of a file that has been read."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

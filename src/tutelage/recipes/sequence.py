@@ -51,7 +51,7 @@ def open_whole(out: Path, recipe: Recipe, data_digest: str, world: World) -> Exi
     def open_() -> None:
         refuse_others(out)
         stack.enter_context(locked(out))
-        open_run(out, recipe.text(), data_digest)
+        open_run(out, recipe.text_in(out), data_digest)
 
     lead(world, open_ if world.main else None)
     return stack

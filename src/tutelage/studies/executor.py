@@ -121,7 +121,7 @@ def is_done(cell: Cell) -> bool:
     """Whether a cell is finished; UsageError if its folder holds another run."""
     if finished(cell.run) is None:
         return False
-    if (cell.run / "config.toml").read_text(encoding="utf-8") != cell.recipe.text():
+    if (cell.run / "config.toml").read_text(encoding="utf-8") != cell.recipe.text_in(cell.run):
         raise UsageError("this folder holds another run", where=cell.run, fix="choose another --out")
     return True
 

@@ -203,6 +203,8 @@ def claim(out: Path, cells: Sequence[Cell], on: str) -> None:
     path = out / STUDY_FILE
     if path.exists():
         there = read_json(path)
+        told |= {str(cell): cell.recipe.text_like(there["cells"][str(cell)], path) for cell in cells
+                 if str(cell) in there["cells"]}
         _check_same(out, there, told, on)
         told = {**there["cells"], **told}
     elif odd := sorted(file.name for file in out.iterdir() if file.name != "lock"):

@@ -4,6 +4,7 @@ B is the number of rows of a batch, C the number of classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
@@ -51,3 +52,24 @@ class Batch(NamedTuple):
     inputs: Inputs
     labels: Tensor
     ids: Tensor
+
+
+class Content(NamedTuple):
+    """What a digest sees of a file: its bytes, and the SHA-256 of them or, in a large set, of the first 4096."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The image files that a data set is read from, each by its path within the folder.
+
+    `sealed` gives the digest that the data would have if some files had other contents; `named` finds the file that the
+    `where` of an error means; `damaged` reads all files and names those that cannot be used.
+    """
+
+    contents: Mapping[str, Content]
+    sealed: Callable[[Mapping[str, Content]], str]
+    named: Callable[[str], str | None]
+    damaged: Callable[[], list[str]]

@@ -98,6 +98,7 @@ def changed(old: str, new: str, text: str = GRAPH) -> str:
     ("data.batchsize=8", "unknown key 'batchsize'", "batch_size"),
     ("data.name=digit", "unknown name 'digit'", "digits"),
     ("data.augment=randaugmnt", "unknown augment 'randaugmnt'", "randaugment"),
+    ("data.on_bad_image=skp", "unknown on_bad_image 'skp'", "skip"),
     ("models.a.weigths=x", "unknown key 'weigths'", "weights"),
     ("models.a.stem=cifra", "unknown stem 'cifra'", "cifar"),
     ("models.a.head=nwe", "unknown head 'nwe'", "new"),

@@ -92,6 +92,6 @@ def assembled(name: str, classes: Sequence[str], maker: Maker, splits: Mapping[s
     """The data set of these splits: `train` is augmented, `validation` and `test` (may be missing) never are."""
     plain = Augmentation(how.seed)
     sources = {split: maker.source(rows, how if split == "train" else plain) for split, rows in splits.items()}
-    seal = digest(name, classes, sources, content, rule)
+    seal = digest(name, classes, splits, content, rule)
     return Data(name, tuple(classes), maker.shape, sources["train"], sources["validation"], sources.get("test"),
                 preprocessing, seal, repr(how))

@@ -8,15 +8,16 @@ called `_unlabelled`, and those in `root/unlabelled`, have no label. Hidden and 
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tutelage.data.images import EXTENSIONS, header, open_regular, require_image, shown
+from tutelage.data.images import EXTENSIONS, decode, header, open_regular, require_image, shown
 from tutelage.errors import DataError, SecurityError, UserError, unknown
+from tutelage.types import Content
 
 UNLABELLED = "_unlabelled"
 HEADERS_READ_AT_ONCE = 20_000
@@ -50,6 +51,10 @@ class Listing:
     images: tuple[Image, ...]
     ignored: tuple[Path, ...]
     problems: tuple[UserError, ...]
+
+    def name(self, image: Image) -> str:
+        """The path of an image within the folder."""
+        return str(image.path.relative_to(self.root))
 
 
 def list_folder(root: Path, *, follow_symlinks: bool = False) -> Listing:
@@ -90,8 +95,8 @@ def require_sound(listing: Listing) -> None:
     _raise_first(listing.problems, listing.root)
 
 
-def fingerprint(listing: Listing, max_pixels: int) -> str:
-    """Look at every file once, and hash what was seen: the SHA-256 over relative path and content.
+def contents(listing: Listing, max_pixels: int) -> dict[str, Content]:
+    """Look at every file once: path within the folder -> what was seen.
 
     Each must be a regular file that begins as an image does and (in sets of up to 20 000 files) has a header that
     can be read and no more than `max_pixels`. Of sets above 1 GiB the content is the size and the first 4 KiB.
@@ -101,11 +106,23 @@ def fingerprint(listing: Listing, max_pixels: int) -> str:
     inspect = partial(_inspect, max_pixels=max_pixels, whole=whole, headers=headers)
     seen = in_threads(inspect, [image.path for image in listing.images])
     _raise_first([error for error in seen if isinstance(error, UserError)], listing.root)
+    return {listing.name(image): Content(image.size, str(content))
+            for image, content in zip(listing.images, seen, strict=True)}
+
+
+def fingerprint(found: Mapping[str, Content]) -> str:
+    """The SHA-256 over path and content of each file, in this order."""
     total = hashlib.sha256()
-    for image, content in zip(listing.images, seen, strict=True):
-        name = os.fsencode(image.path.relative_to(listing.root)) if image.path.is_relative_to(listing.root) else b"?"
-        total.update(b"%d %s %d %s\n" % (len(name), name, image.size, str(content).encode()))
+    for path, content in found.items():
+        name = os.fsencode(path)
+        total.update(b"%d %s %d %s\n" % (len(name), name, content.bytes, content.sha256.encode()))
     return total.hexdigest()
+
+
+def damaged(listing: Listing, max_pixels: int) -> dict[int, UserError]:
+    """Decode every image, on all cores: the place in `images` of each that cannot be used -> what is wrong with it."""
+    seen = in_threads(partial(_decoded, max_pixels=max_pixels), [image.path for image in listing.images])
+    return {place: error for place, error in enumerate(seen) if error is not None}
 
 
 def in_threads(function: Callable, values: Sequence) -> list:
@@ -222,6 +239,14 @@ def _inspect(path: Path, max_pixels: int, whole: bool, headers: bool) -> str | U
     except UserError as error:
         return error
     return content.hexdigest()
+
+
+def _decoded(path: Path, max_pixels: int) -> UserError | None:
+    try:
+        decode(path, 3, max_pixels)
+    except UserError as error:
+        return error
+    return None
 
 
 def _raise_first(problems: list[UserError] | tuple[UserError, ...], root: Path) -> None:

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,14 +14,20 @@ from torch import Tensor
 
 from tutelage.data import folder, label_files, published
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
-from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare
-from tutelage.data.source import Data
+from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare, shown
+from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, first
 from tutelage.data.stream import CPU
-from tutelage.errors import DataError, UsageError, unknown
+from tutelage.errors import DataError, SecurityError, UsageError, UserError, unknown
 from tutelage.system.random import derive
+from tutelage.types import Content, ImageFiles
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
+OnBadImage = Literal["error", "skip"]
+SKIPPED_AT_MOST = 0.01
+"""Of the images of a split."""
+SKIPPED_SHOWN = 20
+"""Of the images that are left out, so many are named."""
 QUICK_ROWS = {"train": 64, "validation": 32, "test": 32}
 
 
@@ -51,6 +57,8 @@ class DataSettings:
     only: a .npy file with the ids of the rows to train on, for whoever chooses them; before `limit`.
     max_pixels: a larger image is refused before it is decoded.
     follow_symlinks: follow links out of the folder of images.
+    on_bad_image: what a damaged image of a folder does: "error" stops the run when it is read; "skip" decodes every
+        image at every start, and leaves out those that cannot be: at most 1 % of a split, never a class's last image.
     """
 
     name: Name
@@ -69,12 +77,15 @@ class DataSettings:
     only: str | None = None
     max_pixels: int = MAX_PIXELS
     follow_symlinks: bool = False
+    on_bad_image: OnBadImage = "error"
 
     def __post_init__(self) -> None:
         if self.name not in get_args(Name):
             raise unknown("data set", self.name, get_args(Name), where="[data] name")
         if self.augment is not None and self.augment not in get_args(Policy):
             raise unknown("augmentation", self.augment, get_args(Policy), where="[data] augment")
+        if self.on_bad_image not in get_args(OnBadImage):
+            raise unknown("choice", self.on_bad_image, get_args(OnBadImage), where="[data] on_bad_image")
         limits = {"batch_size": (self.batch_size, 1, 2**20), "image_size": (self.image_size, 8, 4096),
                   "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
@@ -158,11 +169,53 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     if settings.name == "imagenet100" and len(listing.classes) != 100:
         raise DataError("this is not ImageNet-100", where=listing.root, found=f"{len(listing.classes)} classes",
                         expected="100 classes", fix='use name = "folder" for other sets of classes')
-    content = folder.fingerprint(listing, settings.max_pixels)
-    splits = _folder_splits(settings, listing)
+    bad = folder.damaged(listing, settings.max_pixels) if settings.on_bad_image == "skip" else {}
+    kept = replace(listing, images=tuple(image for place, image in enumerate(listing.images) if place not in bad))
+    contents = folder.contents(kept, settings.max_pixels)
+    splits, notes = _without(_folder_splits(settings, listing), listing, bad)
+    splits["train"] = _chosen(splits["train"], settings)
     prepared = preparation_of(settings)
     read = partial(_read, [image.path for image in listing.images], prepared.channels, settings.max_pixels)
-    return _made(settings, listing.classes, read, splits, prepared, content, seed, device)
+    data = _made(settings, listing.classes, read, splits, prepared, folder.fingerprint(contents), seed, device)
+
+    def sealed(changed: Mapping[str, Content]) -> str:
+        content = folder.fingerprint({name: changed.get(name, was) for name, was in contents.items()})
+        return digest(settings.name, listing.classes, splits, content, _rule(settings))
+
+    def named(where: str) -> str | None:
+        return next((kept.name(image) for image in kept.images if shown(image.path) == where), None)
+
+    def damaged() -> list[str]:
+        return [kept.name(kept.images[place]) for place in folder.damaged(kept, settings.max_pixels)]
+
+    return replace(data, files=ImageFiles(contents, sealed, named, damaged), notes=notes)
+
+
+def _without(splits: Mapping[str, Rows], listing: folder.Listing,
+             bad: Mapping[int, UserError]) -> tuple[dict[str, Rows], tuple[str, ...]]:
+    """The splits without damaged images, and a note of them; too many, or all of a class, are a DataError."""
+    for error in bad.values():
+        if isinstance(error, SecurityError):
+            raise error
+    kept, told, names = dict[str, Rows](), [], []
+    for split, rows in splits.items():
+        gone = torch.isin(rows.ids, torch.tensor(list(bad), dtype=torch.int64))
+        kept[split] = Rows(rows.ids[~gone], rows.labels[~gone])
+        own = [shown(listing.name(listing.images[place])) for place in rows.ids[gone].tolist()]
+        found = f"{len(own)} of {len(gone)} images: {', '.join(own[:3])}" + (", ..." if len(own) > 3 else "")
+        where, fix = f"{shown(listing.root)}, {split}", "replace or remove them; `tutelage check-data` lists them"
+        lost = sorted(set(rows.labels[gone].tolist()) - {-1} - set(kept[split].labels.tolist()))
+        if lost:
+            raise DataError(f"every image of the class {listing.classes[lost[0]]!r} is damaged", where=where,
+                            found=found, expected="one at least that can be read", fix=fix)
+        if len(own) > SKIPPED_AT_MOST * len(gone):
+            raise DataError("too many damaged images to leave out", where=where, found=found,
+                            expected=f'at most {SKIPPED_AT_MOST:.0%} of a split (on_bad_image = "skip")', fix=fix)
+        told += [f"{len(own)} of {len(gone)} of {split}"] if own else []
+        names += own
+    more = f" and {len(names) - SKIPPED_SHOWN} more" if len(names) > SKIPPED_SHOWN else ""
+    note = f"damaged images are left out, {', '.join(told)}: {', '.join(names[:SKIPPED_SHOWN])}{more}"
+    return kept, (note,) if names else ()
 
 
 def _folder_splits(settings: DataSettings, listing: folder.Listing) -> dict[str, Rows]:
@@ -180,7 +233,7 @@ def _folder_splits(settings: DataSettings, listing: folder.Listing) -> dict[str,
     if settings.unlabelled and "unlabelled" in found:
         both = zip(splits["train"], found["unlabelled"], strict=True)
         splits["train"] = Rows(*(torch.cat(pair) for pair in both))
-    return splits | {"train": _chosen(splits["train"], settings)}
+    return splits
 
 
 def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
@@ -216,8 +269,11 @@ def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | parti
     own = "random-resized-crop" if files else "crop" if settings.name == "digits" else "crop-flip"
     how = augmentation(settings.augment or own, prepared.shape, seed=seed, mixup=settings.mixup,
                        cutmix=settings.cutmix, files=files)
-    rule = f"validation {settings.validation:g}, limit {settings.limit}"
-    return assembled(settings.name, classes, maker, splits, how, prepared.as_json(), content, rule)
+    return assembled(settings.name, classes, maker, splits, how, prepared.as_json(), content, _rule(settings))
+
+
+def _rule(settings: DataSettings) -> str:
+    return f"validation {settings.validation:g}, limit {settings.limit}"
 
 
 def _with_validation(settings: DataSettings, splits: dict[str, Rows]) -> dict[str, Rows]:

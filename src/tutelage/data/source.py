@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from tutelage.types import Batch
+from tutelage.types import Batch, ImageFiles
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class Data:
     network receives; `preprocessing` can be written as JSON and turns an image file into that
     (`images.read_image`); `digest` is the SHA-256 of what the data are, see `digest`.
     `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no cache
-    keeps what a teacher says of a draw.
+    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing.
     """
 
     name: str
@@ -62,17 +62,19 @@ class Data:
     preprocessing: Mapping[str, object]
     digest: str
     augmentation: str = ""
+    files: ImageFiles | None = None
+    notes: tuple[str, ...] = ()
 
 
-def digest(name: str, classes: Sequence[str], splits: Mapping[str, Source | None], content: str, rule: str) -> str:
+def digest(name: str, classes: Sequence[str], splits: Mapping[str, tuple[Tensor, Tensor]], content: str,
+           rule: str) -> str:
     """The SHA-256 of a manifest of the data: names, ids and labels of each split, content, and how they were split.
 
     `content` is the hash of the images themselves, as the maker of the data set could afford it.
     """
     manifest = hashlib.sha256(json.dumps([name, list(classes), content, rule]).encode())
-    for split, source in splits.items():
-        manifest.update(f"\n{split} {0 if source is None else len(source.ids)}\n".encode())
-        if source is not None:
-            manifest.update(source.ids.numpy().tobytes())
-            manifest.update(source.labels.numpy().tobytes())
+    for split, (ids, labels) in splits.items():
+        manifest.update(f"\n{split} {len(ids)}\n".encode())
+        manifest.update(ids.numpy().tobytes())
+        manifest.update(labels.numpy().tobytes())
     return manifest.hexdigest()

@@ -23,7 +23,7 @@ from tutelage.engine.optimizers import MakeOptimizer
 from tutelage.engine.run import Epoch as Epoch
 from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
-from tutelage.errors import BusyError, Interrupted, ModelError, NumericError
+from tutelage.errors import BusyError, DataError, Interrupted, ModelError, NumericError, SecurityError
 from tutelage.graph.graph import Graph
 from tutelage.graph.graph_data import GRAPH_FILE, data_of
 from tutelage.graph.naming import describe
@@ -41,6 +41,8 @@ from tutelage.runs.folder import (
     read_records,
     read_scores,
     refuse_others,
+    report_mended,
+    reported,
     versions,
 )
 from tutelage.system.distributed import World, choose_device, largest, lead
@@ -125,20 +127,24 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
     runs of a study share.
     """
     config = _as_there(out, _described(graph, models, settings)) if config is None else config
-    check(graph, models, data, settings, world)  # what is refused leaves no folder behind
+    if not (out / "run.json").exists():
+        check(graph, models, data, settings, world)  # what is refused leaves no folder behind
     with ExitStack() as stack:
-        folder = _open(out, config, graph, data, world, stack, tensorboard)
-        done = finished(out)
-        choose_ = partial(choose, graph, models, data, settings, world)
-        make = choose_ if numerics is None else partial(_settled, numerics, choose_, world, interrupted)
-        tuned = _tuned(out, make, world)
-        run = begin(graph, models, data, settings, world, tuned)
-        if done is None:
-            yield from _resume(run, folder, tuned)
-            yield from _rest(run, folder, interrupted)
-        else:
-            _take_final_weights(run, out, done)
-            yield from _past(out, run.steps)
+        folder, run = _open(out, config, graph, data, world, stack, tensorboard), None
+        try:
+            done = finished(out)
+            choose_ = partial(choose, graph, models, data, settings, world)
+            make = choose_ if numerics is None else partial(_settled, numerics, choose_, world, interrupted)
+            tuned = _tuned(out, make, world)
+            run = begin(graph, models, data, settings, world, tuned)
+            if done is None:
+                yield from _resume(run, folder, tuned)
+                yield from _rest(run, folder, interrupted)
+            else:
+                _take_final_weights(run, out, done)
+                yield from _past(out, run.steps)
+        except (DataError, SecurityError) as error:
+            raise reported(error, out, data.files, run.step if run else 0) from None
 
 
 def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack: ExitStack,
@@ -150,7 +156,7 @@ def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack:
             sweep(out)
             sweep(out / "checkpoints")
             sweep(out / "models")
-            open_run(out, config, data.digest)
+            open_run(out, config, data.digest, data.files)
             if not (out / GRAPH_FILE).exists():
                 write_json(out / GRAPH_FILE, data_of(graph))
         lead(world, open_)
@@ -208,9 +214,10 @@ def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, No
         folder.records.rewind(run.step)
         lost = [f"{name} {manifest['versions'].get(name)} -> {now}" for name, now in _conditions(run).items()
                 if manifest and manifest["versions"].get(name) != now]
+        report_mended(folder.records, run.step)
         folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
                            computed={node: str(choice) for node, choice in run.choices.items()}, cached=tuned.cached,
-                           notes=tuned.notes)
+                           notes=[*run.data.notes, *tuned.notes])
     yield from _past(folder.path, run.step)
 
 

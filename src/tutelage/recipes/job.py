@@ -96,7 +96,7 @@ def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[
         yield from train_one(recipe, out)
         return
     data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
-    with open_whole(out, recipe, data.digest, world):
+    with open_whole(out, recipe, data, world):
         if recipe.method["name"] == "class_incremental":  # each run depends on what those before it have found
             yield from train_phases(recipe, out, data, world, train_one)
         else:
@@ -282,8 +282,8 @@ def _changes(run: Path, models: Mapping[str, nn.Module], data: data_page.Data) -
 
 
 def _notes(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, ...]:
-    """What is allowed and yet looks like a mistake: a teacher that was trained on images prepared in another way."""
-    notes = []
+    """What is allowed and yet looks like a mistake, such as a teacher that saw images prepared in another way."""
+    notes = list(data.notes)
     for node in graph.named(Frozen):
         weights = recipe.models[node].weights
         told = json.loads(read_metadata(weights, node).get("preprocessing", "{}")) if weights else {}

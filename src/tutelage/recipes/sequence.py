@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from tutelage.data.source import Data
 from tutelage.graph.graph import Graph
 from tutelage.graph.graph_data import GRAPH_FILE
 from tutelage.graph.nodes import Frozen, Trained
@@ -44,14 +45,14 @@ def one_of(recipe: Recipe, graph: Graph, number: int, out: Path) -> Recipe:
     return replace(recipe, models=models, optimizers=optimizers, number=number, train=replace(recipe.train, seed=seed))
 
 
-def open_whole(out: Path, recipe: Recipe, data_digest: str, world: World) -> ExitStack:
+def open_whole(out: Path, recipe: Recipe, data: Data, world: World) -> ExitStack:
     """Open OUT, locked while its runs are trained; refuse a folder that holds something else."""
     stack = ExitStack()
 
     def open_() -> None:
         refuse_others(out)
         stack.enter_context(locked(out))
-        open_run(out, recipe.text_in(out), data_digest)
+        open_run(out, recipe.text_in(out), data.digest, data.files)
 
     lead(world, open_ if world.main else None)
     return stack

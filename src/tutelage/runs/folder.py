@@ -5,6 +5,10 @@
     run.json         identity of the run          models/         the networks, at the end
     checkpoints/     states to resume from        FINISHED        the run is complete; written last
     tuning.json      how each network computes    graph.json      who learns from whom, as data
+    data.json        the image files, of a folder of images
+
+Where an image turns out damaged the run stops, and an event "bad_image" names it and all others that are. Once they are
+mended the run goes on, and an event "data_changed" says what is another than before. No other file may change.
 """
 
 import hashlib
@@ -20,10 +24,14 @@ from typing import Any
 
 import torch
 
-from tutelage.errors import ModelError, UsageError
+from tutelage.errors import ModelError, UsageError, UserError
 from tutelage.system.files import disk_errors, write, write_json
-from tutelage.types import Scores
+from tutelage.types import Content, ImageFiles, Scores
 
+KEPT_EVENTS = ("bad_image", "data_changed")
+"""What is true of the data however far a run goes back."""
+LISTED = 20_000
+"""Of larger sets there is no data.json: a list as long as that for every run takes too much room."""
 LIBRARIES = ("tutelage", "torch", "torchvision", "timm", "numpy", "safetensors", "pillow")
 
 
@@ -49,7 +57,7 @@ class Records:
     def rewind(self, step: int) -> None:
         """Forget what was recorded after `step`: the run goes on from there and will record it again."""
         kept = [json.dumps(record) for record in read_records(self.path.parent)
-                if record["step"] <= step and record["event"] != "finished"]
+                if record["event"] in KEPT_EVENTS or (record["step"] <= step and record["event"] != "finished")]
         write(self.path, "".join(line + "\n" for line in kept).encode())
         self._tensorboard(forget_from=step + 1)
 
@@ -104,25 +112,66 @@ def refuse_others(folder: Path) -> None:
         _refuse_strangers(folder)
 
 
-def open_run(folder: Path, config: str, data_digest: str) -> str:
-    """The id of the run in `folder`: a new one in an empty folder, the old one where config and data are the same."""
-    digest = hashlib.sha256(json.dumps([config, data_digest]).encode()).hexdigest()
+def open_run(folder: Path, config: str, data_digest: str, files: ImageFiles | None = None) -> str:
+    """The id of the run in `folder`: a new one in an empty folder, the old one where config and data are the same.
+
+    Of `files` those that the run has reported as damaged may be others since.
+    """
+    digest = _digest(config, data_digest)
     if (folder / "run.json").exists():
         identity = read_json(folder / "run.json")
         if identity["digest"] != digest:
-            raise UsageError("this folder holds another run", where=folder,
-                             found=_difference(folder, config) or "other data than now",
-                             expected="an empty folder, or the same recipe and data",
-                             fix="choose another --out; `tutelage train --resume DIR` goes on with what is there")
+            reports = _reports(folder, identity) if files is not None else []
+            mended = _mended(identity, config, files, reports) if files is not None else {}
+            if not mended:
+                raise UsageError("this folder holds another run", where=folder,
+                                 found=_difference(folder, config) or _other_data(folder, files, _before(reports)),
+                                 expected="an empty folder, or the same recipe and data",
+                                 fix="choose another --out; `tutelage train --resume DIR` goes on with what is there")
+            write(folder / "run.json", json.dumps({**identity, "digest": digest, **mended}, indent=1).encode())
+            _list(folder, files)
     else:  # first of all: whatever is killed after this finds its folder again
         _refuse_strangers(folder)
         identity = {"id": uuid.uuid4().hex, "digest": digest, "format": 1}
         write_json(folder / "run.json", identity)
+        _list(folder, files)
     if not (folder / "config.toml").exists():
         write(folder / "config.toml", config.encode())
     if not (folder / "versions.json").exists():
         write_json(folder / "versions.json", versions())
     return identity["id"]
+
+
+def reported(error: UserError, folder: Path, files: ImageFiles | None, step: int) -> UserError:
+    """The error; if it is of an image, once the log names this one and all others that are damaged: they may be mended.
+
+    The log has what the run's digest knows of each.
+    """
+    bad = files.named(error.where or "") if files is not None else None
+    if files is None or bad is None:
+        return error
+    records = Records(folder, tensorboard=False)
+
+    def tell(names: list[str]) -> None:
+        told = [{"file": name, **files.contents[name]._asdict()} for name in names]
+        records.add("bad_image", step, id=uuid.uuid4().hex, files=told)
+
+    tell([bad])
+    others = [name for name in files.damaged() if name != bad]  # all are read: that may take a while
+    if others:
+        tell(others)
+    more = f"; {len(others)} more are damaged, {records.path} names them" if others else ""
+    fix = "replace each by an image that can be read, and start the run again: it goes on from its last checkpoint"
+    return type(error)(error.what, where=error.where, found=f"{error.found or 'damaged'}{more}",
+                       expected=error.expected, fix=fix)
+
+
+def report_mended(records: Records, step: int) -> None:
+    """Record what was mended since the run was last opened: bytes and SHA-256, before and now."""
+    folder = records.path.parent
+    told = sum(record["event"] == "data_changed" for record in read_records(folder))
+    for files in read_json(folder / "run.json").get("mended", [])[told:]:
+        records.add("data_changed", step, files=files)
 
 
 def read_json(path: Path) -> dict:
@@ -158,6 +207,53 @@ def _refuse_strangers(folder: Path) -> None:
     if strange:
         raise UsageError("this folder holds something else", where=folder, found=", ".join(strange[:5]),
                          expected="an empty or a new folder", fix="choose another --out")
+
+
+def _digest(config: str, data_digest: str) -> str:
+    return hashlib.sha256(json.dumps([config, data_digest]).encode()).hexdigest()
+
+
+def _reports(folder: Path, identity: Mapping) -> list[dict]:
+    """The events of damaged images that this run has not answered. What one run of a method says holds for all."""
+    place = folder.absolute()
+    whole = next((above for above in (place.parent, place.parent.parent) if (above / "run.json").exists()), place)
+    events = [record for path in sorted(whole.rglob("records.jsonl")) for record in read_records(path.parent)]
+    return [event for event in events
+            if event["event"] == "bad_image" and event["id"] not in identity.get("answered", [])]
+
+
+def _before(reports: list[dict]) -> dict[str, Content]:
+    """What the run knew of the files that it has reported."""
+    return {told["file"]: Content(told["bytes"], told["sha256"]) for report in reports for told in report["files"]}
+
+
+def _mended(identity: Mapping, config: str, files: ImageFiles, reports: list[dict]) -> dict[str, list]:
+    """What to note in run.json where nothing but reported files has changed; empty if something else has."""
+    before = _before(reports)
+    if not before or _digest(config, files.sealed(before)) != identity["digest"]:
+        return {}
+    changes = [{"file": name, "bytes": [was.bytes, now.bytes], "sha256": [was.sha256, now.sha256]}
+               for name, was in before.items() if (now := files.contents.get(name, was)) != was]
+    return {"mended": [*identity.get("mended", []), changes],
+            "answered": [*identity.get("answered", []), *(report["id"] for report in reports)]}
+
+
+def _list(folder: Path, files: ImageFiles | None) -> None:
+    """Write data.json, by which a later refusal can say what differs."""
+    if files is not None and len(files.contents) <= LISTED:
+        write(folder / "data.json", json.dumps({"files": files.contents}).encode())
+
+
+def _other_data(folder: Path, files: ImageFiles | None, reported: Mapping[str, Content]) -> str:
+    """In what files the data differ, as far as that is known; those that were reported may."""
+    if files is None or not (folder / "data.json").exists():
+        return "other data than now"
+    then, now = read_json(folder / "data.json")["files"], files.contents
+    lines = [f"another now: {name!r}" for name in then if name in now and name not in reported
+             and Content(*then[name]) != now[name]]
+    lines += [f"no longer:   {name!r}" for name in then if name not in now]
+    lines += [f"new:         {name!r}" for name in now if name not in then]
+    return "\n".join(["other data than now", *lines[:5], *([f"and {len(lines) - 5} more"] if lines[5:] else [])])
 
 
 def _difference(folder: Path, config: str) -> str:

@@ -185,7 +185,8 @@ def main() -> int:
         sys.exit(f"no such item; there are: {', '.join(names)}")
     items = [item for item in known if item.name in wanted]
     fast = [name for name in wanted if name.startswith("speed/")]
-    teachers = [Item(f"teacher/{name}", partial(teacher, name=name)) for name in teachers_of(head, items)]
+    needed = dict.fromkeys([*teachers_of(base, items), *teachers_of(head, items)])
+    teachers = [Item(f"teacher/{name}", partial(teacher, name=name)) for name in needed]
     print(f"BASE {revision[:12]} in {base.home}\nHEAD, the working tree, in {head.home}", flush=True)
     report = Report(head.home, len(teachers) + len(items) + len(fast), {}, Counter(notes), time.monotonic())
     work_off(teachers, base, head, asked.jobs, report)

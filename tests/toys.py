@@ -14,7 +14,7 @@ from tutelage.data import Data, from_tensors
 from tutelage.engine.loop import start
 from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
-from tutelage.engine.train import capture
+from tutelage.engine.state import capture
 from tutelage.graph.divergences import cross_entropy, kl, mse
 from tutelage.graph.modules import Projected
 from tutelage.graph.schedules import ramp_up

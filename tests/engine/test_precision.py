@@ -13,7 +13,7 @@ from tutelage.data import Data, from_tensors
 from tutelage.engine.loop import start, steps_of
 from tutelage.engine.precision import Execution, default_executions, is_tapped, lay_out, prepared_for, run_network
 from tutelage.engine.run import Run
-from tutelage.engine.train import capture, restore
+from tutelage.engine.state import capture, restore
 from tutelage.graph.divergences import cross_entropy, kl, mse
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph

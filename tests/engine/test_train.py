@@ -9,10 +9,12 @@ from torch import nn
 import tutelage
 from every import every
 from toys import SGD, data, everything, models, network, run
-from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained, training
+from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
+from tutelage.engine import python_config
 from tutelage.engine.loop import mean_losses, steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.train import capture, load, restore
+from tutelage.engine.state import capture, restore
+from tutelage.engine.train import load
 from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.methods.dual_student import PAPER, dual_student
@@ -328,13 +330,13 @@ def test_another_run_or_another_teacher_in_the_same_folder_is_refused(tmp_path):
 
 
 def test_a_run_from_python_goes_on_where_an_older_version_did_not_know_every_setting(tmp_path, monkeypatch):
-    described = training._described
+    described = python_config.described
 
     def older(*words: object) -> str:
         return "".join(line for line in described(*words).splitlines(keepends=True) if not line.startswith("cache"))
 
     with monkeypatch.context() as old:
-        old.setattr(training, "_described", older)
+        old.setattr(python_config, "described", older)
         next(train_in(tmp_path)[1])
     assert "cache" not in (tmp_path / "config.toml").read_text()
     with pytest.raises(UsageError, match="another run"):

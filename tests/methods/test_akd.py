@@ -14,7 +14,7 @@ from every import every
 from toys import Rows, data, models, network, run
 from tutelage.engine.loop import set_modes, steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.train import capture, restore
+from tutelage.engine.state import capture, restore
 from tutelage.errors import DataError, ModelError, UsageError
 from tutelage.graph.graph import Graph
 from tutelage.graph.objective import forward, losses

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import toys
 from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
+from tutelage.engine.state import capture, restore
 from tutelage.engine.teacher_cache.use import cached_ends
-from tutelage.engine.train import capture, restore
 from tutelage.errors import DataError, ModelError, UsageError
 from tutelage.graph.divergences import kl
 from tutelage.graph.graph import Graph

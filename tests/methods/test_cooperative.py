@@ -10,7 +10,7 @@ from every import every
 from toys import network, run
 from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.train import capture
+from tutelage.engine.state import capture
 from tutelage.errors import UsageError
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema

@@ -10,7 +10,7 @@ from toys import network, run, saved
 from tutelage.data import from_tensors
 from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.train import capture, restore
+from tutelage.engine.state import capture, restore
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.divergences import kl
 from tutelage.graph.nodes import Ema

@@ -15,7 +15,8 @@ from every import every
 from tutelage import methods
 from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.train import restore, train
+from tutelage.engine.state import restore
+from tutelage.engine.train import train
 from tutelage.errors import UsageError
 from tutelage.graph import fused_losses
 from tutelage.graph.ends import BATCH_ENDS, parse_end

@@ -11,7 +11,7 @@ import two_rows
 from every import every
 from toys import models, run
 from tutelage.engine.loop import steps_of
-from tutelage.engine.train import capture
+from tutelage.engine.state import capture
 from tutelage.errors import UsageError
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen

@@ -12,7 +12,7 @@ from every import every
 from toys import SGD, network, run
 from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.train import capture
+from tutelage.engine.state import capture
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import pooled

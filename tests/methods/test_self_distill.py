@@ -10,7 +10,7 @@ from torch import Tensor
 import toys
 from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.train import capture, restore
+from tutelage.engine.state import capture, restore
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Trained

@@ -12,7 +12,7 @@ from every import every
 from toys import network, run
 from tutelage.engine.loop import steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.train import capture
+from tutelage.engine.state import capture
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.graph.edge import Edge

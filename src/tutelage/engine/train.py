@@ -5,10 +5,9 @@
 
 import json
 import time
-import tomllib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,20 +25,16 @@ from tutelage.engine.settings import Settings
 from tutelage.errors import BusyError, DataError, Interrupted, ModelError, NumericError, SecurityError
 from tutelage.graph.graph import Graph
 from tutelage.graph.graph_data import GRAPH_FILE, data_of
-from tutelage.graph.naming import describe
-from tutelage.graph.nodes import Ema, Trained
 from tutelage.graph.schedules import cosine
 from tutelage.models.network import body_of, weights_of
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.runs import checkpoint
-from tutelage.runs.checkpoint import State
 from tutelage.runs.folder import (
     Records,
     finished,
     open_run,
     read_json,
     read_records,
-    read_scores,
     refuse_others,
     report_mended,
     reported,
@@ -126,7 +121,7 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
     `interrupted` gives the number of a signal that asks to stop, or 0. `numerics` is a file of number formats that the
     runs of a study share.
     """
-    config = _as_there(out, _described(graph, models, settings)) if config is None else config
+    config = described_in(out, graph, models, settings) if config is None else config
     if not (out / "run.json").exists():
         check(graph, models, data, settings, world)  # what is refused leaves no folder behind
     with ExitStack() as stack:
@@ -260,7 +255,7 @@ def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator
 
 
 def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
-    for node in _learned(run):
+    for node in learned(run):
         scores = run.scores["nodes"].get(node)
         if run.settings.best and scores and scores["top1"] > run.best.get(node, {"top1": -1.0})["top1"]:
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights_of(run.models[node]).items()}
@@ -294,32 +289,6 @@ def _save(run: Run, folder: Folder) -> None:
         checkpoint.save(folder.checkpoints, run.step, capture(run), about)
 
 
-def capture(run: Run) -> State:
-    """All that a run has learned and remembers, by file. (A node's name has no dot, so the others' names do.)"""
-    state: State = {node: weights_of(run.models[node]) for node in _learned(run)}
-    state["run.parts"] = checkpoint.named_state(run.graph.parts())
-    state["run.controllers"] = checkpoint.named_state(run.graph.controllers)
-    state["run.optimizers"] = checkpoint.optimizer_state(run.optimizers, run.learners)
-    state["run.losses"] = run.means.state()
-    return state | {f"best.{node}": held["tensors"] for node, held in run.best.items()}
-
-
-def restore(run: Run, manifest: Mapping, state: State) -> None:
-    """Put a run back to where `capture` took it."""
-    if manifest["frozen"] != run.frozen:
-        changed = sorted(node for node in run.frozen if run.frozen[node] != manifest["frozen"].get(node))
-        raise ModelError("this run was started with another teacher", where=f"nodes {changed}",
-                         found="weights with another SHA-256", fix="give the weights the run was started with")
-    for node in _learned(run):
-        checkpoint.load_strictly(body_of(run.models[node]), state[node], node)
-    checkpoint.load_named(run.graph.parts(), state["run.parts"], "part")
-    checkpoint.load_named(run.graph.controllers, state["run.controllers"], "controller")
-    checkpoint.load_optimizers(run.optimizers, run.learners, state["run.optimizers"])
-    run.means.load(state["run.losses"])
-    run.best = {node: {**held, "tensors": state[f"best.{node}"]} for node, held in manifest["best"].items()}
-    run.step, run.scores = manifest["step"], read_scores(manifest["scores"])
-
-
 def _finish(run: Run, folder: Folder) -> None:
     if hash_frozen(run) != run.frozen:
         raise ModelError("a frozen network has changed during the run", found="other bytes than at the start",
@@ -337,7 +306,7 @@ def _finish(run: Run, folder: Folder) -> None:
 def _write_models(run: Run, folder: Folder) -> dict[str, str]:
     (folder.path / "models").mkdir(exist_ok=True)
     weights = {}
-    for node in _learned(run):
+    for node in learned(run):
         tensors = run.best[node]["tensors"] if node in run.best else weights_of(run.models[node])
         metadata = metadata_of(run.models[node], run.data.classes, node)
         metadata["preprocessing"] = json.dumps(dict(run.data.preprocessing))
@@ -370,41 +339,7 @@ def load(run: str | Path, node: str, *, into: nn.Module | None = None,
     return network.eval(), classes
 
 
-def _learned(run: Run) -> list[str]:
-    return [*run.graph.named(Trained), *run.graph.named(Ema)]
-
-
 def _conditions(run: Run) -> dict[str, object]:
     """What bit-identity stands on besides the recipe."""
     return {key: value for key, value in versions().items() if key != "command"} | {"ranks": run.world.size,
                                                                                     "device": run.world.device.type}
-
-
-def _described(graph: Graph, models: Mapping[str, nn.Module], settings: Settings) -> str:
-    """The config.toml of a run that was started from Python: for people, and to tell one run from another."""
-    numbers = {key: value for key, value in vars(settings).items()
-               if key not in ("optimizer", "rate") and value is not None}
-    optimizers = settings.optimizer if isinstance(settings.optimizer, Mapping) else {"": settings.optimizer}
-    lines = ["# started from Python: run your script again to resume", "[python]", f"graph = '''\n{graph}\n'''",
-             *(f"{key} = {json.dumps(value)}" for key, value in numbers.items()),
-             f"rate = {json.dumps(describe(settings.rate))}", "[python.optimizer]",
-             *(f"{json.dumps(name)} = {json.dumps(describe(make))}" for name, make in optimizers.items()),
-             "[python.models]",
-             *(f"{json.dumps(node)} = {json.dumps(f'{type(body_of(network)).__name__}, {_count(network)} parameters')}"
-               for node, network in models.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _as_there(out: Path, config: str) -> str:
-    """The text that a folder has of this run from Python: settings that an older version did not know are defaults."""
-    try:
-        there = (out / "config.toml").read_text(encoding="utf-8")
-        old, new = (tomllib.loads(text)["python"] for text in (there, config))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError):
-        return config
-    defaults = {setting.name: setting.default for setting in fields(Settings) if setting.default is not None}
-    return there if {**defaults, **old} == {**defaults, **new} else config
-
-
-def _count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -11,9 +11,10 @@ import torch
 from scipy import stats
 
 from tutelage.analysis.search.diswot import read_batch, similarities
-from tutelage.analysis.search.run import Search, SearchSettings, fresh, search, text
+from tutelage.analysis.search.run import Search, SearchSettings, fresh, search
 from tutelage.analysis.search.space import family, read_candidates
 from tutelage.cli import main
+from tutelage.cli.analysis_text import search_text
 from tutelage.data.load import DataSettings, load
 from tutelage.errors import DataError, UsageError, UserError
 from tutelage.models.architecture import Architecture
@@ -157,14 +158,14 @@ def test_the_score_is_held_against_known_accuracies_and_so_are_the_baselines(dat
     assert made.correlations["parameters"] == {"spearman": pytest.approx(0.5), "kendall": pytest.approx(1 / 3)}
     backwards = stats.kendalltau([-one.rank_sum for one in made.found], [known[one.name] for one in made.found])
     assert made.correlations["rank_sum"]["kendall"] == pytest.approx(backwards.statistic)
-    assert ("Counting parameters orders" in text(made)) == (expected <= 0.5)
+    assert ("Counting parameters orders" in search_text(made)) == (expected <= 0.5)
 
 
 def test_without_accuracies_or_with_two_candidates_nothing_is_claimed(data):
     made = search(TEACHER, data, family([1], [4, 8]), SMALL)
     assert made.correlations == {}
     assert made.with_parameters is None
-    assert "orrelation" not in text(made)
+    assert "orrelation" not in search_text(made)
 
 
 @pytest.mark.parametrize(("widths", "expected"), [([4], "grad_outer"), ([4, 8], "cam"), ([8], "cam")])

@@ -14,8 +14,10 @@ from every import every
 from toys import SGD, data, models, network, settings
 from tutelage.engine import autotune, train
 from tutelage.engine.autotune import FEWEST, SHARE, SHORTEST, Tuned, begin, choose, from_json, tune
-from tutelage.engine.loop import start
+from tutelage.engine.dry_run import Prepared
+from tutelage.engine.loop import check, start_prepared
 from tutelage.engine.precision import Execution
+from tutelage.engine.settings import Settings
 from tutelage.engine.train import train_in_folder
 from tutelage.errors import ModelError
 from tutelage.graph.divergences import cross_entropy, kl, mse
@@ -38,6 +40,10 @@ LONG = 10_000
 def memory(monkeypatch, tmp_path) -> Path:
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "memory"))
     return tmp_path / "memory"
+
+
+def prepared(given: Settings) -> Prepared:
+    return check(GRAPH, models(), data(), given, CPU)
 
 
 def networks() -> dict[str, nn.Module]:
@@ -176,7 +182,7 @@ def test_nothing_is_measured_where_the_precision_is_told_or_the_run_has_few_step
     given = settings(options.pop("epochs"), **options) if "epochs" in options else long_settings(**options)
     steps = len(data().train.ids) // given.batch_size * given.epochs
     assert (steps < FEWEST) == (given.precision == "auto")
-    found = choose(GRAPH, models(), data(), given, CPU)
+    found = choose(prepared(given), data(), given, CPU)
     assert found.choices == dict.fromkeys(["t", "a", "slow"], choice)
     assert not found.compiled_losses
 
@@ -185,14 +191,15 @@ def test_a_long_run_is_measured_with_the_images_of_one_micro_batch(monkeypatch):
     seen = []
     monkeypatch.setattr(autotune, "_seconds", lambda graph, node, network, inputs, *rest, **options:
                         seen.append(inputs.shape) or 0)
-    choose(GRAPH, models(), data(), long_settings(accumulate=2), CPU)
+    choose(prepared(long_settings(accumulate=2)), data(), long_settings(accumulate=2), CPU)
     assert seen == [(6, 1, 8, 8)] * 2
 
 
 def test_what_cannot_work_is_told_before_anything_is_measured(monkeypatch):
     monkeypatch.setattr(autotune, "_seconds", lambda *args: pytest.fail("measured"))
     with pytest.raises(ModelError, match="another number of classes"):
-        choose(GRAPH, models() | {"t": network(1, classes=5)}, data(), long_settings(), CPU)
+        choose(check(GRAPH, models() | {"t": network(1, classes=5)}, data(), long_settings(), CPU), data(),
+               long_settings(), CPU)
 
 
 def test_trials_stop_when_their_share_of_the_run_is_spent(clock):
@@ -304,7 +311,7 @@ def test_an_ema_node_is_never_compiled(clock):
 def test_a_run_whose_compiler_has_gone_since_goes_on_without_it_and_says_so(monkeypatch, caplog):
     without_compiler(monkeypatch)
     held = Tuned(dict.fromkeys(["t", "a", "slow"], Execution(channels_last=True, compiled=True)), compiled_losses=True)
-    run = begin(GRAPH, models(), data(), long_settings(), CPU, held)
+    run = begin(prepared(long_settings()), data(), long_settings(), CPU, held)
     assert run.choices == dict.fromkeys(["t", "a", "slow"], LAST) == held.choices
     assert not held.compiled_losses
     assert [record.message for record in caplog.records] == [
@@ -434,7 +441,7 @@ def test_choosing_for_a_whole_run_leaves_networks_and_random_numbers_as_they_wer
     held = models()
     torch.manual_seed(7)
     before, numbers = everything_of(held), torch.get_rng_state()
-    found = choose(GRAPH, held, data(), long_settings(), CPU)
+    found = choose(check(GRAPH, held, data(), long_settings(), CPU), data(), long_settings(), CPU)
     assert len(found.seconds["a"]) >= 1
     assert everything_of(held) == before
     assert torch.equal(torch.get_rng_state(), numbers)
@@ -474,12 +481,11 @@ def train_to(folder: Path, monkeypatch, choice: Execution,
     started: list[str] = []
 
     def spied(*args, **options):
-        run = start(*args, **options)
+        run = start_prepared(*args, **options)
         started.append(str(run.choices["a"]))
         return run
 
-    where = train if hasattr(train, "start") else autotune
-    monkeypatch.setattr(where, "start", spied)
+    monkeypatch.setattr(autotune, "start_prepared", spied)
     monkeypatch.setattr(train, "choose", lambda *args: Tuned(dict.fromkeys(["t", "a", "slow"], choice)))
     held = models()
     events = train_in_folder(folder, GRAPH, held, data(), settings(3, optimizer=SGD), CPU, tensorboard=False)

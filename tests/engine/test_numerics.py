@@ -14,6 +14,7 @@ from toys import data, models, network, settings
 from tutelage.engine import autotune
 from tutelage.engine import train as training
 from tutelage.engine.autotune import Tuned, choose
+from tutelage.engine.loop import check
 from tutelage.engine.numerics import Settled, adopt, key_of, processors, read_settled, write_settled
 from tutelage.engine.precision import Execution
 from tutelage.engine.train import train_in_folder
@@ -45,7 +46,8 @@ def settled_on(choice: Execution, graph: Graph = GRAPH) -> Settled:
 
 def chosen(settled: Settled | None, graph: Graph = GRAPH, **options) -> Tuned:
     held = {node: model for node, model in models().items() if node in graph.nodes}
-    return choose(graph, held, data(), settings(**options), CPU, settled)
+    given = settings(**options)
+    return choose(check(graph, held, data(), given, CPU), data(), given, CPU, settled)
 
 
 @pytest.fixture
@@ -119,7 +121,8 @@ def test_a_teacher_that_loses_its_signal_in_what_was_settled_computes_like_the_o
     sharp = held["t"]
     with torch.no_grad():
         sharp[-1].weight.mul_(300)
-    found = choose(graph, {"t": sharp, "a": held["a"]}, data(), settings(), CPU, settled_on(BOTH, graph))
+    found = choose(check(graph, {"t": sharp, "a": held["a"]}, data(), settings(), CPU), data(), settings(), CPU,
+                   settled_on(BOTH, graph))
     assert found.choices == {"t": BOTH, "a": BOTH}
     (note,) = found.notes
     assert note.startswith("t computes as was settled, in bf16: KL at T = 4 is ")

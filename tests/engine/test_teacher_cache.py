@@ -20,6 +20,7 @@ from tutelage import Computed, Edge, Ensemble, Frozen, Graph, Trained, train
 from tutelage.data import Data, from_tensors
 from tutelage.data.assemble import Policy
 from tutelage.engine.autotune import Tuned, begin, memory_folder
+from tutelage.engine.loop import check
 from tutelage.engine.precision import default_executions
 from tutelage.engine.run import Run
 from tutelage.engine.teacher_cache import store, use
@@ -246,7 +247,8 @@ def test_a_block_of_another_draw_is_not_used(own_memory):
 def test_a_cache_that_is_killed_while_it_is_built_goes_on_where_it_was(own_memory):
     def build() -> int:
         networks = Counted()
-        run = begin(graph(), networks.models, data(), settings(4, limit_draws=3, cache=True), World(CPU),
+        given = settings(4, limit_draws=3, cache=True)
+        run = begin(check(graph(), networks.models, data(), given, World(CPU)), data(), given, World(CPU),
                     Tuned(default_executions("tab", "auto", CPU), cached=True))
         before = networks.rows
         assert list(use.build(run, 3)) == [0, 1, 2]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sequence import RECIPE
 from torch import Tensor
 
 import tutelage
@@ -23,6 +22,7 @@ from tutelage.reporting.graph_model import Diagram, Link, Node
 from tutelage.reporting.graph_svg import draw
 from tutelage.reporting.run_folder import read_run
 from tutelage.system.distributed import World
+from two_generations import RECIPE
 
 
 def sureness(logits: Tensor) -> Tensor:

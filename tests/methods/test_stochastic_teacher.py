@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from every import every
 from toys import network, run
-from tutelage.engine.loop import steps_of
+from tutelage.engine.loop import check, steps_of
 from tutelage.engine.run import Run
 from tutelage.engine.teacher_cache.use import cache_folder, wanted
 from tutelage.errors import ModelError, UsageError
@@ -177,7 +177,8 @@ def test_the_student_starts_as_its_teacher_and_stays_near_it():
 
 def test_a_cache_is_refused_since_it_would_keep_the_draws_of_one_epoch(tmp_path):
     job = made()
-    folder = cache_folder(job.graph, job.models, job.choices, job.data, job.settings, job.world, tmp_path)
+    folder = cache_folder(check(job.graph, job.models, job.data, job.settings, job.world), job.choices, job.data,
+                          job.settings, job.world, tmp_path)
     assert folder is None
     with pytest.raises(UsageError, match="nothing to cache"):
         wanted(replace(job.settings, cache=True), folder)

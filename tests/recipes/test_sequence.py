@@ -12,24 +12,9 @@ from tutelage.recipes.recipe import Recipe, graph_of, read_recipe
 from tutelage.recipes.sequence import runs_of
 from tutelage.runs.folder import finished
 from tutelage.system.distributed import World
+from two_generations import RECIPE
 
 WORLD = World(torch.device("cpu"))
-RECIPE = """
-[data]
-name = "digits"
-image_size = 8
-
-[models.net]
-arch = "resnet8"
-
-[method]
-name = "self_distill"
-student = "net"
-generations = 2
-
-[train]
-lr = 0.05
-"""
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from tutelage.analysis.ntk import (
     ntk,
     soft_targets,
 )
-from tutelage.cli.terminal import table
 from tutelage.errors import DataError, UsageError, unknown
 from tutelage.graph.ends import parse_end
 from tutelage.graph.graph import Graph
@@ -119,18 +118,6 @@ def supervisors(graph: Graph, student: str) -> list[str]:
     found = [name for edge in graph.edges if student in _networks(graph, edge.student)
              for name in _networks(graph, edge.teacher)]
     return [name for name in dict.fromkeys(found) if name != student]
-
-
-def text(analysis: Analysis) -> str:
-    """An analysis as a person reads it."""
-    how = analysis.settings
-    rows = [["student", "targets", "T", "right", "complexity", "adjusted"]]
-    for row in analysis.rows:
-        rows.append([row.student, row.targets, "" if row.temperature is None else f"{row.temperature:g}",
-                     f"{row.right:.1%}", f"{row.complexity:.4g}", f"{row.adjusted:.4g}"])
-    return (f"{analysis.run}: {how.kernel} kernel, weights of the {how.weights}, {how.images} images of {how.on}\n\n"
-            f"{table(rows)}\n\nThe smaller, the easier are the targets for the student. `adjusted` does not depend on "
-            "the kernel's scale.")
 
 
 def _networks(graph: Graph, end: str) -> list[str]:

@@ -27,7 +27,7 @@ from tutelage.data.augment import Augmentation, crop_and_flip, unit_range
 from tutelage.data.source import Data
 from tutelage.engine.autotune import Tuned, memory_folder
 from tutelage.engine.cuda_graph import CapturedStep, warm_graph
-from tutelage.engine.loop import may_capture, mean_losses, set_modes, start, train_step
+from tutelage.engine.loop import check, may_capture, mean_losses, set_modes, start, start_prepared, train_step
 from tutelage.engine.monitor import Means
 from tutelage.engine.precision import Execution, on_device
 from tutelage.engine.run import Run
@@ -288,12 +288,14 @@ def _ours(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
 def _run(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
          choices: Mapping[str, Execution], world: World, *, cached: bool, compiled: bool) -> tuple[Run, str]:
     """A run of ours that is ready for its first step, and what its cache took to fill."""
-    run = start(graph, {node: deepcopy(models[node]) for node in models if node in graph.nodes}, data, settings, world,
-                {node: choices[node] for node in choices if node in graph.nodes}, compiled_losses=compiled)
+    networks = {node: deepcopy(models[node]) for node in models if node in graph.nodes}
+    prepared = check(graph, networks, data, settings, world)
+    run = start_prepared(prepared, data, settings, world,
+                         {node: choices[node] for node in choices if node in graph.nodes}, compiled_losses=compiled)
     set_modes(run)
     if not cached:
         return run, ""
-    folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder() / "bench")
+    folder = cache_folder(prepared, run.choices, data, settings, world, memory_folder() / "bench")
     assert folder is not None, "a recipe with a teacher and data of this package"
     found, began = folder.exists(), _now(world.device)
     attach(run, folder)

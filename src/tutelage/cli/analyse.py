@@ -34,8 +34,9 @@ def search_diswot(
 
     tutelage search diswot runs/teacher --blocks 1,3,5,7 --widths 8,16 --max-parameters 300000
     """
-    from tutelage.analysis.search.run import SearchSettings, search_for, teacher_of, text
+    from tutelage.analysis.search.run import SearchSettings, search_for, teacher_of
     from tutelage.analysis.search.space import family, read_candidates
+    from tutelage.cli.analysis_text import search_text
     from tutelage.system.distributed import choose_device
 
     settings = SearchSettings(semantic, batch, batches, initialisations, most_parameters, most_flops, evaluations, seed)
@@ -43,7 +44,7 @@ def search_diswot(
         read_candidates(candidates))
     recipe, spec = teacher_of(teacher, node, set_ or [], plugin or [])
     found = search_for(recipe, spec, among, settings, choose_device(recipe.train.device))
-    say(json.dumps(found.as_json()) if as_json else text(found, show))
+    say(json.dumps(found.as_json()) if as_json else search_text(found, show))
 
 
 def analyse_complexity(
@@ -60,13 +61,14 @@ def analyse_complexity(
 
     tutelage analyse complexity runs/dual-0 --node resnet8 --temperatures 1,2,4
     """
-    from tutelage.analysis.supervision import AnalysisSettings, analyse, text
+    from tutelage.analysis.supervision import AnalysisSettings, analyse
+    from tutelage.cli.analysis_text import complexity_text
 
     settings = AnalysisSettings(kernel, weights, images, on, _numbers("--temperatures", temperatures, float), seed)
     found, notes = analyse(run, settings, node, plugin or [])
     for text_ in notes:
         note(text_)
-    say(json.dumps(found.as_json()) if as_json else text(found))
+    say(json.dumps(found.as_json()) if as_json else complexity_text(found))
 
 
 def _numbers(option: str, words: str, kind: Callable[[str], Number] = int) -> tuple[Number, ...]:

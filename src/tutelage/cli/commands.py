@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.terminal import listen_to_signals, note, say, show, table
+from tutelage.cli.terminal import listen_to_signals, note, say, show
 from tutelage.errors import UsageError, unknown
+from tutelage.system.text import table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -84,9 +85,9 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
     """
     if on not in ("validation", "test", "train"):
         raise UsageError("unknown split", where="--on", found=on, expected="validation, test or train")
+    from tutelage.cli.results import evaluation_text
     from tutelage.recipes.job import evaluate_run, recipe_of_run
     from tutelage.system.distributed import connect, disconnect
-    from tutelage.tasks.classification.evaluate import tables
 
     world = connect(recipe_of_run(run, plugin or []).train.device)
     try:
@@ -94,7 +95,7 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
     finally:
         disconnect()
     if world.main:
-        say(json.dumps({"run": str(run), **metrics, "cost": price}) if as_json else tables(metrics, price))
+        say(json.dumps({"run": str(run), **metrics, "cost": price}) if as_json else evaluation_text(metrics, price))
 
 
 def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", help="A study file, or recipes.")],
@@ -156,10 +157,11 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
 
     tutelage export runs/dual-0 --node resnet8 --to resnet8.onnx --int8
     """
-    from tutelage.exporting.from_run import choice, export_run, summary
+    from tutelage.cli.results import export_text
+    from tutelage.exporting.from_run import choice, export_run
     wanted = choice(to, format_, int8, resize)
     report = export_run(run, node, to, wanted, on=on, force=force, agreement=agreement, plugins=plugin or [])
-    say(json.dumps(report) if as_json else summary(report, to))
+    say(json.dumps(report) if as_json else export_text(report, to))
 
 
 def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image, or a folder of them.")],

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import textwrap
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,9 +66,3 @@ def say(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:  # a reader that has gone must not stop a training run
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns that are as wide as they must be."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,5 +1,6 @@
 """From an image file to the numbers a network receives: what `decoding` reads, as tensors."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ from tutelage.data.decoding import open_regular as open_regular
 from tutelage.data.decoding import preparation as preparation
 from tutelage.data.decoding import require_image as require_image
 from tutelage.data.decoding import shown as shown
+
+LARGEST_SIDE = 128
+"""Pixels of an example image; a report shows 48 of them."""
 
 
 def read_image(path: Path, how: Preparation, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "channels height width"]:
@@ -39,3 +43,14 @@ def as_tensor(image: Image.Image) -> UInt8[Tensor, "channels height width"]:
 def as_image(pixels: UInt8[Tensor, "channels height width"]) -> Image.Image:
     """A tensor of 1 or 3 channels as a grey or RGB image; `as_tensor` the other way round."""
     return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
+
+
+def png(image: Tensor) -> bytes:
+    """An image [channels, height, width] in [0, 1] as a PNG file of at most 128 pixels a side, grey or RGB."""
+    pixels = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1]
+    picture = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
+    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "png")
+    return buffer.getvalue()

@@ -1,11 +1,14 @@
 """Which rows are held out: a function of the ids, the same for every seed, machine and number of ranks."""
 
+import math
+from functools import cache
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tutelage.errors import DataError
-from tutelage.system.random import derive, uniform
+from tutelage.system.random import derive, permutation, uniform
 
 TEST_SHARE = 0.2
 """Of a data set that comes without a test split."""
@@ -44,6 +47,26 @@ def first(ids: Int[Tensor, " rows"], limit: int | None) -> Int[Tensor, " kept"]:
     """
     order = uniform(derive("limit"), ids, 1)[:, 0].argsort(stable=True)
     return order[:limit].sort().values
+
+
+@cache
+def classes_of(classes: int, *, phase: int, phases: int, start: str, order: int) -> tuple[Tensor, Tensor]:
+    """The classes seen before a phase (from 0) and those that are new in it, as class numbers [n] and [m - n].
+
+    `start` is "even", all phases of about one size, or "half", where the first has half of the classes.
+
+    >>> [len(new) for phase in range(3) for new in classes_of(10, phase=phase, phases=3, start="half", order=0)[1:]]
+    [5, 3, 2]
+    """
+    first = math.ceil(classes / phases) if start == "even" else math.ceil(classes / 2)
+    rest = classes - first
+    sizes = [first, *(rest // (phases - 1) + (k < rest % (phases - 1)) for k in range(phases - 1))]
+    if min(sizes) < 1:
+        raise DataError("more phases than classes", where="phases", found=f"{phases} phases, {classes} classes",
+                        fix="fewer phases")
+    arranged = permutation(derive("class order", order), classes)
+    begin = sum(sizes[:phase])
+    return arranged[:begin], arranged[begin:begin + sizes[phase]]
 
 
 def _order(ids: Tensor, labels: Tensor, purpose: str) -> Tensor:

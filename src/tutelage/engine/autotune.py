@@ -22,15 +22,14 @@ from torch import Tensor, nn
 
 from tutelage.data.source import Data
 from tutelage.engine.cuda_graph import CapturedStep, warm_graph
-from tutelage.engine.dry_run import prepare, with_followers
-from tutelage.engine.loop import may_capture, set_modes, start
+from tutelage.engine.dry_run import Prepared
+from tutelage.engine.loop import may_capture, set_modes, start_prepared
 from tutelage.engine.numerics import Settled
 from tutelage.engine.precision import (
     Execution,
     default_executions,
     is_tapped,
     lay_out,
-    on_device,
     prepared_for,
     run_network,
 )
@@ -84,22 +83,19 @@ def from_json(value: Mapping) -> Tuned:
                  value["cached"], value.get("recorded", False), value["seconds"], value["notes"])
 
 
-def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
+def choose(prepared: Prepared, data: Data, settings: Settings, world: World,
            settled: Settled | None = None) -> Tuned:
     """How a new run computes: what is fastest, if `settings.precision` is "auto" and the run is long enough.
 
     What other runs have `settled` holds here too, and what this one chooses is added to it.
     """
-    networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
+    graph, networks = prepared.graph, prepared.networks
     tuned = Tuned(default_executions(networks, settings.precision, world.device))
     steps = len(data.train.ids) // settings.batch_size * settings.epochs
     auto = settings.precision == "auto"
     known = settled.choices(graph, networks, data.shape) if settled is not None and auto else {}
     tuned.choices |= known
     if auto and steps >= FEWEST:
-        (few,) = data.train.batches([torch.arange(2)], draw=0, views=("", *graph.views()))
-        # What cannot work is told first.
-        prepare(graph, networks, on_device(few, world.device), settings.seed, data.classes)
         rows = torch.arange(max(2, settings.batch_size // (world.size * settings.accumulate)))
         (batch,) = data.train.batches([rows], draw=0)
         assert isinstance(batch.inputs, Tensor), "one view was asked for"
@@ -109,26 +105,25 @@ def choose(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: 
     if settled is not None and auto:
         tuned.choices, tuned.compiled_losses = settled.settle(graph, networks, data.shape, tuned.choices,
                                                               tuned.compiled_losses)
-    folder = cache_folder(graph, networks, tuned.choices, data, settings, world, memory_folder())
+    folder = cache_folder(prepared, tuned.choices, data, settings, world, memory_folder())
     tuned.cached = wanted(settings, folder)
     if settled is not None and folder is not None and settings.cache == "auto" and settings.precision != "exact":
         tuned.cached = settled.settle_cached(tuned.cached)
     return tuned
 
 
-def begin(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
-          tuned: Tuned) -> Run:
+def begin(prepared: Prepared, data: Data, settings: Settings, world: World, tuned: Tuned) -> Run:
     """A run at step 0 that computes as it was tuned; not compiled where the compiler has gone since."""
     compiled = tuned.compiled_losses or any(choice.compiled for choice in tuned.choices.values())
     if compiled and not _compiles(tuned, "nothing is"):
         tuned.choices = {node: replace(choice, compiled=False)
                          for node, choice in tuned.choices.items()}
         tuned.compiled_losses = False
-    run = start(graph, models, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
+    run = start_prepared(prepared, data, settings, world, tuned.choices, compiled_losses=tuned.compiled_losses)
     if tuned.recorded and may_capture(run):
         run.recording = CapturedStep(run.optimizers.values(), run.world.device)
-    folder = cache_folder(run.graph, run.models, run.choices, data, settings, world, memory_folder())
-    if tuned.cached and folder is not None:
+    folder = cache_folder(prepared, run.choices, data, settings, world, memory_folder()) if tuned.cached else None
+    if folder is not None:
         set_modes(run)
         tuned.notes += attach(run, folder)
     for note in tuned.notes if world.main else ():

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,26 @@ from tutelage.graph.ends import BATCH_ENDS, parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Table
 from tutelage.graph.naming import unbound
-from tutelage.graph.nodes import Computed, Ema
+from tutelage.graph.nodes import Computed, Ema, Frozen
 from tutelage.graph.objective import edge_loss, forward
 from tutelage.graph.taps import read
+from tutelage.system.files import fingerprint
 from tutelage.system.random import derive, seeded
 from tutelage.types import Batch, Outputs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a dry run has shown to work: the graph with its parts, networks on their device, a batch of two rows."""
+
+    graph: Graph
+    networks: dict[str, nn.Module]
+    few: Batch
+
+    @cached_property
+    def frozen(self) -> dict[str, str]:
+        """Frozen node -> SHA-256 of its weights and buffers."""
+        return {node: fingerprint(self.networks[node].state_dict()) for node in self.graph.named(Frozen)}
 
 
 def with_followers(graph: Graph, models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:

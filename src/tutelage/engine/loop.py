@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tutelage.data.source import Data
 from tutelage.engine import precision
 from tutelage.engine.cuda_graph import FUSED, CapturedStep, NetworkStreams
-from tutelage.engine.dry_run import prepare, with_followers
+from tutelage.engine.dry_run import Prepared, prepare, with_followers
 from tutelage.engine.monitor import Means, Seen, look
 from tutelage.engine.optimizers import (
     guarded_step,
@@ -48,34 +48,41 @@ def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
           choices: Mapping[str, Execution] | None = None, *, compiled_losses: bool = False) -> Run:
     """Check everything, copy the graph, make the optimizers: a run at step 0.
 
-    `choices` say how each network computes, "auto" what `running.default_choices` gives.
+    `choices` say how each network computes, "auto" what `precision.default_executions` gives.
     """
+    return start_prepared(check(graph, models, data, settings, world), data, settings, world, choices,
+                          compiled_losses=compiled_losses)
+
+
+def start_prepared(prepared: Prepared, data: Data, settings: Settings, world: World,
+                   choices: Mapping[str, Execution] | None = None, *, compiled_losses: bool = False) -> Run:
+    """`start` of what has been checked already."""
     if world.device.type == "cpu":
         keep_memory()
-    prepared, networks, few = check(graph, models, data, settings, world)
-    for module in [*prepared.controllers.values(), *prepared.parts().values()]:
+    graph, networks = prepared.graph, prepared.networks
+    for module in [*graph.controllers.values(), *graph.parts().values()]:
         module.to(world.device)
-    run = Run(prepared, networks, data, settings, world, {}, len(data.train.ids) // settings.batch_size)
+    run = Run(graph, networks, data, settings, world, {}, len(data.train.ids) // settings.batch_size)
     run.choices = dict(choices or default_executions(networks, settings.precision, world.device))
-    run.runners = precision.prepared_networks(prepared, networks, run.choices, few, world)
+    run.runners = precision.prepared_networks(graph, networks, run.choices, prepared.few, world)
     run.optimizers = make_optimizers(settings.optimizer, run.learners)  # now that weights lie as they will
     run.readers, run.healthy = readers(run), run.healthy.to(world.device)
     if settings.precision != "exact":
         run.losses = partial(fused_losses.losses, compiled=compiled_losses)
-    run.frozen = hash_frozen(run)
+    run.frozen = dict(prepared.frozen)
     return run
 
 
 def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
-          world: World) -> tuple[Graph, dict[str, nn.Module], Batch]:
-    """Refuse what cannot train; else the graph with its parts, the networks on their device, and two rows."""
+          world: World) -> Prepared:
+    """Refuse what cannot train, by one dry run; else what a run starts from."""
     check_batches(len(data.train.ids), settings, world)
     check_labels(data)
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
     few = on_device(few, world.device)
-    return prepare(graph, networks, few, settings.seed, data.classes, data.train.ids), networks, few
+    return Prepared(prepare(graph, networks, few, settings.seed, data.classes, data.train.ids), networks, few)
 
 
 def may_capture(run: Run) -> bool:

@@ -19,9 +19,11 @@ from tutelage.engine.dry_run import prepare as prepare
 from tutelage.engine.loop import check, hash_frozen, mean_losses, steps_of
 from tutelage.engine.numerics import Settled, read_settled, write_settled
 from tutelage.engine.optimizers import MakeOptimizer
+from tutelage.engine.python_config import described_in
 from tutelage.engine.run import Epoch as Epoch
 from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
+from tutelage.engine.state import capture, learned, restore
 from tutelage.errors import BusyError, DataError, Interrupted, ModelError, NumericError, SecurityError
 from tutelage.graph.graph import Graph
 from tutelage.graph.graph_data import GRAPH_FILE, data_of
@@ -103,8 +105,9 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
                         checkpoint_steps, best, draws, cache, cache_gib, cache_top)
     world = World(choose_device(device))
     if out is None:
-        tuned = choose(graph, models, data, settings, world)
-        events = steps_of(begin(graph, models, data, settings, world, tuned))
+        prepared = check(graph, models, data, settings, world)
+        tuned = choose(prepared, data, settings, world)
+        events = steps_of(begin(prepared, data, settings, world, tuned))
     else:
         events = train_in_folder(Path(out), graph, models, data, settings, world)
     with closing(events):
@@ -122,16 +125,17 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
     runs of a study share.
     """
     config = described_in(out, graph, models, settings) if config is None else config
-    if not (out / "run.json").exists():
-        check(graph, models, data, settings, world)  # what is refused leaves no folder behind
+    known = (out / "run.json").exists()
+    prepared = None if known else check(graph, models, data, settings, world)  # what is refused leaves no folder behind
     with ExitStack() as stack:
         folder, run = _open(out, config, graph, data, world, stack, tensorboard), None
         try:
             done = finished(out)
-            choose_ = partial(choose, graph, models, data, settings, world)
+            prepared = prepared or check(graph, models, data, settings, world)
+            choose_ = partial(choose, prepared, data, settings, world)
             make = choose_ if numerics is None else partial(_settled, numerics, choose_, world, interrupted)
             tuned = _tuned(out, make, world)
-            run = begin(graph, models, data, settings, world, tuned)
+            run = begin(prepared, data, settings, world, tuned)
             if done is None:
                 yield from _resume(run, folder, tuned)
                 yield from _rest(run, folder, interrupted)

@@ -65,18 +65,6 @@ def open_run(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Clas
     return Classifier(classes, _prepared(path), _runner(network.eval()))
 
 
-def summary(report: dict, target: Path) -> str:
-    """What a person wants to know of an export, in three lines."""
-    checked, latency = report["checked"], report["latency"]
-    accuracy = "" if checked["accuracy"] is None else (
-        f", accuracy {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
-    return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, {len(report['classes'])} classes\n"
-            f"on {checked['images']} images of {checked['on']}: largest difference of a logit "
-            f"{checked['largest_difference']:.2g}, agreement {checked['agreement']:.2%}{accuracy}\n"
-            f"one image in {latency['median_ms']:.2f} ms ({latency['lower_quartile_ms']:.2f} to "
-            f"{latency['upper_quartile_ms']:.2f}); all numbers: {target}.json")
-
-
 def _file(place: Path, node: str | None) -> Path:
     if not place.is_dir():
         if place.suffix.lower() != ".safetensors" or not place.is_file():

@@ -20,6 +20,7 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.ends import BATCH_ENDS, End, is_end, parse_end
 from tutelage.graph.naming import describe, unbound
 from tutelage.graph.nodes import Computed, Ema, Kind, Trained
+from tutelage.system.text import table
 
 
 class Pass(NamedTuple):
@@ -192,10 +193,4 @@ def _table(graph: Graph) -> str:
               "x " + (describe(edge.weight) if callable(edge.weight) else f"{edge.weight:g}"), "",
               "" if edge.sample_weight is None else f"x {describe(edge.sample_weight)}") for edge in graph.edges]
     controllers = [(name, describe(controller)) for name, controller in graph.controllers.items()]
-    return "\n\n".join(_aligned(rows, gap) for rows, gap in ((nodes, "  "), (edges, " "), (controllers, "  ")) if rows)
-
-
-def _aligned(rows: Sequence[Sequence[str]], gap: str) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(gap.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                     for row in rows)
+    return "\n\n".join(table(rows, gap) for rows, gap in ((nodes, "  "), (edges, " "), (controllers, "  ")) if rows)

@@ -16,22 +16,24 @@ and `soft` are is chosen in each phase by trying some on what is in memory: `tut
 
 import math
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tutelage.errors import DataError, UsageError
+from tutelage.data.splits import classes_of
+from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.models.wrappers import COSINE, FEATURES
-from tutelage.system.random import derive, permutation
 from tutelage.types import Labels, Logits, PerSample, hard_labels
 
 BEFORE = "before"
+PHASES = True
+"""Each run depends on what those before it have found: `recipes.class_phases` trains them."""
 FEATURE_SCALE, SOFT_SCALE, MARGIN, RIVALS = 5.0, 0.25, 0.5, 2
 
 Start = Literal["even", "half"]
@@ -74,24 +76,6 @@ def class_incremental(student: str, *, phases: int = 5, start: Start = "even", f
         ]
         graphs.append(Graph({BEFORE: Frozen(before=student), student: Trained(before=student)}, edges))
     return graphs
-
-
-@cache
-def classes_of(classes: int, *, phase: int, phases: int, start: Start, order: int) -> tuple[Tensor, Tensor]:
-    """The classes seen before a phase (from 0) and those that are new in it, as class numbers [n] and [m - n].
-
-    >>> [len(new) for phase in range(3) for new in classes_of(10, phase=phase, phases=3, start="half", order=0)[1:]]
-    [5, 3, 2]
-    """
-    first = math.ceil(classes / phases) if start == "even" else math.ceil(classes / 2)
-    rest = classes - first
-    sizes = [first, *(rest // (phases - 1) + (k < rest % (phases - 1)) for k in range(phases - 1))]
-    if min(sizes) < 1:
-        raise DataError("more phases than classes", where="phases", found=f"{phases} phases, {classes} classes",
-                        fix="fewer phases")
-    arranged = permutation(derive("class order", order), classes)
-    begin = sum(sizes[:phase])
-    return arranged[:begin], arranged[begin:begin + sizes[phase]]
 
 
 def seen_cross_entropy(student: Logits, teacher: Labels, labels: Labels, *, task: partial) -> PerSample:

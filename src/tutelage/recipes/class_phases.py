@@ -1,4 +1,4 @@
-"""The phases of `class_incremental`, one run after another, what is remembered between them, and how they balance.
+"""The phases of a class-incremental method: runs one after another, what is remembered between them, their balance.
 
     OUT/1, OUT/2 ...      the phases, each an ordinary run folder
     OUT/trials/2-1 ...    what was tried before phase 2, ordinary run folders too, with reward.json
@@ -26,13 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.source import Data, Source
-from tutelage.data.splits import first
+from tutelage.data.splits import classes_of, first
 from tutelage.engine.train import load
 from tutelage.errors import DataError
 from tutelage.graph.taps import read
-from tutelage.methods.class_incremental import class_incremental, classes_of
 from tutelage.models.wrappers import FEATURES
-from tutelage.recipes.recipe import Recipe, graphs_of
+from tutelage.recipes.recipe import Recipe, graphs_of, method
 from tutelage.recipes.sequence import one_of
 from tutelage.runs.folder import read_json
 from tutelage.system.distributed import World, lead
@@ -56,7 +55,7 @@ class Phases:
     def options(self) -> SimpleNamespace:
         """The method's options, defaults filled in."""
         told = {key: value for key, value in self.recipe.method.items() if key != "name"}
-        bound = inspect.signature(class_incremental).bind(**told)
+        bound = inspect.signature(method(self.recipe.method["name"])).bind(**told)
         bound.apply_defaults()
         return SimpleNamespace(**bound.arguments)
 

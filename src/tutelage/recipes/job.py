@@ -12,6 +12,7 @@ from tutelage import data as data_page
 from tutelage.data.load import load as load_data
 from tutelage.data.source import Source
 from tutelage.engine.autotune import begin, choose
+from tutelage.engine.loop import check
 from tutelage.engine.predict import predict, robustness
 from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings
@@ -27,7 +28,7 @@ from tutelage.models.build import build
 from tutelage.models.cost import costs
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.class_phases import train_phases
-from tutelage.recipes.recipe import Recipe, graph_of, place_of, read_recipe, settings_of
+from tutelage.recipes.recipe import Recipe, graph_of, in_phases, place_of, read_recipe, settings_of
 from tutelage.recipes.sequence import gather, open_whole, runs_of
 from tutelage.runs.evaluations import finite, write_cost, write_evaluation
 from tutelage.runs.folder import finished, read_json
@@ -97,7 +98,7 @@ def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[
         return
     data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     with open_whole(out, recipe, data, world):
-        if recipe.method["name"] == "class_incremental":  # each run depends on what those before it have found
+        if in_phases(recipe.method["name"]):
             yield from train_phases(recipe, out, data, world, train_one)
         else:
             for folder, one in runs:
@@ -108,8 +109,9 @@ def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[
 def cache_job(job: Job, world: World) -> Iterator[tuple[int, Run]]:
     """Keep what the teachers of a job say, draw by draw, ahead of training: the number of each draw when it is done."""
     settings = replace(job.settings, cache=True)
-    tuned = choose(job.graph, job.models, job.data, settings, world)
-    run = begin(job.graph, job.models, job.data, settings, world, tuned)
+    prepared = check(job.graph, job.models, job.data, settings, world)
+    tuned = choose(prepared, job.data, settings, world)
+    run = begin(prepared, job.data, settings, world, tuned)
     if run.cache is None:
         raise UsageError("there is nothing to keep", found="; ".join(tuned.notes))
     for draw in build_cache(run, settings.draws):

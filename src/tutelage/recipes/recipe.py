@@ -227,6 +227,11 @@ def method(name: str, where: object = None) -> Callable[..., Graph | list[Graph]
     return vars(import_module(f"tutelage.methods.{name}"))[name]
 
 
+def in_phases(name: str) -> bool:
+    """Whether each run of a method depends on what those before it have found, as its file says."""
+    return vars(import_module(f"tutelage.methods.{name}")).get("PHASES", False)
+
+
 @dataclass(frozen=True)
 class TomlFile:
     """A file of ours in TOML: it can say where in it a key stands."""

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from every import every
 from toys import Rows, free_port
 from tutelage import Frozen, Graph, Trained
+from tutelage.cli.results import evaluation_text
+from tutelage.data.images import png
 from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.models.cost import costs
 from tutelage.models.saved import load_network
@@ -27,7 +29,7 @@ from tutelage.recipes.job import evaluate_run, make_job, train_job
 from tutelage.recipes.recipe import read_recipe
 from tutelage.runs.evaluations import Evaluation, cost_of, evaluated, evaluation_of
 from tutelage.system.distributed import World
-from tutelage.tasks.classification.evaluate import assess, measure, png, tables
+from tutelage.tasks.classification.evaluate import assess, measure
 
 CPU = World(torch.device("cpu"))
 RECIPES = Path(__file__).parents[3] / "recipes" / "digits"
@@ -146,11 +148,11 @@ def test_example_images_are_the_images_of_their_ids(dual, found):
 
 
 def test_the_tables_show_every_network_and_number(found):
-    text = tables(*found)
+    text = evaluation_text(*found)
     for word in ("test, 359 images", "teacher and resnet8", "class-wise ECE", "AUROC", "decile", "1.00x", "2 FLOP"):
         assert word in text
     assert f"{found[0]['nodes']['ensemble']['top1']:.2%}" in text
-    assert "compression" not in tables(found[0], None)
+    assert "compression" not in evaluation_text(found[0], None)
 
 
 def test_measuring_changes_nothing_else_in_the_folder_and_can_be_repeated(dual, found):
@@ -236,7 +238,7 @@ def test_what_has_learned_is_attacked_where_it_is_asked_for(dual, tmp_path):
     for node, shares in robust["top1"].items():
         assert list(shares) == ["teacher", "resnet8", "mobilenetv2"]
         assert shares[node] < metrics["nodes"][node]["top1"]
-    text = tables(metrics, None)
+    text = evaluation_text(metrics, None)
     assert "top-1 under attack: 10 steps of 0.0500, within 0.2000" in text
     assert f"{robust['top1']['resnet8']['teacher']:.2%}" in text
 
@@ -337,7 +339,7 @@ def test_rows_without_a_label_count_for_agreement_and_kl_alone():
 def test_without_labels_to_fit_to_there_is_no_temperature():
     found = judged([0, 1], 3, fit=source([-1, -1, -1]))
     assert found.metrics["nodes"]["a"]["temperature"] is None
-    assert "-" in tables(found.metrics, None)
+    assert "-" in evaluation_text(found.metrics, None)
 
 
 def test_logits_that_are_no_numbers_are_refused_with_node_and_image():
@@ -370,7 +372,7 @@ def test_many_students_are_all_compared_and_the_table_says_how_many_pairs_it_lea
     graph = Graph(dict.fromkeys(logits, Trained()), [])
     found = assess(graph, "test", data, logits, ["a", "b"], (data, logits))
     assert len(found.metrics["pairs"]) == 12 * 11 / 2
-    assert "... and 51 more: --json" in tables(found.metrics, None)
+    assert "... and 51 more: --json" in evaluation_text(found.metrics, None)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB")])

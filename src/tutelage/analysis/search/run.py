@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import tomli_w
 import torch
 from scipy import stats
 from torch import nn
@@ -21,7 +20,6 @@ from torch import nn
 from tutelage.analysis.search.diswot import SEMANTICS, Reading, read_batch, similarities
 from tutelage.analysis.search.evolution import Evolution, Genes, evolve
 from tutelage.analysis.search.space import Candidates
-from tutelage.cli.terminal import table
 from tutelage.data.load import load as load_data
 from tutelage.data.source import Data, Source
 from tutelage.data.stream import CPU
@@ -112,7 +110,8 @@ class Search:
 
     def as_json(self) -> dict[str, Any]:
         """Everything as plain values."""
-        rows = [{**asdict(one), "score": one.score, "architecture": _words(one.architecture)} for one in self.found]
+        rows = [{**asdict(one), "score": one.score, "architecture": recipe_words(one.architecture)}
+                for one in self.found]
         return {**asdict(self), "settings": {**asdict(self.settings), "semantic": self.semantic}, "found": rows}
 
 
@@ -278,49 +277,7 @@ def _against_accuracy(found: Sequence[Found]) -> dict[str, dict[str, float | Non
     return {measure: _correlation(known, measure, "accuracy") for measure in MEASURES} if known else {}
 
 
-def _words(spec: Architecture) -> dict[str, Any]:
+def recipe_words(spec: Architecture) -> dict[str, Any]:
     """What a recipe says of a network that has learned nothing, its defaults left out."""
     plain = asdict(Architecture(spec.arch))
     return {key: value for key, value in asdict(fresh(spec)).items() if key == "arch" or value != plain[key]}
-
-
-def text(search: Search, show: int = 10) -> str:
-    """A search as a person reads it: the best `show`, what the scores are worth, and the winner's table of a recipe."""
-    how, best = search.settings, search.found[0]
-    lines = [f"teacher {search.teacher} on {search.data}, all weights random: {how.initialisations} initialisations x "
-             f"{how.batches} batches of {how.batch} images; semantic term {search.semantic}",
-             f"{len(search.found)} of {search.of} candidates scored"
-             + (f", {search.refused} refused as too large" if search.refused else ""), "", _table(search, show), ""]
-    if search.with_parameters is not None:
-        lines += [f"Rank correlation of score and number of parameters: {search.with_parameters:+.2f} (Spearman)."]
-    if search.correlations:
-        lines += ["", *_judged(search)]
-    words = tomli_w.dumps({"models": {"student": _words(best.architecture)}}).strip()
-    lines += ["", f"The winner, {best.name}, in a recipe:", "", words]
-    return "\n".join(lines)
-
-
-def _table(search: Search, show: int) -> str:
-    known = bool(search.correlations)
-    rows = [["rank", "candidate", "score", "relation", "semantic", "rank sum", "parameters", "by parameters", "MFLOP",
-             *(["accuracy"] if known else [])]]
-    for one in search.found[:show]:
-        accuracy = "" if one.accuracy is None else f"{one.accuracy:.2f}"
-        rows.append([f"{one.rank:g}", one.name, f"{one.score:.5f}", f"{one.relation:.5f}", f"{one.semantic:.5f}",
-                     f"{one.rank_sum:g}", f"{one.parameters}", f"{one.rank_by_parameters:g}", f"{one.flops / 1e6:.1f}",
-                     *([accuracy] if known else [])])
-    return table(rows)
-
-
-def _judged(search: Search) -> list[str]:
-    """How each measure orders the candidates whose accuracy is known; the baselines need no score at all."""
-    count = sum(one.accuracy is not None for one in search.found)
-    rows = [["", "Spearman", "Kendall"]]
-    for measure, found in search.correlations.items():
-        name = measure.replace("_", " ") + (" (baseline)" if measure in BASELINES else "")
-        rows.append([name, *("-" if value is None else f"{value:+.2f}" for value in found.values())])
-    lines = [f"Rank correlations with the known accuracy of {count} candidates:", table(rows)]
-    ours, counted = (search.correlations[measure]["spearman"] for measure in ("score", "parameters"))
-    if ours is not None and counted is not None and counted >= ours:
-        lines += ["Counting parameters orders these candidates at least as well as the score."]
-    return lines

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tutelage.data.source import Data
+from tutelage.engine.dry_run import Prepared
 from tutelage.engine.precision import Execution, on_device
 from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
@@ -29,7 +30,6 @@ from tutelage.graph.objective import forward
 from tutelage.graph.weight_parts import parts_of_teacher, with_parts
 from tutelage.models.network import preprocessing_of
 from tutelage.system.distributed import World, largest
-from tutelage.system.files import fingerprint
 from tutelage.types import PerSampleFn
 
 
@@ -41,15 +41,16 @@ def cached_ends(graph: Graph) -> list[str]:
     return [end for end in graph.order(graph.ends()) if isinstance(graph.nodes.get(parse_end(end).node), Frozen)]
 
 
-def cache_folder(graph: Graph, networks: Mapping[str, nn.Module], choices: Mapping[str, Execution], data: Data,
-                 settings: Settings, world: World, root: Path) -> Path | None:
+def cache_folder(prepared: Prepared, choices: Mapping[str, Execution], data: Data, settings: Settings, world: World,
+                 root: Path) -> Path | None:
     """Where the outputs of this run's teachers are kept; None without a teacher, or if its images are not known."""
+    graph, networks = prepared.graph, prepared.networks
     ends = cached_ends(graph)
     if not ends or not data.augmentation:
         return None
     exact = settings.precision == "exact"
     nodes = sorted({parse_end(end).node for end in ends})
-    teachers = {node: [fingerprint(networks[node].state_dict()), preprocessing_of(networks[node]),
+    teachers = {node: [prepared.frozen[node], preprocessing_of(networks[node]),
                        type(networks[node]).__name__, str(choices[node])] for node in nodes}
     # How many rows go together may move the last bit on some machines.
     together = settings.batch_size // (world.size * settings.accumulate) if exact else 0

@@ -11,18 +11,20 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from tutelage.config import Recipe, read_recipe
-from tutelage.divergences import cross_entropy
-from tutelage.jobs import evaluate_run, make_job, recipe_of_run, train_recipe
-from tutelage.randomness import derive, permutation
-from tutelage.records import read_records
-from tutelage.sequence import runs_of
-from tutelage.world import World
 
 from toys import SGD
-from tutelage import Edge, Graph, Trained, records, train, training
+from tutelage import Edge, Graph, Trained, train
 from tutelage.data.load import DataSettings, load
+from tutelage.engine import train as training
 from tutelage.errors import DataError, SecurityError, UsageError
+from tutelage.graph.divergences import cross_entropy
+from tutelage.recipes.job import evaluate_run, make_job, recipe_of_run, train_recipe
+from tutelage.recipes.recipe import Recipe, read_recipe
+from tutelage.recipes.sequence import runs_of
+from tutelage.runs import folder as records
+from tutelage.runs.folder import read_records
+from tutelage.system.distributed import World
+from tutelage.system.random import derive, permutation
 
 CPU = World(torch.device("cpu"))
 ROWS = 24

@@ -50,7 +50,7 @@ def ours(work: Work, *, cached: bool, fp32: bool) -> Turn:
     run = begin(graph, work.models, work.data, settings, world, tuned)
     began = time.process_time()
     if cached:
-        draws = list(use.build(run, 1))
+        draws = list(use.fill_cache(run, 1))
         run.step = 0
         work.facts["cache"] = {"draws": len(draws), "epochs": EPOCHS, "build_cpu_seconds": time.process_time() - began}
     work.facts["choices"] = {node: str(choice) for node, choice in run.choices.items()}

@@ -5,14 +5,14 @@ from functools import partial
 import torch
 
 import tutelage as tl
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.scratch import scratch
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 
 sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
-data = load(DataSettings("digits", image_size=8))
+data = load_data(DataSettings("digits", image_size=8))
 networks = {"teacher": "resnet14", "resnet8": "resnet8", "mobilenetv2": "mobilenetv2"}
 models = {name: build(Architecture(arch), class_names=data.classes, channels=1, name=name)
           for name, arch in networks.items()}

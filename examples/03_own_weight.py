@@ -7,7 +7,7 @@ from torch import Tensor
 
 import tutelage as tl
 from tutelage import Edge, Frozen, Graph, Trained
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.graph.divergences import cross_entropy
 from tutelage.methods.scratch import scratch
 from tutelage.models.architecture import Architecture
@@ -27,7 +27,7 @@ def surprise(student: Tensor, teacher: Tensor, labels: Tensor, *, floor: float =
 
 
 sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=5e-4)
-data = load(DataSettings("digits", image_size=8))
+data = load_data(DataSettings("digits", image_size=8))
 models = {name: build(Architecture(arch), class_names=data.classes, channels=1, name=name)
           for name, arch in {"teacher": "resnet14", "student": "resnet8"}.items()}
 for _ in tl.train(scratch("teacher"), models, data, epochs=3, optimizer=sgd, batch_size=32):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from toys import SGD, data, models, settings
-from tutelage.data.memory import moved
+from tutelage.data.memory import moved_to
 from tutelage.engine import loop
 from tutelage.engine.cuda_graph import CapturedStep
 from tutelage.engine.loop import may_capture, start, train_step
@@ -82,7 +82,7 @@ def test_forward_and_backward_read_no_number_back(cached, tmp_path):
 
 def test_a_tensor_that_is_moved_is_the_same_and_stays_where_it_belongs():
     tensor = torch.arange(6.0).view(2, 3)
-    assert moved(tensor, torch.device("cpu")) is tensor
+    assert moved_to(tensor, torch.device("cpu")) is tensor
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from every import every
 from toys import data, network
-from tutelage.analysis.layer_quality import Quality, balanced, best, candidates, measure, quality
+from tutelage.analysis.layer_quality import Quality, balanced, best, candidates, measure_layers, quality
 from tutelage.cli import main
 from tutelage.errors import DataError, ModelError
 from tutelage.models.architecture import Architecture
@@ -142,10 +142,10 @@ def test_measuring_in_groups_is_measuring_at_once(room, monkeypatch):
     monkeypatch.setattr("tutelage.analysis.layer_quality.ROOM", room * 4 * 24)
     made = network(1)
     mode, source = made.training, data().train
-    found = measure(made, source, images=24, batch_size=7)
+    found = measure_layers(made, source, images=24, batch_size=7)
     assert mode
     assert list(found) == ["2"]
-    found = measure(made, source, layers=["0", "2", "4"], images=24, batch_size=7)
+    found = measure_layers(made, source, layers=["0", "2", "4"], images=24, batch_size=7)
     rows = balanced(source.labels, 24, 0)
     (batch,) = source.batches([rows], draw=None)
     for layer in ("0", "2", "4"):
@@ -158,7 +158,7 @@ def test_a_network_whose_numbers_are_not_finite_is_refused():
     made = network(1, norm=False)
     made[0].bias.data.fill_(math.nan)
     with pytest.raises(ModelError, match="not finite"):
-        measure(made, data().train, images=24)
+        measure_layers(made, data().train, images=24)
 
 
 def test_the_best_layers_are_given_in_the_order_of_depth():

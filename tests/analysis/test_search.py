@@ -15,7 +15,7 @@ from tutelage.analysis.search.run import Search, SearchSettings, fresh, search
 from tutelage.analysis.search.space import family, read_candidates
 from tutelage.cli import main
 from tutelage.cli.analysis_text import search_text
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.errors import DataError, UsageError, UserError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
@@ -63,7 +63,7 @@ three = 60.0
 
 @pytest.fixture(scope="module")
 def data():
-    return load(DataSettings("digits", image_size=8))
+    return load_data(DataSettings("digits", image_size=8))
 
 
 def among(path: Path, words: str):

@@ -12,7 +12,7 @@ from tutelage import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
 from tutelage.analysis.ntk import hard_targets, ntk, soft_targets, supervision_complexity
 from tutelage.analysis.supervision import AnalysisSettings, analyse, supervisors
 from tutelage.cli import commands, main
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.engine.train import load as load_run
 from tutelage.errors import UserError
 from tutelage.graph.divergences import cross_entropy, kl
@@ -91,7 +91,7 @@ def test_supervisors_are_the_other_networks_at_the_end_of_its_edges_also_through
 
 def test_each_row_is_the_complexity_of_its_targets_under_the_students_kernel(run):
     found, _ = analyse(run, AnalysisSettings(images=24, weights="end", temperatures=(2.0,)), "a")
-    data = load(DataSettings("digits", image_size=8, limit=24))
+    data = load_data(DataSettings("digits", image_size=8, limit=24))
     batch = next(iter(data.train.batches([torch.arange(24)], draw=None)))  # the order of rows does not matter
     student, peer = load_run(run, "a")[0].eval(), load_run(run, "b")[0].eval()
     kernel = ntk(student, batch.inputs)

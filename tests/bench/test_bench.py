@@ -21,7 +21,7 @@ from tutelage.bench import naive_loop
 from tutelage.bench import recipe as benching
 from tutelage.bench import rows as benchmarking
 from tutelage.bench.floor import floor_of
-from tutelage.bench.rows import Row, compare, ratios
+from tutelage.bench.rows import Row, compare_runs, ratios
 from tutelage.cli import main
 from tutelage.data import from_tensors
 from tutelage.data.augment import Augmentation
@@ -67,7 +67,7 @@ def tuned_at_once(monkeypatch):
 
 def test_a_ratio_is_the_median_over_rounds_of_one_divided_by_the_sum_of_the_others():
     seconds = {"one": [2.0, 12.0, 6.0], "x": [1.0, 2.0, 2.0], "y": [3.0, 2.0, 1.0]}
-    row = compare("name", seconds, "one", ["x", "y"], 2.0, note="why")
+    row = compare_runs("name", seconds, "one", ["x", "y"], 2.0, note="why")
     assert row == Row("name", "<= 2", 2.0, 0.5, 3.0, reached=True, note="why")
     assert row.as_json() == {"name": "name", "reach": "<= 2", "value": 2.0, "least": 0.5, "most": 3.0,
                              "reached": True, "note": "why"}
@@ -77,7 +77,7 @@ def test_a_ratio_is_the_median_over_rounds_of_one_divided_by_the_sum_of_the_othe
     (1.9, True, True), (2.0, True, True), (2.1, True, False), (1.9, False, False), (2.0, False, True),
     (2.1, False, True)])
 def test_a_reach_is_reached_from_its_own_side_and_at_the_mark(value, at_most, reached):
-    row = compare("", {"one": [value], "other": [1.0]}, "one", ["other"], 2.0, at_most=at_most)
+    row = compare_runs("", {"one": [value], "other": [1.0]}, "one", ["other"], 2.0, at_most=at_most)
     assert (row.reached, row.reach) == (reached, "<= 2" if at_most else ">= 2")
 
 
@@ -133,7 +133,7 @@ def test_the_gradient_of_the_naive_loss_reaches_students_alone():
 
 
 def test_a_student_alone_learns_from_labels_and_teacher():
-    graph = naive_loop.alone(DUAL, "b")
+    graph = naive_loop.without_peers(DUAL, "b")
     assert list(graph.nodes) == ["t", "b"]
     assert [edge.name for edge in graph.edges] == ["labels->b:cross_entropy", "t->b:kl/4"]
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from toys import SGD
 from tutelage import Edge, Graph, Trained, train
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.engine import train as training
 from tutelage.errors import DataError, SecurityError, UsageError
 from tutelage.graph.divergences import cross_entropy
@@ -76,7 +76,7 @@ def run(photos: Path, out: Path, spoil: Callable[[], None] = lambda: None, epoch
     """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Flatten(), nn.Linear(36, 2))
-    of = load(DataSettings("folder", root=str(photos), image_size=8, batch_size=4, **data))
+    of = load_data(DataSettings("folder", root=str(photos), image_size=8, batch_size=4, **data))
     spoil()
     for _ in train(Graph({"a": Trained()}, [Edge("labels", "a", cross_entropy)]), {"a": model}, of, epochs=epochs,
                    optimizer=SGD, batch_size=4, out=out, checkpoint_steps=2, precision="exact"):
@@ -335,7 +335,7 @@ def test_what_one_run_of_a_method_reports_may_be_mended_for_all(photos, tmp_path
 
 
 def skipping(photos: Path, **settings: object):
-    return load(DataSettings("folder", root=str(photos), image_size=8, on_bad_image="skip", **settings))
+    return load_data(DataSettings("folder", root=str(photos), image_size=8, on_bad_image="skip", **settings))
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def many(tmp_path) -> Path:
                                    lambda path: Image.fromarray(np.zeros((4, 4), np.uint16)).save(path)],
                          ids=["cut short", "another file", "empty", "unknown range"])
 def test_a_damaged_image_is_left_out_and_nothing_else_moves(many, spoil):
-    whole = load(DataSettings("folder", root=str(many), image_size=8))
+    whole = load_data(DataSettings("folder", root=str(many), image_size=8))
     assert skipping(many).digest == whole.digest
     bad = int(whole.train.ids[60])
     path = many / ("cat" if bad < 100 else "dog") / f"{bad % 100:02}.png"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tutelage.data.check import check
+from tutelage.data.check import check_folder
 
 
 def told(findings) -> dict[str, tuple[str, ...]]:
@@ -16,7 +16,7 @@ def told(findings) -> dict[str, tuple[str, ...]]:
 
 
 def test_a_sound_folder_has_no_findings(photos):
-    report = check(photos)
+    report = check_folder(photos)
     assert report.errors == report.warnings == ()
     assert report.counts == {"train": {"cat": 10, "dog": 10}, "val": {"cat": 3, "dog": 3}, "test": {"cat": 2, "dog": 2}}
     assert report.sizes == {"12 x 10": 30}
@@ -33,7 +33,7 @@ def test_every_error_is_found_and_none_hides_another(photos):
     (train / "out.png").symlink_to("/etc/hostname")
     (photos / "train" / "bird").mkdir()
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(train / "deep.png")
-    errors = told(check(photos).errors)
+    errors = told(check_folder(photos).errors)
     assert "cannot be decoded" in errors["train/cat/0.png"]
     assert "starts with b'<html>'" in errors["train/cat/1.png"]
     assert "empty file" in errors["train/cat/2.png"]
@@ -54,7 +54,7 @@ def test_warnings_tell_of_duplicates_leftovers_and_odd_files(photos):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(train / "cat" / "moving.webp", save_all=True, append_images=frames[1:])
     shutil.rmtree(photos / "val" / "dog")
-    report = check(photos)
+    report = check_folder(photos)
     warnings = told(report.warnings)
     assert report.errors == ()
     assert warnings["train/cat/0.png"] == "the same image under several labels"
@@ -71,13 +71,13 @@ def test_warnings_tell_of_duplicates_leftovers_and_odd_files(photos):
 def test_class_names_that_look_alike_are_told(photos, image_file, one, other):
     for name in (one, other):
         image_file(photos / "train" / name / "1.png", seed=len(name))
-    assert any("differ only in" in finding.what for finding in check(photos).warnings)
+    assert any("differ only in" in finding.what for finding in check_folder(photos).warnings)
 
 
 def test_the_report_can_be_read_by_a_program_whatever_the_names(photos, image_file):
     image_file(photos / "train" / os.fsdecode(b"caf\xe9") / os.fsdecode(b"b\xe9.png"), seed=5)
     (photos / "train" / os.fsdecode(b"caf\xe9") / os.fsdecode(b"c\xe9.png")).write_bytes(b"no")
-    report = check(photos)
+    report = check_folder(photos)
     fields = json.loads(report.as_json())
     assert fields["counts"]["train"]["caf\\xe9"] == 2
     assert fields["errors"][0]["paths"] == ["train/caf\\xe9/c\\xe9.png"]
@@ -85,4 +85,4 @@ def test_the_report_can_be_read_by_a_program_whatever_the_names(photos, image_fi
 
 
 def test_an_image_over_the_cap_is_a_security_finding(photos):
-    assert {finding.kind for finding in check(photos, max_pixels=100).errors} == {"security"}
+    assert {finding.kind for finding in check_folder(photos, max_pixels=100).errors} == {"security"}

@@ -9,12 +9,12 @@ from PIL import Image
 
 from every import every
 from tutelage.data import folder
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.errors import DataError, SecurityError, UsageError
 
 
 def loaded(root: Path, **settings: object):
-    return load(DataSettings("folder", root=str(root), image_size=8, **settings))
+    return load_data(DataSettings("folder", root=str(root), image_size=8, **settings))
 
 
 def refused(root: Path, kind: type[Exception] = DataError, **settings: object) -> str:
@@ -124,7 +124,7 @@ def test_too_few_images_to_hold_any_out_are_refused(tmp_path, image_file):
 
 def test_a_folder_without_a_path_is_a_usage_error():
     with pytest.raises(UsageError, match="root"):
-        load(DataSettings("folder"))
+        load_data(DataSettings("folder"))
 
 
 def test_links_inside_are_followed_and_links_out_are_refused(photos, image_file, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.data.images import Preparation, decode, header, preparation, prepare, read_image, shown
+from tutelage.data.images import Preparation, decode, header, preparation, prepare_image, read_image, shown
 from tutelage.errors import DataError, SecurityError
 
 
@@ -119,13 +119,13 @@ def test_the_cap_can_be_lowered(image_file, tmp_path):
 
 
 def test_a_thin_image_costs_no_more_than_another():
-    image = prepare(Image.new("RGB", (30_000, 1)), Preparation(3, 256, 224))
+    image = prepare_image(Image.new("RGB", (30_000, 1)), Preparation(3, 256, 224))
     assert image.shape == (3, 224, 224)
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is():
     pixels = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
-    image = prepare(Image.fromarray(pixels), Preparation(1, 28, 28, pad=2))
+    image = prepare_image(Image.fromarray(pixels), Preparation(1, 28, 28, pad=2))
     assert np.array_equal(image[0, 2:-2, 2:-2].numpy(), pixels)
     assert image.sum() == int(pixels.sum())
 
@@ -137,7 +137,7 @@ def test_scaling_and_cutting_is_close_to_what_torchvision_does():
                                              (128, 192), mode="bicubic").clamp(0, 1)
     image = Image.fromarray((smooth[0] * 255).byte().permute(1, 2, 0).numpy())
     steps = v2.Compose([v2.Resize(64), v2.CenterCrop(56), v2.PILToTensor()])
-    difference = prepare(image, Preparation(3, 64, 56)).int() - steps(image).int()
+    difference = prepare_image(image, Preparation(3, 64, 56)).int() - steps(image).int()
     assert difference[:, 2:-2, 2:-2].abs().max() <= 1
     assert difference.abs().float().mean() < 0.5
 

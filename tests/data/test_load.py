@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.data.source import Data, Source
 from tutelage.errors import DataError, UsageError
 from tutelage.types import Batch
@@ -23,7 +23,7 @@ def everything(source: Source) -> Batch:
 
 
 def test_digits_are_split_without_overlap_and_the_same_for_every_seed():
-    data, other = load(DataSettings("digits")), load(DataSettings("digits"), seed=7)
+    data, other = load_data(DataSettings("digits")), load_data(DataSettings("digits"), seed=7)
     assert [len(part) for part in parts(data)] == [1294, 144, 359]
     assert set.union(*parts(data)) == set(range(1797))
     assert parts(data) == parts(other)
@@ -36,7 +36,7 @@ def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    data = load(DataSettings("digits"))
+    data = load_data(DataSettings("digits"))
     batch = everything(data.test)
     assert batch.labels.tolist() == bunch.target[data.test.ids.numpy()].tolist()
     means = torch.nn.functional.avg_pool2d(batch.inputs, 2)[:, 0] * 16
@@ -46,14 +46,14 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_digits_are_never_flipped_by_default():
-    data = load(DataSettings("digits"))
+    data = load_data(DataSettings("digits"))
     assert not data.train.how.flip
     assert data.train.how.padding == 2
     assert data.train.how.seed == 0
 
 
 def test_the_validation_share_and_the_limit_are_as_asked():
-    whole, some = (load(DataSettings("digits", validation=0.25, limit=limit)) for limit in (None, 100))
+    whole, some = (load_data(DataSettings("digits", validation=0.25, limit=limit)) for limit in (None, 100))
     assert len(whole.validation.ids) == round(0.25 * 1438)
     assert len(some.train.ids) == 100
     assert parts(some)[0] < parts(whole)[0]
@@ -62,7 +62,7 @@ def test_the_validation_share_and_the_limit_are_as_asked():
 
 
 def test_evaluation_splits_are_never_augmented():
-    data = load(DataSettings("digits", augment="crop-flip", mixup=0.5))
+    data = load_data(DataSettings("digits", augment="crop-flip", mixup=0.5))
     rows = [torch.arange(8)]
     for split in (data.validation, data.test):
         assert torch.equal(next(split.batches(rows, draw=0)).inputs, next(split.batches(rows, draw=None)).inputs)
@@ -76,7 +76,7 @@ def test_evaluation_splits_are_never_augmented():
 def test_quick_needs_no_files(name, shape, classes, augment, monkeypatch, tmp_path):
     monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path / "nothing"))
     size = 64 if shape[1] == 64 else None
-    data = load(DataSettings(name, root="nowhere", image_size=size, augment=augment), quick=True)
+    data = load_data(DataSettings(name, root="nowhere", image_size=size, augment=augment), quick=True)
     assert data.shape == shape
     assert len(data.classes) == classes
     assert [len(part) for part in parts(data)] == [64, 32, 32]
@@ -87,7 +87,7 @@ def test_quick_needs_no_files(name, shape, classes, augment, monkeypatch, tmp_pa
 
 
 def test_quick_takes_the_classes_of_a_folder_that_is_there(photos):
-    data = load(DataSettings("folder", root=str(photos), image_size=8), quick=True)
+    data = load_data(DataSettings("folder", root=str(photos), image_size=8), quick=True)
     assert data.classes == ("cat", "dog")
     assert len(data.train.ids) == 64
 
@@ -96,7 +96,7 @@ def test_quick_takes_the_classes_of_a_folder_that_is_there(photos):
                                              ("fashion_mnist", "t10k-labels-idx1-ubyte")])
 def test_missing_files_are_named_with_the_place_and_the_fix(name, files, tmp_path):
     with pytest.raises(DataError) as caught:
-        load(DataSettings(name, root=str(tmp_path)))
+        load_data(DataSettings(name, root=str(tmp_path)))
     error = caught.value
     assert files in error.found
     assert str(tmp_path) in error.where
@@ -112,26 +112,26 @@ def test_a_failed_download_is_one_clear_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(CIFAR10, "download", no_network)
     with pytest.raises(DataError, match=r"could not be downloaded[\s\S]*Name or service[\s\S]*copy the files"):
-        load(DataSettings("cifar10", root=str(tmp_path), download=True))
+        load_data(DataSettings("cifar10", root=str(tmp_path), download=True))
 
 
 def test_imagenet100_must_have_a_hundred_classes(photos):
     with pytest.raises(DataError, match=r"not ImageNet-100[\s\S]*2 classes"):
-        load(DataSettings("imagenet100", root=str(photos)))
+        load_data(DataSettings("imagenet100", root=str(photos)))
 
 
 def test_a_relative_root_is_looked_for_under_the_data_folder(photos, monkeypatch):
     monkeypatch.setenv("TUTELAGE_DATA", str(photos.parent))
-    assert load(DataSettings("folder", root="photos", image_size=8)).classes == ("cat", "dog")
+    assert load_data(DataSettings("folder", root="photos", image_size=8)).classes == ("cat", "dog")
 
 
 def test_training_images_may_have_other_labels_and_what_is_held_out_keeps_those_of_the_set(tmp_path, monkeypatch):
-    plain = load(DataSettings("digits", limit=50))
+    plain = load_data(DataSettings("digits", limit=50))
     told = np.full(1797, 3)
     told[plain.train.ids[:5]] = -1
     np.savez(tmp_path / "people.npz", first=told, short=told[:5])
     monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path))
-    other = load(DataSettings("digits", limit=50, labels="people.npz:first"))
+    other = load_data(DataSettings("digits", limit=50, labels="people.npz:first"))
     assert other.train.ids.tolist() == plain.train.ids.tolist()
     assert other.train.labels.tolist() == [-1] * 5 + [3] * 45
     assert other.validation.labels.tolist() == plain.validation.labels.tolist()
@@ -149,14 +149,14 @@ def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, complaint):
     np.save(tmp_path / "one.npy", told)
     (tmp_path / "text.npy").write_text("0 1 2")
     with pytest.raises(DataError, match=complaint):
-        load(DataSettings("digits", labels=str(tmp_path / labels)))
+        load_data(DataSettings("digits", labels=str(tmp_path / labels)))
 
 
 def test_the_rows_to_train_on_may_be_chosen_by_their_ids(tmp_path):
-    whole = load(DataSettings("digits"))
+    whole = load_data(DataSettings("digits"))
     wanted = whole.train.ids[[5, 900, 17]]
     np.save(tmp_path / "rows.npy", wanted.numpy())
-    some = load(DataSettings("digits", only=str(tmp_path / "rows.npy")))
+    some = load_data(DataSettings("digits", only=str(tmp_path / "rows.npy")))
     assert some.train.ids.tolist() == sorted(wanted.tolist())
     assert some.train.labels.tolist() == [int(whole.train.labels[whole.train.ids == id_]) for id_ in some.train.ids]
     assert parts(some)[1:] == parts(whole)[1:]
@@ -166,10 +166,10 @@ def test_the_rows_to_train_on_may_be_chosen_by_their_ids(tmp_path):
 def test_rows_that_cannot_be_meant_are_refused(tmp_path, ids):
     np.save(tmp_path / "rows.npy", np.array(ids))
     with pytest.raises(DataError):
-        load(DataSettings("digits", only=str(tmp_path / "rows.npy")))
-    np.save(tmp_path / "rows.npy", load(DataSettings("digits")).test.ids[:2].numpy())
+        load_data(DataSettings("digits", only=str(tmp_path / "rows.npy")))
+    np.save(tmp_path / "rows.npy", load_data(DataSettings("digits")).test.ids[:2].numpy())
     with pytest.raises(DataError, match="not the ids of training images"):
-        load(DataSettings("digits", only=str(tmp_path / "rows.npy")))
+        load_data(DataSettings("digits", only=str(tmp_path / "rows.npy")))
 
 
 def test_folders_have_no_labels_but_their_own():
@@ -206,7 +206,7 @@ def test_published_sets_are_read_row_by_row_as_torchvision_gives_them(real_data,
     from torchvision import datasets
 
     kinds = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion_mnist": datasets.FashionMNIST}
-    data = load(DataSettings(name, root=str(real_data)))
+    data = load_data(DataSettings(name, root=str(real_data)))
     assert [len(part) for part in parts(data)] == counts
     assert sum(counts) == len(set.union(*parts(data)))
     assert data.classes[3] == name_of_class_3
@@ -229,12 +229,12 @@ def test_a_damaged_file_of_a_published_set_is_never_opened(real_data, tmp_path):
         file.seek(1000)
         file.write(b"evil")
     with pytest.raises(DataError, match=r"damaged[\s\S]*cifar-100-python"):
-        load(DataSettings("cifar100", root=str(tmp_path)))
+        load_data(DataSettings("cifar100", root=str(tmp_path)))
 
 
 @pytest.mark.parametrize(("root", "counts"), [("flowers5", [2934, 736]), ("caltech101", [1818, 202, 1010])])
 def test_real_folders_are_read(real_data, root, counts):
-    data = load(DataSettings("folder", root=str(real_data / root), image_size=32))
+    data = load_data(DataSettings("folder", root=str(real_data / root), image_size=32))
     assert [len(part) for part in parts(data)] == counts
     batch = next(data.train.batches([torch.arange(4)], draw=0))
     assert batch.inputs.shape == (4, 3, 32, 32)

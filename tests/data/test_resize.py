@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tutelage.data import resize
-from tutelage.data.check import check
+from tutelage.data.check import check_folder
 from tutelage.data.images import Preparation, read_image
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.data.resize import pre_resize
 from tutelage.errors import BusyError, DataError, SecurityError, UsageError
 from tutelage.system.files import locked
@@ -62,7 +62,7 @@ def test_names_and_classes_stay_and_the_shorter_side_has_the_size(large, tmp_pat
     assert (done.smaller, done.as_they_are, done.there) == (12, 0, 0)
     assert done.bytes_before == sum(map(len, contents(large).values()))
     assert done.bytes_after == sum(map(len, contents(tmp_path / "small").values()))
-    assert not check(tmp_path / "small").errors
+    assert not check_folder(tmp_path / "small").errors
 
 
 def test_what_training_sees_is_the_same_picture(large, tmp_path):
@@ -80,7 +80,7 @@ def test_the_splits_hold_the_same_names(large, tmp_path):
     pre_resize(whole, tmp_path / "small", 32)
     found = []
     for root in (whole, tmp_path / "small"):
-        data = load(DataSettings("folder", str(root), image_size=16))
+        data = load_data(DataSettings("folder", str(root), image_size=16))
         splits = (data.train, data.validation, data.test)
         found.append([(split.ids.tolist(), split.labels.tolist()) for split in splits])
     assert found[0] == found[1]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tutelage.data.augment import Augmentation
 from tutelage.data.images import Preparation, decode
-from tutelage.data.load import DataSettings, load
+from tutelage.data.load import DataSettings, load_data
 from tutelage.data.stream import KeptSource, StreamSource
 from tutelage.errors import DataError
 
@@ -25,7 +25,7 @@ def test_workers_change_nothing(photos, augment, mixup):
     plan = [torch.tensor([3, 1, 19]), torch.tensor([0, 3]), torch.tensor([7])]
     results = []
     for workers in (0, 2):
-        data = load(folder(photos, augment=augment, mixup=mixup, workers=workers))
+        data = load_data(folder(photos, augment=augment, mixup=mixup, workers=workers))
         assert isinstance(data.train, StreamSource)
         results.append(list(data.train.batches(plan, draw=4, views=("", "b"))))
     for one, other in zip(*results, strict=True):
@@ -37,22 +37,22 @@ def test_workers_change_nothing(photos, augment, mixup):
 
 
 def test_a_sample_is_the_same_in_any_batch_and_another_in_another_draw(photos):
-    train = load(folder(photos)).train
+    train = load_data(folder(photos)).train
     among = next(train.batches([torch.tensor([5, 2, 9])], draw=1)).inputs[1]
     assert torch.equal(next(train.batches([torch.tensor([2])], draw=1)).inputs[0], among)
     assert not torch.equal(next(train.batches([torch.tensor([2])], draw=2)).inputs[0], among)
 
 
 def test_streaming_leaves_the_global_generator_alone(photos):
-    train = load(folder(photos, augment="randaugment")).train
+    train = load_data(folder(photos, augment="randaugment")).train
     before = torch.get_rng_state()
     list(train.batches([torch.arange(4)], draw=0))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_mixture_shows_the_partner_as_the_partner_itself_looks(photos):
-    mixed = load(folder(photos, mixup=0.5)).train
-    plain = load(folder(photos)).train
+    mixed = load_data(folder(photos, mixup=0.5)).train
+    plain = load_data(folder(photos)).train
     rows = torch.arange(20)
     own = next(plain.batches([rows], draw=0)).inputs
     mix = mixed.mixture(rows, 0)
@@ -67,7 +67,7 @@ def test_a_mixture_shows_the_partner_as_the_partner_itself_looks(photos):
 
 
 def test_a_kept_split_gives_what_a_streamed_one_gives(photos):
-    kept = load(folder(photos, augment="crop-flip", mixup=0.3)).train
+    kept = load_data(folder(photos, augment="crop-flip", mixup=0.3)).train
     assert isinstance(kept, KeptSource)
     plan = [torch.tensor([4, 17]), torch.tensor([0])]
     for draw in (None, 0, 1):
@@ -78,7 +78,7 @@ def test_a_kept_split_gives_what_a_streamed_one_gives(photos):
 
 
 def test_evaluation_is_the_central_square_scaled(photos):
-    data = load(DataSettings("folder", root=str(photos), image_size=14))
+    data = load_data(DataSettings("folder", root=str(photos), image_size=14))
     batch = next(data.validation.batches([torch.tensor([4])], draw=None))
     image = decode(photos.resolve() / "val" / "dog" / "1.png")
     side = 10 * 14 / 16
@@ -90,7 +90,7 @@ def test_evaluation_is_the_central_square_scaled(photos):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_of_a_worker_names_the_file_and_keeps_its_exit_code(photos, workers):
-    train = load(folder(photos, workers=workers)).train
+    train = load_data(folder(photos, workers=workers)).train
     broken = photos.resolve() / "train" / "cat" / "3.png"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(DataError) as caught:
@@ -112,14 +112,14 @@ def test_an_error_in_a_users_reader_names_the_row():
 
 
 def test_an_empty_entry_gives_an_empty_batch(photos):
-    batch = next(load(folder(photos)).train.batches([torch.tensor([], dtype=torch.int64)], draw=0))
+    batch = next(load_data(folder(photos)).train.batches([torch.tensor([], dtype=torch.int64)], draw=0))
     assert batch.inputs.shape == (0, 3, 8, 8)
 
 
 def test_stopping_early_leaves_no_worker_behind(photos):
     import multiprocessing
 
-    batches = load(folder(photos, workers=2)).train.batches([torch.arange(2)] * 8, draw=0)
+    batches = load_data(folder(photos, workers=2)).train.batches([torch.arange(2)] * 8, draw=0)
     next(batches)
     batches.close()
     assert not multiprocessing.active_children()

@@ -15,7 +15,7 @@ from tutelage.engine import autotune
 from tutelage.engine import train as training
 from tutelage.engine.autotune import Tuned, choose
 from tutelage.engine.loop import check
-from tutelage.engine.numerics import Settled, adopt, key_of, processors, read_settled, write_settled
+from tutelage.engine.numerics import Settled, adopt, network_key, processors, read_settled, write_settled
 from tutelage.engine.precision import Execution
 from tutelage.engine.train import train_in_folder
 from tutelage.errors import Interrupted, ModelError
@@ -133,7 +133,7 @@ def test_a_teacher_that_loses_its_signal_in_what_was_settled_computes_like_the_o
 
 def test_weights_and_the_nodes_name_say_nothing_of_which_network_it_is():
     other = Graph({"b": Trained()}, [Edge("labels", "b", cross_entropy)])
-    assert key_of(ALONE, "a", network(1), SHAPE) == key_of(other, "b", network(2), SHAPE)
+    assert network_key(ALONE, "a", network(1), SHAPE) == network_key(other, "b", network(2), SHAPE)
 
 
 @pytest.mark.parametrize("change", ["role", "width", "images"])
@@ -141,7 +141,7 @@ def test_another_role_other_layers_or_other_images_make_another_network(change):
     graph = GRAPH if change != "role" else Graph({"a": Frozen(), "b": Trained()}, [Edge("a", "b", kl)])
     held = network(2, width=5 if change == "width" else 4)
     shape = (1, 9, 9) if change == "images" else SHAPE
-    assert key_of(graph, "a", held, shape) != key_of(GRAPH, "a", network(2), SHAPE)
+    assert network_key(graph, "a", held, shape) != network_key(GRAPH, "a", network(2), SHAPE)
     assert settled_on(BOTH).choices(graph, {"a": held}, shape) == {}
 
 

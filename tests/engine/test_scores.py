@@ -19,7 +19,7 @@ from tutelage.recipes.job import evaluate_run, make_job, train_job
 from tutelage.recipes.recipe import read_recipe
 from tutelage.reporting.build import make_document
 from tutelage.reporting.groups import group_runs, member_of
-from tutelage.reporting.markdown_csv_json import as_json
+from tutelage.reporting.markdown_csv_json import document_as_json
 from tutelage.reporting.run_folder import read_run
 from tutelage.runs.folder import Records, finished, open_run, read_records, read_scores
 from tutelage.studies.compare import Hands, compare
@@ -138,7 +138,7 @@ def test_evaluation_and_report_have_every_node_whatever_it_is_called(recipe_run)
     metrics = json.loads((recipe_run / "evaluation/test/metrics.json").read_text())
     assert tuple(metrics["nodes"]) == NAMES
     assert tuple(metrics["pairs"]) == tuple(f"{a}|{b}" for a, b in combinations(NAMES, 2))
-    told = json.loads(as_json(make_document([recipe_run])))
+    told = json.loads(document_as_json(make_document([recipe_run])))
     (record,) = [record for record in read_records(recipe_run) if record["event"] == "epoch"]
     by_epoch = {row["network"]: row["top-1"] for row in table(told, "Scores by epoch, on validation data")}
     assert by_epoch == {node: record["metrics"]["nodes"][node]["top1"] for node in NAMES}
@@ -157,7 +157,7 @@ def test_a_study_compares_every_node_whatever_it_is_called(tmp_path):
     assert set(results["nodes"]) == set(NAMES)
     assert {(row["method"], row["node"]) for row in results["rows"] if row["metric"] == "top1" and row["n"] == 1} == {
         (method, node) for method in ("plain", "best") for node in NAMES}
-    told = table(json.loads(as_json(make_document([tmp_path / "out"]))), "All networks")
+    told = table(json.loads(document_as_json(make_document([tmp_path / "out"]))), "All networks")
     assert sorted(row["network"] for row in told) == sorted([*NAMES, *NAMES])
 
 
@@ -200,9 +200,9 @@ def test_a_run_that_an_earlier_version_began_goes_on_to_the_same_bits(tmp_path, 
 
 def test_a_run_that_an_earlier_version_finished_is_opened_and_reported_as_before(tmp_path):
     told = train(tmp_path / "run", "a", "b")
-    page = as_json(make_document([tmp_path / "run"]))
+    page = document_as_json(make_document([tmp_path / "run"]))
     make_old(tmp_path / "run")
-    assert as_json(make_document([tmp_path / "run"])) == page
+    assert document_as_json(make_document([tmp_path / "run"])) == page
     assert train(tmp_path / "run", "a", "b") == told
 
 
@@ -211,7 +211,7 @@ def test_a_recipes_run_that_an_earlier_version_finished_is_evaluated_and_reporte
     make_old(run)
     before = json.loads((run / "evaluation/test/metrics.json").read_text())
     assert evaluate_run(run, "test", CPU, cost=False)[0] == before
-    told = json.loads(as_json(make_document([run])))
+    told = json.loads(document_as_json(make_document([run])))
     assert [row["network"] for row in table(told, "Scores") if row["measured on"] == "test"] == list(NAMES)
 
 

@@ -251,7 +251,7 @@ def test_a_cache_that_is_killed_while_it_is_built_goes_on_where_it_was(own_memor
         run = begin(check(graph(), networks.models, data(), given, World(CPU)), data(), given, World(CPU),
                     Tuned(default_executions("tab", "auto", CPU), cached=True))
         before = networks.rows
-        assert list(use.build(run, 3)) == [0, 1, 2]
+        assert list(use.fill_cache(run, 3)) == [0, 1, 2]
         return networks.rows - before
 
     child = os.fork()

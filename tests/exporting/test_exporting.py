@@ -19,12 +19,12 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 import tutelage as tl
-from tutelage.data.images import Preparation, as_tensor, prepare
-from tutelage.data.load import DataSettings, load
+from tutelage.data.images import Preparation, as_tensor, prepare_image
+from tutelage.data.load import DataSettings, load_data
 from tutelage.errors import DataError, ModelError, SecurityError, UsageError
 from tutelage.exporting import formats, verify
-from tutelage.exporting.export import Images, export
-from tutelage.exporting.from_run import choice, export_run, open_run
+from tutelage.exporting.export import Images, export_network
+from tutelage.exporting.from_run import choice, export_run, open_predictor
 from tutelage.exporting.int8 import _require_narrow
 from tutelage.exporting.module import Choice, Prepare, Student, require_alive, require_whole
 from tutelage.models.saved import load_network
@@ -71,7 +71,7 @@ def student(run) -> Student:
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    data = load(DATA)
+    data = load_data(DATA)
     return Images(data.validation, data.train)
 
 
@@ -106,7 +106,7 @@ def altered(model, name: str, change: Callable) -> None:
 
 def eager(student: Student, rows: torch.Tensor, split: str = "validation") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images, labels and the network's logits, without the code under test."""
-    source = {"validation": load(DATA).validation, "train": load(DATA).train}[split]
+    source = {"validation": load_data(DATA).validation, "train": load_data(DATA).train}[split]
     (batch,) = source.batches([rows], draw=None)
     with torch.no_grad():
         return batch.inputs.numpy(), batch.labels.numpy(), student.network(batch.inputs).numpy()
@@ -122,7 +122,7 @@ def session(path: Path):
 def test_an_onnx_file_gives_the_networks_logits_at_every_batch_and_its_numbers_are_right(
         student, images, converted, tmp_path):
     target = tmp_path / "new" / "s.onnx"
-    report = export(student, target, ONNX, images)
+    report = export_network(student, target, ONNX, images)
     assert json.loads((tmp_path / "new" / "s.onnx.json").read_text()) == report
     assert sorted(path.name for path in target.parent.iterdir()) == ["s.onnx", "s.onnx.json"]
     assert report["sha256"] == hashlib.sha256(target.read_bytes()).hexdigest()
@@ -143,7 +143,7 @@ def test_an_onnx_file_gives_the_networks_logits_at_every_batch_and_its_numbers_a
 
 
 def test_an_onnx_file_says_what_it_is_and_nothing_of_this_machine(student, images, converted, tmp_path):
-    export(student, tmp_path / "s.onnx", ONNX, images)
+    export_network(student, tmp_path / "s.onnx", ONNX, images)
     told = json.loads(session(tmp_path / "s.onnx").get_modelmeta().custom_metadata_map["tutelage"])
     assert told["classes"] == [str(digit) for digit in range(10)]
     assert (told["preprocessing"]["crop"], told["parameters"]) == (8, 77754)
@@ -154,7 +154,7 @@ def test_an_onnx_file_says_what_it_is_and_nothing_of_this_machine(student, image
 def test_torch_export_and_safetensors_are_read_back_to_the_bit(student, images, tmp_path):
     pixels, _, wanted = eager(student, torch.arange(9))
     for name in ("s.pt2", "s.safetensors"):
-        report = export(student, tmp_path / name, choice(tmp_path / name, None, False, False), images)
+        report = export_network(student, tmp_path / name, choice(tmp_path / name, None, False, False), images)
         assert report["checked"]["largest_difference"] <= 1e-5
     program = torch.export.load(tmp_path / "s.pt2").module()
     network, classes = load_network(tmp_path / "s.safetensors")
@@ -167,7 +167,7 @@ def test_torch_export_and_safetensors_are_read_back_to_the_bit(student, images, 
 @pytest.mark.slow
 def test_an_executorch_file_says_what_the_network_says(student, images, tmp_path):
     pytest.importorskip("executorch", reason="the extra tutelage[executorch] is not installed")
-    report = export(student, tmp_path / "s.pte", Choice("pte"), images)
+    report = export_network(student, tmp_path / "s.pte", Choice("pte"), images)
     assert report["checked"]["agreement"] == 1
     assert report["checked"]["largest_difference"] < 1e-4
     assert (tmp_path / "s.pte").stat().st_size == report["bytes"] > 4 * 77754
@@ -180,14 +180,14 @@ def test_the_resize_inside_moves_few_pixels_by_one_level_at_most(how):
     for height, width in ((37, 61), (8, 8), (16, 16), (9, 12), (33, 300), (96, 64), (1, 7), (16, 32)):
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
         found = Prepare(how)(as_tensor(image)[None].float() / 255)[0] * 255
-        gap = (found - prepare(image, how)).abs()
+        gap = (found - prepare_image(image, how)).abs()
         assert gap.max() < 1.001
         differing.append((gap > 0.5).double().mean().item())
     assert max(differing) < 0.05
 
 
 def test_a_file_that_resizes_takes_pictures_of_any_size(student, images, tmp_path):
-    report = export(student, tmp_path / "s.onnx", Choice("onnx", resize=True), images)
+    report = export_network(student, tmp_path / "s.onnx", Choice("onnx", resize=True), images)
     assert report["input"]["shape"] == ["batch", 1, "any", "any"]
     generator = np.random.default_rng(1)
     for height, width in ((8, 8), (31, 20), (9, 64)):
@@ -206,7 +206,7 @@ def test_a_file_that_resizes_takes_pictures_of_any_size(student, images, tmp_pat
 
 
 def test_int8_is_smaller_and_agrees_with_the_network(student, images, converted, tmp_path):
-    report = export(student, tmp_path / "s.onnx", Choice("onnx", int8=True), images)
+    report = export_network(student, tmp_path / "s.onnx", Choice("onnx", int8=True), images)
     pixels, _, wanted = eager(student, torch.arange(len(images.held_out.ids)))
     found = session(tmp_path / "s.onnx").run(["logits"], {"images": pixels})[0]
     assert accuracy_score(wanted.argmax(1), found.argmax(1)) >= 0.98
@@ -217,7 +217,7 @@ def test_int8_is_smaller_and_agrees_with_the_network(student, images, converted,
 
 
 def test_int8_keeps_pixels_whole_when_it_resizes(student, images, converted, tmp_path):
-    report = export(student, tmp_path / "s.onnx", Choice("onnx", int8=True, resize=True), images)
+    report = export_network(student, tmp_path / "s.onnx", Choice("onnx", int8=True, resize=True), images)
     assert report["checked"]["agreement"] >= 0.98
     image = np.zeros((1, 1, 20, 31), np.float32)
     assert session(tmp_path / "s.onnx").run(["logits"], {"images": image})[0].shape == (1, 10)
@@ -260,7 +260,7 @@ BROKEN = {
 def test_a_broken_export_is_caught_and_leaves_nothing(student, images, converted, tmp_path, how, int8):
     converted(BROKEN[how])
     with pytest.raises(ModelError, match="does not say what the network says") as caught:
-        export(student, tmp_path / "s.onnx", Choice("onnx", int8=int8), images)
+        export_network(student, tmp_path / "s.onnx", Choice("onnx", int8=int8), images)
     assert caught.value.exit_code == 4
     assert list(tmp_path.iterdir()) == []
 
@@ -270,7 +270,7 @@ def test_swapped_names_of_classes_are_caught(student, images, converted, tmp_pat
     plain = formats.about_text
     monkeypatch.setattr(formats, "about_text", lambda _, wanted: plain(other, wanted))
     with pytest.raises(ModelError, match="another classes"):
-        export(student, tmp_path / "s.onnx", ONNX, images)
+        export_network(student, tmp_path / "s.onnx", ONNX, images)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -278,7 +278,7 @@ def test_a_norm_that_lets_nothing_through_is_named(student, images, tmp_path):
     network = deepcopy(student.network)
     network.eval().body.layer2[0].bn2.weight.data.zero_()
     with pytest.raises(ModelError, match=r"gamma of a norm is all zero[\s\S]*body\.layer2\.0\.bn2"):
-        export(replace(student, network=network), tmp_path / "s.onnx", ONNX, images)
+        export_network(replace(student, network=network), tmp_path / "s.onnx", ONNX, images)
     assert list(tmp_path.iterdir()) == []
     network.body.layer2[0].bn2.weight.data[0] = 1e-3
     require_alive(replace(student, network=network))
@@ -310,7 +310,7 @@ def _(x: torch.Tensor) -> torch.Tensor:
 def test_an_operator_that_onnx_does_not_have_is_named_with_its_layer(student, images, tmp_path):
     network = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 10), Odd())).eval()
     with pytest.raises(ModelError, match=r"no operator for toys\.odd[\s\S]*layer '1\.1'"):
-        export(replace(student, network=network), tmp_path / "s.onnx", ONNX, images)
+        export_network(replace(student, network=network), tmp_path / "s.onnx", ONNX, images)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -330,22 +330,22 @@ def test_a_target_that_exists_is_kept_unless_forced(student, images, converted, 
     target = tmp_path / "s.onnx"
     target.write_bytes(b"mine")
     with pytest.raises(UsageError, match="exists and was kept"):
-        export(student, target, ONNX, images)
+        export_network(student, target, ONNX, images)
     assert target.read_bytes() == b"mine"
-    export(student, target, ONNX, images, force=True)
+    export_network(student, target, ONNX, images, force=True)
     assert target.read_bytes() != b"mine"
     target.unlink()
     with pytest.raises(UsageError, match=r"s\.onnx\.json"):
-        export(student, target, ONNX, images)
+        export_network(student, target, ONNX, images)
     with pytest.raises(UsageError, match="the target is a folder"):
-        export(student, tmp_path, ONNX, images, force=True)
+        export_network(student, tmp_path, ONNX, images, force=True)
 
 
 def test_a_forced_export_that_fails_keeps_the_old_file(student, images, converted, tmp_path):
     (tmp_path / "s.onnx").write_bytes(b"mine")
     converted(BROKEN["swapped classes"])
     with pytest.raises(ModelError):
-        export(student, tmp_path / "s.onnx", ONNX, images, force=True)
+        export_network(student, tmp_path / "s.onnx", ONNX, images, force=True)
     assert (tmp_path / "s.onnx").read_bytes() == b"mine"
 
 
@@ -385,7 +385,7 @@ def test_a_missing_package_is_one_line_with_its_command(student, images, tmp_pat
     found = formats.find_spec
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == package else found(name))
     with pytest.raises(ModelError) as caught:
-        export(student, tmp_path / f"s.{format_}", Choice(format_), images)
+        export_network(student, tmp_path / f"s.{format_}", Choice(format_), images)
     assert str(caught.value) == f"a .{format_} file needs {package}: pip install 'tutelage[{extra}]'"
 
 
@@ -405,7 +405,7 @@ def test_words_that_cannot_be_meant_are_refused(run, student, tmp_path):
     with pytest.raises(UsageError, match="not a run folder"):
         export_run(tmp_path, "resnet8", tmp_path / "s.pt2", Choice("pt2"), agreement=1)
     with pytest.raises(DataError, match="no image to run"):
-        verify.plain_images(load(DATA).train, torch.arange(0))
+        verify.plain_images(load_data(DATA).train, torch.arange(0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -413,7 +413,7 @@ def test_words_that_cannot_be_meant_are_refused(run, student, tmp_path):
 def test_a_program_that_was_not_just_written_is_never_loaded(tmp_path, suffix):
     (tmp_path / f"s{suffix}").write_bytes(b"anything")
     with pytest.raises(SecurityError, match="refused"):
-        open_run(tmp_path / f"s{suffix}", None)
+        open_predictor(tmp_path / f"s{suffix}", None)
 
 
 def test_the_clean_process_refuses_other_bytes_than_were_written(student, model, monkeypatch):
@@ -423,4 +423,3 @@ def test_the_clean_process_refuses_other_bytes_than_were_written(student, model,
     monkeypatch.setattr(verify.hashlib, "sha256", lambda data: plain(data + b"?"))
     with pytest.raises(ModelError, match="not the file that was just written"):
         verify.rerun(data, ONNX, asked, [])
-

@@ -16,7 +16,7 @@ from tutelage.data.images import Preparation
 from tutelage.engine.predict import predict as trainers_predictions
 from tutelage.errors import DataError, ModelError, SecurityError, UsageError
 from tutelage.exporting import formats
-from tutelage.exporting.from_run import choice, export_run, open_run
+from tutelage.exporting.from_run import choice, export_run, open_predictor
 from tutelage.exporting.module import Choice, Student
 from tutelage.exporting.predict import Classifier, Damaged, Prediction, classify, image_files, open_onnx
 from tutelage.graph.graph import Graph
@@ -105,8 +105,8 @@ def test_an_export_sees_what_the_trainer_saw_in_pictures_of_any_size(exported, p
 
 
 def test_so_does_the_run_itself_and_its_file_of_weights(run, photos, by_trainer):
-    same(seen(open_run(run, None), photos / "test"), by_trainer, 1e-5)
-    same(seen(open_run(run / "models" / "resnet8.safetensors", None), photos / "test"), by_trainer, 1e-5)
+    same(seen(open_predictor(run, None), photos / "test"), by_trainer, 1e-5)
+    same(seen(open_predictor(run / "models" / "resnet8.safetensors", None), photos / "test"), by_trainer, 1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_models_from_elsewhere_are_refused(tmp_path):
         with pytest.raises(ModelError, match=words):
             open_onnx(tmp_path / f"{name}.onnx")
     with pytest.raises(UsageError, match="not a model to predict with"):
-        open_run(tmp_path / "m.txt", None)
+        open_predictor(tmp_path / "m.txt", None)
 
 
 def test_a_run_with_several_networks_wants_a_name(run, tmp_path):
@@ -261,10 +261,10 @@ def test_a_run_with_several_networks_wants_a_name(run, tmp_path):
     for node in ("a", "b"):
         (tmp_path / "models" / f"{node}.safetensors").write_bytes(weights)
     with pytest.raises(UsageError, match=r"say which network[\s\S]*a, b[\s\S]*--node a"):
-        open_run(tmp_path, None)
+        open_predictor(tmp_path, None)
     with pytest.raises(UsageError, match="no trained network 'c'"):
-        open_run(tmp_path, "c")
-    assert open_run(tmp_path, "b").classes == ("cat", "dog")
+        open_predictor(tmp_path, "c")
+    assert open_predictor(tmp_path, "b").classes == ("cat", "dog")
 
 
 def test_there_must_be_an_image(tmp_path):

@@ -19,7 +19,7 @@ from tutelage.graph.schedules import ramp_up
 from tutelage.recipes.job import train_recipe
 from tutelage.recipes.recipe import graph_of, read_recipe
 from tutelage.reporting.graph_model import Diagram, Link, Node
-from tutelage.reporting.graph_svg import draw
+from tutelage.reporting.graph_svg import draw_graph
 from tutelage.reporting.run_folder import read_run
 from tutelage.system.distributed import World
 from two_generations import RECIPE
@@ -96,7 +96,7 @@ def test_a_run_from_python_has_its_graph_as_data(run):
 def test_the_report_draws_the_graph_that_python_made(run):
     diagram = read_run(run).diagram
     assert diagram == DIAGRAM
-    svg = str(draw(diagram, {}).svg)
+    svg = str(draw_graph(diagram, {}).svg)
     assert svg.count('class="node frozen') == svg.count('class="node trained') == 2
     assert svg.count('class="edge') == 6
 

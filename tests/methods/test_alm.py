@@ -18,7 +18,7 @@ from tutelage.graph.divergences import kl
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Table
 from tutelage.graph.objective import forward
-from tutelage.methods.alm import Held, alm, gains, gradients, moved
+from tutelage.methods.alm import HeldOutOutputs, alm, gains, gradients, moved_mix
 from tutelage.methods.distill import distill
 from tutelage.system.files import fingerprint
 
@@ -83,7 +83,7 @@ def test_what_a_weight_gains_is_how_the_loss_after_a_real_step_falls_with_it(tea
     (slope,) = torch.autograd.grad(loss, mix)
     with torch.no_grad():
         pulls = gradients(features @ weight.T + bias, said, labels, 4.0) / 8
-        found = gains(mix, pulls, features, Held(others, others @ weight.T + bias, held_labels), 0.3)
+        found = gains(mix, pulls, features, HeldOutOutputs(others, others @ weight.T + bias, held_labels), 0.3)
     torch.testing.assert_close(found, -slope, rtol=1e-12, atol=1e-15)
 
 
@@ -91,20 +91,21 @@ def test_a_label_that_opposes_the_validation_images_loses_weight_and_one_that_ag
     """Two alike images of class 0, the second with a wrong label; the validation image is of class 0."""
     features, student = torch.ones(2, 3), torch.zeros(2, 2)
     pulls = gradients(student, [], torch.tensor([0, 1]), 1.0)
-    right, wrong = gains(torch.ones(2, 1), pulls, features, Held(features[:1], student[:1], torch.tensor([0])), 0.1)
+    right, wrong = gains(torch.ones(2, 1), pulls, features,
+                         HeldOutOutputs(features[:1], student[:1], torch.tensor([0])), 0.1)
     assert right > 0 > wrong
 
 
 def test_weights_stay_in_their_bounds():
     mix, gain = torch.tensor([[0.1, 0.9], [0.1, 0.9]]), torch.tensor([[9.0, -9.0], [-9.0, 9.0]])
-    free = moved(mix, gain, convex=False)
+    free = moved_mix(mix, gain, convex=False)
     assert free.flatten().tolist() == pytest.approx([2, 1e-7, 1e-7, 2], abs=1e-6)
     assert 0 < free.min() < free.max() < 2
-    assert moved(mix, gain, convex=True).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert moved_mix(mix, gain, convex=True).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_a_convex_mixture_moves_by_the_difference_and_sums_to_1():
-    found = moved(torch.tensor([[0.4, 0.6]]), torch.tensor([[0.1, 0.3]]), convex=True)
+    found = moved_mix(torch.tensor([[0.4, 0.6]]), torch.tensor([[0.1, 0.3]]), convex=True)
     assert found[0].tolist() == pytest.approx([0.2, 0.8])
 
 
@@ -112,7 +113,7 @@ def test_a_convex_mixture_moves_by_the_difference_and_sums_to_1():
 def test_huge_and_wrong_logits_and_rows_without_a_label_give_numbers(size):
     student, wrong = torch.eye(3) * size, torch.eye(3).roll(1, 0) * size
     pulls = gradients(student, [wrong], torch.tensor([0, -1, -1]), 4.0)
-    found = gains(torch.zeros(3, 2), pulls, student, Held(student, wrong, torch.arange(3)), 0.1)
+    found = gains(torch.zeros(3, 2), pulls, student, HeldOutOutputs(student, wrong, torch.arange(3)), 0.1)
     assert found.isfinite().all()
     assert found[1:, 0].tolist() == [0.0, 0.0]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from every import every
-from tutelage.data.load import load as load_data
+from tutelage.data.load import load_data
 from tutelage.errors import DataError, Interrupted, ModelError, UsageError
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.objective import losses
@@ -28,7 +28,7 @@ from tutelage.methods.class_incremental import (
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.recipes import class_phases
-from tutelage.recipes.class_phases import drawn, herded, probabilities, rewarded
+from tutelage.recipes.class_phases import drawn_action, herded, probabilities, rewarded
 from tutelage.recipes.job import finished_run, train_recipe
 from tutelage.recipes.recipe import Recipe, read_recipe
 from tutelage.runs.folder import finished
@@ -174,14 +174,14 @@ def test_exp3_finds_the_better_of_two_arms():
         log_weights = [0.0, 0.0]
         for turn in range(300):
             shares = probabilities(log_weights, 0.1)
-            arm = drawn(shares, run * 1000 + turn)
+            arm = drawn_action(shares, run * 1000 + turn)
             reward = float(generator.random() < (0.2, 0.8)[arm])
             log_weights = rewarded(log_weights, arm, reward, shares[arm], 0.1)
         assert probabilities(log_weights, 0.1)[1] > 0.8
 
 
 def test_actions_are_drawn_by_their_chances():
-    counts = np.bincount([drawn([0.1, 0.7, 0.2], key) for key in range(3000)], minlength=3)
+    counts = np.bincount([drawn_action([0.1, 0.7, 0.2], key) for key in range(3000)], minlength=3)
     assert counts / 3000 == pytest.approx([0.1, 0.7, 0.2], abs=0.03)
 
 

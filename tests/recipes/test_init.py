@@ -12,7 +12,7 @@ from PIL import Image
 from tutelage.errors import UserError
 from tutelage.models import build as build_page
 from tutelage.models.sources import find
-from tutelage.recipes.init import Found, choose, write_recipes
+from tutelage.recipes.init import FoundImages, choose_plan, write_recipes
 from tutelage.recipes.job import make_job, train_job
 from tutelage.recipes.recipe import read_recipe
 from tutelage.system.distributed import World
@@ -108,7 +108,7 @@ def test_recipes_that_are_there_are_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_fewer_images_are_seen_more_often() -> None:
-    few, many = (choose(Found(Path("x"), count, count, 10, 500)) for count in (500, 50_000))
+    few, many = (choose_plan(FoundImages(Path("x"), count, count, 10, 500)) for count in (500, 50_000))
     assert few.epochs > many.epochs
     assert few.batch_size < many.batch_size
     assert few.image_size == 224

@@ -20,12 +20,12 @@ from tutelage.errors import ModelError, UsageError
 from tutelage.recipes.recipe import graph_of, read_recipe
 from tutelage.reporting.build import make_document
 from tutelage.reporting.charts import Point, label
-from tutelage.reporting.formatting import shown
+from tutelage.reporting.formatting import shown_text
 from tutelage.reporting.graph_model import diagram_of
-from tutelage.reporting.graph_svg import draw
+from tutelage.reporting.graph_svg import draw_graph
 from tutelage.reporting.groups import group_runs, member_of
 from tutelage.reporting.html import as_html, data_block
-from tutelage.reporting.markdown_csv_json import as_csv, as_json, as_markdown
+from tutelage.reporting.markdown_csv_json import as_csv, document_as_json, document_as_markdown
 from tutelage.reporting.run_folder import read_run
 from tutelage.reporting.sections.overview import front_of
 from tutelage.reporting.sections.training import shares_of
@@ -92,7 +92,7 @@ def test_every_number_of_the_log_is_in_every_format_and_none_is_changed(whole):
     wanted = {repr(number) for record in logged
               for number in toys.numbers([record["losses"], record["metrics"]["nodes"]])}
     cells = {row["value"] for row in csv.DictReader(io.StringIO(as_csv(document)))}
-    raw = {repr(number) for number in toys.numbers(json.loads(as_json(document)))}
+    raw = {repr(number) for number in toys.numbers(json.loads(document_as_json(document)))}
     assert wanted <= cells
     assert wanted <= raw
     assert wanted <= set(Reader(as_html(document)).values)
@@ -191,7 +191,7 @@ def test_the_gain_by_trust_is_the_difference_to_plain_distillation_on_the_same_i
         deciles["edges"][0] += edge  # other images, or another teacher: not to be compared
         deciles["accuracy"] = {"resnet8": [0.5 + better] * 10, "mobilenetv2": [0.25] * 9 + [None]}
         write_evaluation(run, whole)
-    tables = json.loads(as_json(make_document(runs)))["tables"]
+    tables = json.loads(document_as_json(make_document(runs)))["tables"]
     (rows,) = [table["rows"] for table in tables if table["table"] == "Gain over plain by tenth of w"]
     assert rows == [["dual", "resnet8", i, 0.125] for i in range(1, 11)] + [
         ["dual", "mobilenetv2", i, 0.0 if i < 10 else None] for i in range(1, 11)]
@@ -221,7 +221,7 @@ def test_the_cost_of_a_network_holds_for_other_runs_of_it_on_the_same_data_alone
     runs = [toys.run(tmp_path / "measured"), toys.run(tmp_path / "alike", config=other + "lr = 0.3\n"),
             toys.run(tmp_path / "unlike", config=other.replace("digits", "cifar10") + "lr = 0.3\n")]
     toys.cost(runs[0])
-    tables = json.loads(as_json(make_document(runs)))["tables"]
+    tables = json.loads(document_as_json(make_document(runs)))["tables"]
     (table,) = [table for table in tables if table["table"] == "All networks"]
     place = table["columns"].index("parameters")
     found = {(row[0], row[1]): row[place] for row in table["rows"]}
@@ -258,7 +258,7 @@ def test_the_diagram_of_a_python_run_is_read_from_the_table_it_wrote(tmp_path):
 
 def test_a_drawing_has_every_node_and_an_arrow_for_every_edge(whole):
     diagram = read_run(whole).diagram
-    svg = str(draw(diagram, {}).svg)
+    svg = str(draw_graph(diagram, {}).svg)
     assert svg.count('class="edge') == svg.count('class="head') == len(diagram.links) == 6
     assert every(f">{name}<" in svg for name in ("labels", "teacher", *toys.STUDENTS))
     assert svg.count("<title>") == 6
@@ -301,9 +301,9 @@ def test_a_name_in_a_chart_is_no_markup_of_plotlys(name):
 
 @pytest.mark.parametrize("name", [*HOSTILE, "\ud800"])
 def test_a_name_that_is_shown_can_be_seen_and_written(name):
-    assert shown(name).strip()
-    assert len(shown(name)) < 400
-    assert shown(name).encode().decode().isprintable() or "🦊" in name
+    assert shown_text(name).strip()
+    assert len(shown_text(name)) < 400
+    assert shown_text(name).encode().decode().isprintable() or "🦊" in name
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -318,7 +318,7 @@ def test_markdown_and_csv_neither_run_nor_break(tmp_path):
     folder = toys.run(tmp_path / "run")
     toys.evaluate(folder, HOSTILE)
     document = make_document([folder])
-    text = as_markdown(document)
+    text = document_as_markdown(document)
     assert "<script" not in text
     assert "<img" not in text
     assert "\x1b" not in text
@@ -354,7 +354,7 @@ def test_a_number_that_is_none_is_told_in_words_and_leaves_a_gap(tmp_path, numbe
     page = page_of(folder, toys.run(tmp_path / "run-1", broken=number, seed=1))
     json.loads(Reader(page).figures, parse_constant=lambda word: pytest.fail(word))
     assert ("not a number" in seen(page)) == math.isnan(number)
-    json.loads(as_json(make_document([folder])), parse_constant=lambda word: pytest.fail(word))
+    json.loads(document_as_json(make_document([folder])), parse_constant=lambda word: pytest.fail(word))
 
 
 def test_one_student_and_fifty_students(tmp_path):
@@ -373,7 +373,7 @@ def test_a_thousand_classes_fit_in_twenty_megabytes(tmp_path, classes):
     metrics = toys.evaluate(folder, [f"class number {i} of many" for i in range(classes)])
     document = make_document([folder])
     assert len(as_html(document).encode()) < 20_000_000
-    tables = json.loads(as_json(document))["tables"]
+    tables = json.loads(document_as_json(document))["tables"]
     (rows,) = [table["rows"] for table in tables if table["table"] == "Accuracy by class"]
     assert [row[1] for row in rows] == metrics["nodes"]["teacher"]["per_class"]
 

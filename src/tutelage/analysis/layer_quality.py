@@ -114,8 +114,8 @@ def candidates(network: nn.Module, images: Tensor) -> dict[str, int]:
 
 
 @torch.no_grad()
-def measure(network: nn.Module, source: Source, *, layers: Sequence[str] = (), images: int = 1000,
-            batch_size: int = 256, seed: int = 0) -> dict[str, Quality]:
+def measure_layers(network: nn.Module, source: Source, *, layers: Sequence[str] = (), images: int = 1000,
+                   batch_size: int = 256, seed: int = 0) -> dict[str, Quality]:
     """Layer -> its quality, in the order of depth, by so many plain `images` of all classes.
 
     `layers` are those asked for; none: `candidates`. The network is put in eval mode and stays where it is.

@@ -45,7 +45,7 @@ def is_plain(graph: Graph) -> bool:
     return made and edges and networks | {*weights} == {*graph.nodes} and not graph.controllers
 
 
-def alone(graph: Graph, student: str) -> Graph:
+def without_peers(graph: Graph, student: str) -> Graph:
     """One of the students without the others: what it learns from labels and frozen networks."""
     edges = [edge for edge in graph.edges
              if edge.student == student and not isinstance(graph.nodes.get(edge.teacher), Trained)]
@@ -57,7 +57,7 @@ def alone(graph: Graph, student: str) -> Graph:
 def by_hand(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
             device: torch.device) -> Callable[[], Tensor]:
     """A step of that loop, on copies of the models; it gives the loss and goes round the first images."""
-    networks = networks_of(graph, models, device)
+    networks = copies_on(graph, models, device)
     optimizers = optimizers_of(graph, networks, settings)
     pictures, labels = _pictures(data, 4, settings.batch_size)
     draw, step = draw_by_pil(policy(data.train), data.shape), partial(hand_step, loss_by_hand(graph), graph, networks)
@@ -75,7 +75,7 @@ def by_hand(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings:
     return next_step
 
 
-def networks_of(graph: Graph, models: Mapping[str, nn.Module], device: torch.device) -> dict[str, nn.Module]:
+def copies_on(graph: Graph, models: Mapping[str, nn.Module], device: torch.device) -> dict[str, nn.Module]:
     """Copies of the networks that the graph names, in the modes they are trained in."""
     return {node: deepcopy(models[node]).to(device).train(isinstance(kind, Trained))
             for node, kind in graph.nodes.items() if not isinstance(kind, Computed)}

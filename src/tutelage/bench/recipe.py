@@ -11,7 +11,7 @@ from tutelage.bench import rows as benchmarking
 from tutelage.bench.naive_loop import is_plain
 from tutelage.bench.rows import Row
 from tutelage.data import Data, from_tensors
-from tutelage.data.load import load as load_data
+from tutelage.data.load import load_data
 from tutelage.data.memory import TOGETHER
 from tutelage.engine.autotune import Tuned, memory_folder, records, tune
 from tutelage.engine.precision import default_executions

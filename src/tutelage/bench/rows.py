@@ -21,7 +21,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tutelage.bench.floor import Step, floor_of, floor_step, laid_out, slow_down
-from tutelage.bench.naive_loop import alone, by_hand, draw_by_pil, hand_step, loss_by_hand, networks_of, optimizers_of
+from tutelage.bench.naive_loop import (
+    by_hand,
+    copies_on,
+    draw_by_pil,
+    hand_step,
+    loss_by_hand,
+    optimizers_of,
+    without_peers,
+)
 from tutelage.data import from_tensors
 from tutelage.data.augment import Augmentation, crop_and_flip, unit_range
 from tutelage.data.source import Data
@@ -32,7 +40,7 @@ from tutelage.engine.monitor import Means
 from tutelage.engine.precision import Execution, on_device
 from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
-from tutelage.engine.teacher_cache.use import attach, build, cache_folder
+from tutelage.engine.teacher_cache.use import attach, cache_folder, fill_cache
 from tutelage.graph import fused_losses, objective
 from tutelage.graph.divergences import cross_entropy
 from tutelage.graph.edge import Edge
@@ -83,8 +91,8 @@ def ratios(steps: Mapping[str, Step], rounds: int, device: torch.device, repeats
     return seconds
 
 
-def compare(name: str, seconds: Mapping[str, Sequence[float]], above: str, below: Sequence[str], reach: float, *,
-            at_most: bool = True, note: str = "") -> Row:
+def compare_runs(name: str, seconds: Mapping[str, Sequence[float]], above: str, below: Sequence[str], reach: float, *,
+                 at_most: bool = True, note: str = "") -> Row:
     """The row of seconds of `above` divided by the sum of those `below`, round by round."""
     totals = [sum(times) for times in zip(*(seconds[part] for part in below), strict=True)]
     found = [one / other for one, other in zip(seconds[above], totals, strict=True)]
@@ -103,17 +111,17 @@ def dual_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, setting
         "naive": naive(graph), "floor": floor_of({node: models[node] for node in students}, data, settings,
                                                tuned.choices, world, recorded=tuned.recorded)}
     if len(students) > 1:
-        steps |= {f"naive {node}": naive(alone(graph, node)) for node in students}
+        steps |= {f"naive {node}": naive(without_peers(graph, node)) for node in students}
     ours, kept = _four_ways(graph, models, data, settings, tuned, world)
     seconds = ratios(steps | ours, rounds, world.device)
     limits = (1.02, 1.28) if world.device.type == "cpu" else (1.05, 1.20)
     separate = [f"naive {node}" for node in students]
-    yield compare("whole step, cached teacher / floor", seconds, "cached", ["floor"], limits[0], note=kept)
-    yield compare("whole step, online teacher / floor", seconds, "online", ["floor"], limits[1])
+    yield compare_runs("whole step, cached teacher / floor", seconds, "cached", ["floor"], limits[0], note=kept)
+    yield compare_runs("whole step, online teacher / floor", seconds, "online", ["floor"], limits[1])
     if len(students) > 1:
-        yield compare("all students, online / separate naive runs", seconds, "online", separate, 0.38)
-        yield compare("all students, cached / separate naive runs", seconds, "cached", separate, 0.30, note=kept)
-    more = partial(compare, seconds=seconds, above="naive", at_most=False)
+        yield compare_runs("all students, online / separate naive runs", seconds, "online", separate, 0.38)
+        yield compare_runs("all students, cached / separate naive runs", seconds, "cached", separate, 0.30, note=kept)
+    more = partial(compare_runs, seconds=seconds, above="naive", at_most=False)
     yield more("naive / ours, all float32, online", below=["online fp32"], reach=1.35)
     yield more("naive / ours, all float32, cached", below=["cached fp32"], reach=2.0, note=kept)
     yield more("naive / floor (what there is to win)", below=["floor"], reach=2.6)
@@ -132,7 +140,8 @@ def single_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, setti
     seconds = ratios({"naive": by_hand(pair, models, data, settings, world.device)} | steps, rounds, world.device)
     for name, reach, note in (("online", 2.0, ""), ("cached", 2.6, kept), ("online fp32", 1.2, ""),
                               ("cached fp32", 1.8, kept)):
-        yield compare(f"one student, naive / ours {name}", seconds, "naive", [name], reach, at_most=False, note=note)
+        yield compare_runs(f"one student, naive / ours {name}", seconds, "naive", [name], reach, at_most=False,
+                           note=note)
 
 
 def student_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
@@ -149,7 +158,8 @@ def student_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, sett
         floor = floor_of({name: networks[name] for name in names}, data, settings, choices, world,
                        recorded=tuned.recorded)
         seconds = ratios({"ours": ours, "floor": floor}, rounds, world.device)
-        yield compare(f"{count} students, cached / sum of their floors", seconds, "ours", ["floor"], 1.02, note=kept)
+        yield compare_runs(f"{count} students, cached / sum of their floors", seconds, "ours", ["floor"], 1.02,
+                           note=kept)
 
 
 def sameness_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
@@ -201,11 +211,13 @@ def loss_rows(device: torch.device, rounds: int) -> Iterator[Row]:
             held = torch.zeros(10 * batch * classes, dtype=torch.uint8, device=device)
             steps |= {"ours": warm_graph(steps["ours"]), "copy": warm_graph(held.clone)}
         seconds = ratios(steps, rounds, device, repeats=max(1, 20_000_000 // (batch * classes * 10)))
-        yield compare(f"losses and gradients at {batch} x {classes}, eager / ours", seconds, "eager", ["ours"], reach,
-                      at_most=False)
+        yield compare_runs(f"losses and gradients at {batch} x {classes}, eager / ours", seconds, "eager", ["ours"],
+                           reach,
+                           at_most=False)
         if device.type == "cuda":
-            yield compare(f"losses and gradients at {batch} x {classes}, ours / copy of the bytes they move", seconds,
-                          "ours", ["copy"], 1.25)
+            yield compare_runs(f"losses and gradients at {batch} x {classes}, ours / copy of the bytes they move",
+                               seconds,
+                               "ours", ["copy"], 1.25)
 
 
 def augmentation_rows(device: torch.device, rounds: int) -> Iterator[Row]:
@@ -224,7 +236,7 @@ def augmentation_rows(device: torch.device, rounds: int) -> Iterator[Row]:
         for first in range(0, len(pictures), 128):
             torch.stack([draw(picture) for picture in pictures[first : first + 128]])
     seconds = ratios({"pil": pil, "ours": ours}, rounds, device)
-    yield compare("augmentation, PIL image by image / ours", seconds, "pil", ["ours"], 15, at_most=False)
+    yield compare_runs("augmentation, PIL image by image / ours", seconds, "pil", ["ours"], 15, at_most=False)
 
 
 def overhead_rows(world: World, rounds: int) -> Iterator[Row]:
@@ -238,12 +250,12 @@ def overhead_rows(world: World, rounds: int) -> Iterator[Row]:
     run = start(graph, deepcopy(models), data, settings, world, compiled_losses=True)
     set_modes(run)
     batch = on_device(next(iter(data.train.batches([torch.arange(8)], draw=0))), world.device)
-    networks = networks_of(graph, models, world.device)
+    networks = copies_on(graph, models, world.device)
     hand = partial(hand_step, loss_by_hand(graph), graph, networks, optimizers_of(graph, networks, settings), batch)
     seconds = ratios({"ours": partial(train_step, run, [batch]), "hand": hand}, rounds, world.device, repeats=200)
     microseconds = 1e6 * (statistics.median(seconds["ours"]) - statistics.median(seconds["hand"]))
-    yield compare("step of trivial networks / the same by hand", seconds, "ours", ["hand"], 1.10,
-                  note=f"{microseconds:+.0f} microseconds a step")
+    yield compare_runs("step of trivial networks / the same by hand", seconds, "ours", ["hand"], 1.10,
+                       note=f"{microseconds:+.0f} microseconds a step")
 
 
 def _now(device: torch.device) -> float:
@@ -299,7 +311,7 @@ def _run(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Se
     assert folder is not None, "a recipe with a teacher and data of this package"
     found, began = folder.exists(), _now(world.device)
     attach(run, folder)
-    for _ in build(run, 1):
+    for _ in fill_cache(run, 1):
         pass
     run.step = 0
     took = "found on disk" if found else f"took {_now(world.device) - began:.1f} s ahead, not counted"
@@ -318,7 +330,7 @@ def _our_losses(run: Run, batches: Iterable[Batch]) -> list[float]:
 
 def _hand_losses(graph: Graph, models: Mapping[str, nn.Module], settings: Settings, batches: Iterable[Batch],
                  device: torch.device, gently: float) -> list[float]:
-    networks = networks_of(graph, models, device)
+    networks = copies_on(graph, models, device)
     optimizers = optimizers_of(graph, networks, settings)
     slow_down(optimizers, gently)
     step = partial(hand_step, loss_by_hand(graph), graph, networks, optimizers)

@@ -34,7 +34,7 @@ def search_diswot(
 
     tutelage search diswot runs/teacher --blocks 1,3,5,7 --widths 8,16 --max-parameters 300000
     """
-    from tutelage.analysis.search.run import SearchSettings, search_for, teacher_of
+    from tutelage.analysis.search.run import SearchSettings, search_for, teacher_named
     from tutelage.analysis.search.space import family, read_candidates
     from tutelage.cli.analysis_text import search_text
     from tutelage.system.distributed import choose_device
@@ -42,7 +42,7 @@ def search_diswot(
     settings = SearchSettings(semantic, batch, batches, initialisations, most_parameters, most_flops, evaluations, seed)
     among = family(_numbers("--blocks", blocks), _numbers("--widths", widths)) if candidates is None else (
         read_candidates(candidates))
-    recipe, spec = teacher_of(teacher, node, set_ or [], plugin or [])
+    recipe, spec = teacher_named(teacher, node, set_ or [], plugin or [])
     found = search_for(recipe, spec, among, settings, choose_device(recipe.train.device))
     say(json.dumps(found.as_json()) if as_json else search_text(found, show))
 

@@ -177,8 +177,8 @@ def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help
     if model.suffix.lower() == ".onnx":
         student = open_onnx(model)
     else:
-        from tutelage.exporting.from_run import open_run
-        student = open_run(model, node, plugin or [])
+        from tutelage.exporting.from_run import open_predictor
+        student = open_predictor(model, node, plugin or [])
     damaged = 0
     for found in classify(image_files(files), student, confidence):
         damaged += isinstance(found, Damaged)
@@ -281,14 +281,14 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
 
     tutelage analyse layers recipes/digits/feature_only.toml --count 3
     """
-    from tutelage.analysis.layer_quality import best, measure
+    from tutelage.analysis.layer_quality import best, measure_layers
     from tutelage.recipes.job import networks_of
 
     found, data = networks_of(of, set_ or [], plugin or [])
     node = node or next(iter(found))
     if node not in found:
         raise unknown("network", node, found, where="--node")
-    qualities = measure(found[node], data.train, layers=layers or [], images=images, seed=0)
+    qualities = measure_layers(found[node], data.train, layers=layers or [], images=images, seed=0)
     picked = best(qualities, count)
     if as_json:
         each = {layer: {**vars(one), "quality": one.quality} for layer, one in qualities.items()}
@@ -306,9 +306,9 @@ def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
 
     tutelage check-data my-photos
     """
-    from tutelage.data.check import check
+    from tutelage.data.check import check_folder
 
-    report = check(folder)
+    report = check_folder(folder)
     say(report.as_json() if as_json else str(report))
     if report.errors:
         raise typer.Exit(3)

@@ -73,7 +73,7 @@ class _Seen(NamedTuple):
     content: str = ""
 
 
-def check(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_symlinks: bool = False) -> Report:
+def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_symlinks: bool = False) -> Report:
     """Decode every image below `root`, on all cores, and compare them with each other."""
     listing = folder.list_folder(root, follow_symlinks=follow_symlinks)
     seen = folder.in_threads(partial(_look, max_pixels=max_pixels), [image.path for image in listing.images])
@@ -88,7 +88,7 @@ def check(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_symlinks: b
     warnings += [Finding("the name ends otherwise than the content", (name,)) for _, name, told in good
                  if told.mislabelled]
     warnings += _duplicates(good)
-    return Report(images.shown(listing.root), _counts(listing.images), tuple(errors), tuple(warnings),
+    return Report(images.printable(listing.root), _counts(listing.images), tuple(errors), tuple(warnings),
                   dict(Counter(told.mode for _, _, told in good).most_common()),
                   dict(Counter(told.size for _, _, told in good).most_common()))
 
@@ -143,7 +143,8 @@ def _twins(classes: Sequence[str]) -> list[Finding]:
     alike = defaultdict(list)
     for name in classes:
         alike[unicodedata.normalize("NFC", name).casefold()].append(name)
-    return [Finding("class names that differ only in case or in Unicode form", tuple(map(images.shown, names)), "twins")
+    return [Finding("class names that differ only in case or in Unicode form", tuple(map(images.printable, names)),
+                    "twins")
             for names in alike.values() if len(names) > 1]
 
 
@@ -157,11 +158,11 @@ def _counts(found: Iterable[folder.Image]) -> dict[str, dict[str, int]]:
 
 def _finding(error: UserError, where: str, root: Path) -> Finding:
     what = error.what if error.found is None else f"{error.what} ({error.found})"
-    return Finding(what, (where.removeprefix(f"{images.shown(root)}/"),), error.kind)
+    return Finding(what, (where.removeprefix(f"{images.printable(root)}/"),), error.kind)
 
 
 def _relative(path: Path, root: Path) -> str:
-    return images.shown(path.relative_to(root) if path.is_relative_to(root) else path)
+    return images.printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _counted(counts: dict[str, int]) -> str:

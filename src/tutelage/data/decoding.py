@@ -94,9 +94,9 @@ def decode(path: Path, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Image
         except MemoryError:
             raise
         except Exception as error:
-            raise DataError("an image cannot be decoded", where=shown(path), found=str(error) or repr(error),
+            raise DataError("an image cannot be decoded", where=printable(path), found=str(error) or repr(error),
                             fix="replace or remove the file; `tutelage check-data` lists all such files") from None
-    return flatten(image, channels, shown(path))
+    return flatten(image, channels, printable(path))
 
 
 def header(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -121,11 +121,11 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise DataError("a file cannot be read", where=shown(path), found=error.strerror,
+        raise DataError("a file cannot be read", where=printable(path), found=error.strerror,
                         fix="restore it or its permissions, or remove it") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise DataError("not a regular file", where=shown(path), expected="an image file",
+        raise DataError("not a regular file", where=printable(path), expected="an image file",
                         fix="remove it from the folder of images")
     return os.fdopen(handle, "rb")
 
@@ -146,12 +146,12 @@ def require_image(head: bytes, path: Path) -> None:
     if sniff(head) is None:
         found = "an empty file" if not head else f"starts with {head[:12]!r}"
         kind = _OTHER_TYPES.get(head[:4])
-        raise DataError("not an image that can be read", where=shown(path),
+        raise DataError("not an image that can be read", where=printable(path),
                         found=f"{kind} ({found})" if kind else found, expected=", ".join(FORMATS),
                         fix="replace, convert or remove the file; `tutelage check-data` lists all such files")
 
 
-def shown(path: Path | str) -> str:
+def printable(path: Path | str) -> str:
     r"""A path as text that any terminal and any JSON can hold; foreign bytes are written as \x...
 
     >>> shown("a\nb")
@@ -169,7 +169,7 @@ def _open(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error), max_pixels) from None
     except Exception as error:
-        raise DataError("the header of an image cannot be read", where=shown(path), found=type(error).__name__,
+        raise DataError("the header of an image cannot be read", where=printable(path), found=type(error).__name__,
                         fix="replace or remove the file") from None
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width} x {image.height} pixels", max_pixels)
@@ -177,6 +177,6 @@ def _open(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
 
 
 def _too_large(path: Path, found: str, max_pixels: int) -> SecurityError:
-    return SecurityError("an image with more pixels than allowed was not decoded", where=shown(path), found=found,
+    return SecurityError("an image with more pixels than allowed was not decoded", where=printable(path), found=found,
                          expected=f"at most {max_pixels} pixels",
                          fix="remove it, or raise `max_pixels` in [data] if you trust it")

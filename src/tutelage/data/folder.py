@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tutelage.data.images import EXTENSIONS, decode, header, open_regular, require_image, shown
+from tutelage.data.images import EXTENSIONS, decode, header, open_regular, printable, require_image
 from tutelage.errors import DataError, SecurityError, UserError, unknown
 from tutelage.types import Content
 
@@ -63,7 +63,7 @@ def list_folder(root: Path, *, follow_symlinks: bool = False) -> Listing:
     A link that leads out of `root` is refused unless `follow_symlinks`.
     """
     if not root.is_dir():
-        raise DataError("no such folder of images", where=shown(root), expected="train/CLASS/*.jpg or CLASS/*.jpg",
+        raise DataError("no such folder of images", where=printable(root), expected="train/CLASS/*.jpg or CLASS/*.jpg",
                         fix="give the folder as `root` in [data], or set TUTELAGE_DATA to where it lies")
     root = root.resolve()
     walk = _Walk(root, follow_symlinks, [], [])
@@ -75,7 +75,7 @@ def list_folder(root: Path, *, follow_symlinks: bool = False) -> Listing:
             classes = tuple(sorted(name for name in found if name != UNLABELLED))
         allowed = {*classes, UNLABELLED} if split in ("all", "train", "unlabelled") else set(classes)
         unknown_names = sorted(set(found) - allowed)
-        walk.problems.extend(unknown("class", name, classes, where=shown(folder), error=DataError)
+        walk.problems.extend(unknown("class", name, classes, where=printable(folder), error=DataError)
                              for name in unknown_names)
         for name in sorted(found):
             files = sorted(walk.files(found[name], (found[name].resolve(),)), key=lambda file: os.fsencode(file[0]))
@@ -110,7 +110,7 @@ def contents(listing: Listing, max_pixels: int) -> dict[str, Content]:
             for image, content in zip(listing.images, seen, strict=True)}
 
 
-def fingerprint(found: Mapping[str, Content]) -> str:
+def folder_fingerprint(found: Mapping[str, Content]) -> str:
     """The SHA-256 over path and content of each file, in this order."""
     total = hashlib.sha256()
     for path, content in found.items():
@@ -146,7 +146,7 @@ class _Walk:
             with os.scandir(folder) as found:
                 entries = list(found)
         except OSError as error:
-            self.problems.append(DataError("a folder cannot be read", where=shown(folder), found=error.strerror,
+            self.problems.append(DataError("a folder cannot be read", where=printable(folder), found=error.strerror,
                                            fix="restore its permissions, or remove it"))
             return
         for entry in entries:
@@ -167,7 +167,7 @@ class _Walk:
             elif entry.is_file():
                 yield path, entry.stat().st_size
             else:
-                self.problems.append(DataError("not a regular file", where=shown(path), expected="an image file",
+                self.problems.append(DataError("not a regular file", where=printable(path), expected="an image file",
                                                fix="remove it from the folder of images"))
 
     def may_enter(self, folder: Path) -> bool:
@@ -178,13 +178,13 @@ class _Walk:
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):
-            self.problems.append(DataError("a link that leads nowhere", where=shown(path),
+            self.problems.append(DataError("a link that leads nowhere", where=printable(path),
                                            fix="remove it, or restore what it points to"))
             return False
         if self.follow_symlinks or target.is_relative_to(self.root):
             return True
-        self.problems.append(SecurityError("a link leads out of the folder of images", where=shown(path),
-                                           found=f"-> {shown(target)}", expected=f"inside {shown(self.root)}",
+        self.problems.append(SecurityError("a link leads out of the folder of images", where=printable(path),
+                                           found=f"-> {printable(target)}", expected=f"inside {printable(self.root)}",
                                            fix="remove it, or set follow_symlinks = true in [data] if you trust it"))
         return False
 
@@ -197,7 +197,7 @@ def _splits(root: Path, walk: _Walk) -> dict[str, Path]:
         return {"all": root}
     validation = [name for name in _VALIDATION_NAMES if name in found]
     if len(validation) > 1:
-        raise DataError("more than one validation folder", where=shown(root), found=", ".join(validation),
+        raise DataError("more than one validation folder", where=printable(root), found=", ".join(validation),
                         fix="keep one of them")
     return {"val" if name in validation else name: path for name, path in found.items()}
 
@@ -214,14 +214,14 @@ def _class_folders(folder: Path, walk: _Walk) -> dict[str, Path]:
 
 
 def _empty(folder: Path) -> DataError:
-    return DataError("a folder without images", where=shown(folder), expected=", ".join(EXTENSIONS),
+    return DataError("a folder without images", where=printable(folder), expected=", ".join(EXTENSIONS),
                      fix="put images there, or remove the folder, or convert its images to one of these formats")
 
 
 def _too_few(root: Path, classes: tuple[str, ...]) -> list[UserError]:
     if len(classes) >= 2:
         return []
-    return [DataError("too few classes", where=shown(root), found=f"{len(classes)} class folders",
+    return [DataError("too few classes", where=printable(root), found=f"{len(classes)} class folders",
                       expected="at least two", fix="give the folder that holds train/, or the class folders")]
 
 
@@ -254,6 +254,6 @@ def _raise_first(problems: list[UserError] | tuple[UserError, ...], root: Path) 
         return
     first = min(problems, key=lambda problem: not isinstance(problem, SecurityError))
     if len(problems) > 1:
-        more = f"this and {len(problems) - 1} more problems; `tutelage check-data {shown(root)}` lists them"
+        more = f"this and {len(problems) - 1} more problems; `tutelage check-data {printable(root)}` lists them"
         first.found = more if first.found is None else f"{first.found} ({more})"
     raise type(first)(first.what, where=first.where, found=first.found, expected=first.expected, fix=first.fix)

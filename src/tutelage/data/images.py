@@ -14,8 +14,8 @@ from tutelage.data.decoding import flatten as flatten
 from tutelage.data.decoding import header as header
 from tutelage.data.decoding import open_regular as open_regular
 from tutelage.data.decoding import preparation as preparation
+from tutelage.data.decoding import printable as printable
 from tutelage.data.decoding import require_image as require_image
-from tutelage.data.decoding import shown as shown
 
 LARGEST_SIDE = 128
 """Pixels of an example image; a report shows 48 of them."""
@@ -23,10 +23,10 @@ LARGEST_SIDE = 128
 
 def read_image(path: Path, how: Preparation, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "channels height width"]:
     """The image file as a network wants it, before the division by 255."""
-    return prepare(decode(path, how.channels, max_pixels), how)
+    return prepare_image(decode(path, how.channels, max_pixels), how)
 
 
-def prepare(image: Image.Image, how: Preparation) -> UInt8[Tensor, "channels height width"]:
+def prepare_image(image: Image.Image, how: Preparation) -> UInt8[Tensor, "channels height width"]:
     """A decoded image, cut, scaled and padded, as `decoding.pixels` does it.
 
     >>> prepare(Image.new("RGB", (40, 30)), Preparation(3, 32, 28, pad=2)).shape

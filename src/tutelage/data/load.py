@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage.data import folder, label_files, published
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
-from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare, shown
+from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare_image, printable
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, first
 from tutelage.data.stream import CPU
@@ -100,7 +100,7 @@ class DataSettings:
                                  expected=f"{low} .. {high}")
 
 
-def load(settings: DataSettings, *, seed: int = 0, device: torch.device = CPU, quick: bool = False) -> Data:
+def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = CPU, quick: bool = False) -> Data:
     """The data that the settings name; the augmentation is drawn from `seed`, the splits never are.
 
     With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
@@ -176,14 +176,14 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     splits["train"] = _chosen(splits["train"], settings)
     prepared = preparation_of(settings)
     read = partial(_read, [image.path for image in listing.images], prepared.channels, settings.max_pixels)
-    data = _made(settings, listing.classes, read, splits, prepared, folder.fingerprint(contents), seed, device)
+    data = _made(settings, listing.classes, read, splits, prepared, folder.folder_fingerprint(contents), seed, device)
 
     def sealed(changed: Mapping[str, Content]) -> str:
-        content = folder.fingerprint({name: changed.get(name, was) for name, was in contents.items()})
+        content = folder.folder_fingerprint({name: changed.get(name, was) for name, was in contents.items()})
         return digest(settings.name, listing.classes, splits, content, _rule(settings))
 
     def named(where: str) -> str | None:
-        return next((kept.name(image) for image in kept.images if shown(image.path) == where), None)
+        return next((kept.name(image) for image in kept.images if printable(image.path) == where), None)
 
     def damaged() -> list[str]:
         return [kept.name(kept.images[place]) for place in folder.damaged(kept, settings.max_pixels)]
@@ -201,9 +201,9 @@ def _without(splits: Mapping[str, Rows], listing: folder.Listing,
     for split, rows in splits.items():
         gone = torch.isin(rows.ids, torch.tensor(list(bad), dtype=torch.int64))
         kept[split] = Rows(rows.ids[~gone], rows.labels[~gone])
-        own = [shown(listing.name(listing.images[place])) for place in rows.ids[gone].tolist()]
+        own = [printable(listing.name(listing.images[place])) for place in rows.ids[gone].tolist()]
         found = f"{len(own)} of {len(gone)} images: {', '.join(own[:3])}" + (", ..." if len(own) > 3 else "")
-        where, fix = f"{shown(listing.root)}, {split}", "replace or remove them; `tutelage check-data` lists them"
+        where, fix = f"{printable(listing.root)}, {split}", "replace or remove them; `tutelage check-data` lists them"
         lost = sorted(set(rows.labels[gone].tolist()) - {-1} - set(kept[split].labels.tolist()))
         if lost:
             raise DataError(f"every image of the class {listing.classes[lost[0]]!r} is damaged", where=where,
@@ -302,7 +302,7 @@ def _prepared(images: Tensor, how: Preparation, kept: Tensor) -> Tensor:
         return torch.nn.functional.pad(images, [how.pad] * 4)
     prepared = torch.zeros(len(images), *how.shape, dtype=torch.uint8)
     for place in kept.tolist():
-        prepared[place] = prepare(as_image(images[place]), how)
+        prepared[place] = prepare_image(as_image(images[place]), how)
     return prepared
 
 

@@ -13,7 +13,7 @@ TOGETHER = 16
 """Batches that are made at once on an accelerator, where each of some hundred small operations costs a launch."""
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def moved_to(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device. A GPU is not waited for: from pageable memory a copy would wait for all its work."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
@@ -48,7 +48,8 @@ class MemorySource:
             rows, sizes = torch.cat(list(entries)).cpu(), [len(entry) for entry in entries]
             mix = self.mixture(rows, draw) if draw is not None and self.how.mixes else None
             images = {view: self.images(rows, draw, view, mix).split(sizes) for view in views}
-            labels, ids = self._labels(rows, mix).split(sizes), moved(self.ids[rows], self.padded.device).split(sizes)
+            labels, ids = self._labels(rows, mix).split(sizes), moved_to(self.ids[rows],
+                                                                         self.padded.device).split(sizes)
             for place in range(len(entries)):
                 inputs: Inputs = (images[""][place] if tuple(views) == ("",)
                                   else {view: parts[place] for view, parts in images.items()})
@@ -66,17 +67,17 @@ class MemorySource:
 
     def _plain(self, rows: Tensor, draw: int | None, view: str) -> Tensor:
         device = self.padded.device
-        ids = moved(self.ids[rows], device)
-        return unit_range(crop_and_flip(self.padded, moved(rows, device), ids, self.how, draw=draw, view=view))
+        ids = moved_to(self.ids[rows], device)
+        return unit_range(crop_and_flip(self.padded, moved_to(rows, device), ids, self.how, draw=draw, view=view))
 
     def _moved(self, mix: Mixture) -> Mixture:
-        return Mixture(*(moved(part, self.padded.device) for part in mix))
+        return Mixture(*(moved_to(part, self.padded.device) for part in mix))
 
     def _labels(self, rows: Tensor, mix: Mixture | None) -> Tensor:
         labels = self.labels[rows]
         if mix is not None:
             labels = mix_labels(labels, self.labels[mix.partner], mix.share, self.classes)
-        return moved(labels, self.padded.device)
+        return moved_to(labels, self.padded.device)
 
 
 def in_memory(ids: Tensor, labels: Tensor, images: Tensor, classes: int, how: Augmentation,

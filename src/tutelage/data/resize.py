@@ -55,7 +55,8 @@ def pre_resize(root: Path, to: Path, size: int = 256, *, max_pixels: int = image
     target = to.resolve()
     if target.is_relative_to(listing.root) or listing.root.is_relative_to(target):
         raise UsageError("the copy cannot lie in the folder of images, or around it", where="--to",
-                         found=images.shown(target), expected=f"a folder outside of {images.shown(listing.root)}")
+                         found=images.printable(target),
+                         expected=f"a folder outside of {images.printable(listing.root)}")
     names = [image.path.relative_to(listing.root) for image in listing.images]
     with locked(target):
         _open(target, size)
@@ -67,7 +68,7 @@ def pre_resize(root: Path, to: Path, size: int = 256, *, max_pixels: int = image
         more = f"\nand {len(bad) - 20} more" if len(bad) > 20 else ""
         raise type(bad[0])(f"{len(bad)} of {len(names)} images were left out: {bad[0].what}", where=places + more,
                            found=bad[0].found, fix="replace or remove them, and run this again: it goes on from here")
-    return Resized(images.shown(target), done.count("smaller"), done.count("as it is"), done.count("there"),
+    return Resized(images.printable(target), done.count("smaller"), done.count("as it is"), done.count("there"),
                    sum(image.size for image in listing.images), sum((target / name).stat().st_size for name in names))
 
 
@@ -80,7 +81,7 @@ def _open(target: Path, size: int) -> None:
     if held is None and not others:
         write_json(about, wanted)
     elif held != json.dumps(wanted, indent=1):
-        raise UsageError("this folder holds something else", where=images.shown(target),
+        raise UsageError("this folder holds something else", where=images.printable(target),
                          found=held or ", ".join(others[:5]),
                          expected=f"an empty folder, or a copy made with --size {size}", fix="choose another --to")
 
@@ -93,7 +94,7 @@ def _tidy(target: Path, names: Sequence[Path]) -> None:
         if path.is_dir():
             sweep(path)
         elif path.suffix.lower() in images.EXTENSIONS and os.fsencode(path.relative_to(target)) not in known:
-            raise DataError("an image that the folder does not have", where=images.shown(path),
+            raise DataError("an image that the folder does not have", where=images.printable(path),
                             fix="remove it, or begin again in an empty folder")
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.augment import Augmentation, Mixture, crop_and_flip, mix_images, mix_labels, mixture, unit_range
-from tutelage.data.images import Preparation, as_image, as_tensor, prepare
-from tutelage.data.memory import MemorySource, in_memory, moved
+from tutelage.data.images import Preparation, as_image, as_tensor, prepare_image
+from tutelage.data.memory import MemorySource, in_memory, moved_to
 from tutelage.errors import DataError, ResourceError, UserError
 from tutelage.system.random import derive
 from tutelage.types import Batch, Inputs
@@ -87,7 +87,7 @@ class StreamSource:
         if isinstance(image, Tensor):
             return image
         assert self.prepared is not None, "a reader of images comes with their preparation"
-        return prepare(image, self.prepared)
+        return prepare_image(image, self.prepared)
 
     def _finished(self, rows: Tensor, samples: Tensor, draw: int | None, view: str, mix: Mixture | None) -> Tensor:
         """What is left to do is done to the whole batch, on the device."""
@@ -107,7 +107,7 @@ class StreamSource:
         return self._moved(labels)
 
     def _moved(self, tensor: Tensor) -> Tensor:
-        return moved(tensor, self.device)
+        return moved_to(tensor, self.device)
 
 
 @dataclass(frozen=True, eq=False)

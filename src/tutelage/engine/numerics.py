@@ -46,7 +46,8 @@ class Settled:
         """Node -> its choice, where that is settled; `shape` is that of an image, (channels, height, width)."""
         found: dict[str, Execution] = {}
         for node, network in networks.items():
-            choice = self.networks.get(key_of(graph, node, network, shape), self.networks.get(name_of(graph, node)))
+            choice = self.networks.get(network_key(graph, node, network, shape),
+                                       self.networks.get(network_label(graph, node)))
             if choice is not None and not isinstance(graph.nodes[node], Ema):
                 found[node] = replace(choice, compiled=choice.compiled and not is_tapped(graph, node))
         followed = {node: kind.of for node, kind in graph.nodes.items() if isinstance(kind, Ema) and kind.of in found}
@@ -57,7 +58,7 @@ class Settled:
         """Settle what was not; the choices by node, and whether losses are compiled, as they hold from now on."""
         for node in sorted(networks, key=lambda node: chosen[node].bf16):  # of two alike float32 holds for both
             if not isinstance(graph.nodes[node], Ema):
-                self.networks.setdefault(key_of(graph, node, networks[node], shape), chosen[node])
+                self.networks.setdefault(network_key(graph, node, networks[node], shape), chosen[node])
         if self.compiled_losses is None:
             self.compiled_losses = compiled_losses
         return self.choices(graph, networks, shape), self.compiled_losses
@@ -69,7 +70,7 @@ class Settled:
         return self.cached
 
 
-def key_of(graph: Graph, node: str, network: nn.Module, shape: Sequence[int]) -> str:
+def network_key(graph: Graph, node: str, network: nn.Module, shape: Sequence[int]) -> str:
     """What a network is whatever the run: its role, its layers' weights by name and shape, and the images it takes."""
     body = body_of(network)
     shapes = [[name, list(tensor.shape)] for name, tensor in body.state_dict().items()]
@@ -77,7 +78,7 @@ def key_of(graph: Graph, node: str, network: nn.Module, shape: Sequence[int]) ->
     return f"{_role(graph, node)} {type(body).__name__} {digest}, images {'x'.join(map(str, shape))}"
 
 
-def name_of(graph: Graph, node: str) -> str:
+def network_label(graph: Graph, node: str) -> str:
     """What a network is called in a study, where nothing more is known of it."""
     return f"{_role(graph, node)} {node}"
 

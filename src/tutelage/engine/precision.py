@@ -13,7 +13,7 @@ from torch.fx import GraphModule, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torch.nn.parallel import DistributedDataParallel
 
-from tutelage.data.memory import moved
+from tutelage.data.memory import moved_to
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen
 from tutelage.graph.taps import Tapped, read
@@ -100,9 +100,9 @@ def default_executions(networks: Iterable[str], precision: str, device: torch.de
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch, moved."""
     inputs = batch.inputs
-    there = (moved(inputs, device) if isinstance(inputs, Tensor)
-             else {view: moved(images, device) for view, images in inputs.items()})
-    return Batch(there, moved(batch.labels, device), moved(batch.ids, device))
+    there = (moved_to(inputs, device) if isinstance(inputs, Tensor)
+             else {view: moved_to(images, device) for view, images in inputs.items()})
+    return Batch(there, moved_to(batch.labels, device), moved_to(batch.ids, device))
 
 
 def _folded(network: nn.Module) -> nn.Module:

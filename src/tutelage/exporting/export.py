@@ -46,8 +46,8 @@ def require_place(target: Path, force: bool) -> None:
                             fix="choose another --to")
 
 
-def export(student: Student, target: Path, choice: Choice, images: Images, *, force: bool = False,
-           agreement: float = verify.AGREEMENT, plugins: Sequence[str] = ()) -> dict[str, object]:
+def export_network(student: Student, target: Path, choice: Choice, images: Images, *, force: bool = False,
+                   agreement: float = verify.AGREEMENT, plugins: Sequence[str] = ()) -> dict[str, object]:
     """Write the student to `target` and what was measured to `FILE.json`, which is also returned.
 
     Nothing is at `target` before all of it is known to be right: the bytes are made and run in memory. A target that
@@ -78,7 +78,7 @@ def export(student: Student, target: Path, choice: Choice, images: Images, *, fo
 def _bytes(student: Student, choice: Choice, images: Images) -> bytes:
     match choice.format:
         case "safetensors":
-            return formats.weights(student)
+            return formats.weights_bytes(student)
         case "pt2":
             return formats.torch_export(student, choice)
         case "pte":

@@ -51,7 +51,7 @@ def require_possible(choice: Choice) -> None:
             raise ModelError(f"a .{choice.format} file needs {package}: pip install 'tutelage[{extra}]'")
 
 
-def weights(student: Student) -> bytes:
+def weights_bytes(student: Student) -> bytes:
     """A safetensors file as a run's own: the names of the plain network, and metadata that rebuild it."""
     tensors = weights_of(student.network)
     told = metadata_of(student.network, student.classes, student.node)
@@ -192,4 +192,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from tutelage.data.images import Preparation, preparation, shown
-from tutelage.data.load import load as load_data
+from tutelage.data.images import Preparation, preparation, printable
+from tutelage.data.load import load_data
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, SecurityError, UsageError
-from tutelage.exporting.export import Images, export, require_place
+from tutelage.exporting.export import Images, export_network, require_place
 from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student
 from tutelage.exporting.predict import Classifier
@@ -40,8 +40,8 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     data = load_data(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
     if data.classes != classes:
         raise ModelError("the data have other classes than the network", where=run / "config.toml",
-                         found=f"{len(data.classes)} classes, such as {shown(data.classes[0])}",
-                         expected=f"{len(classes)} classes, such as {shown(classes[0])}",
+                         found=f"{len(data.classes)} classes, such as {printable(data.classes[0])}",
+                         expected=f"{len(classes)} classes, such as {printable(classes[0])}",
                          fix="restore the data that the run was trained on")
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     if on not in splits:
@@ -50,15 +50,15 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     if held_out is None:
         raise UsageError(f"these data have no {on} split", where=run / "config.toml", fix="--on validation")
     student = Student(network, classes, _prepared(run / "models" / f"{node}.safetensors"), node)
-    return export(student, target, wanted, Images(held_out, data.train, on), force=force, agreement=agreement,
-                  plugins=recipe.plugins)
+    return export_network(student, target, wanted, Images(held_out, data.train, on), force=force, agreement=agreement,
+                          plugins=recipe.plugins)
 
 
-def open_run(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Classifier:
+def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Classifier:
     """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
     if place.suffix.lower() in NEVER_READ:
         raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",
-                            where=shown(place), expected="an .onnx or .safetensors file, or a run folder",
+                            where=printable(place), expected="an .onnx or .safetensors file, or a run folder",
                             fix="tutelage export RUN --node NAME --to student.onnx")
     path = _file(place, node)
     network, classes = load_network(path, plugins=plugins)
@@ -68,7 +68,7 @@ def open_run(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Clas
 def _file(place: Path, node: str | None) -> Path:
     if not place.is_dir():
         if place.suffix.lower() != ".safetensors" or not place.is_file():
-            raise UsageError("not a model to predict with", where=shown(place),
+            raise UsageError("not a model to predict with", where=printable(place),
                              expected="an .onnx or .safetensors file, or a run folder",
                              found="no such file" if not place.exists() else None)
         return place
@@ -76,7 +76,8 @@ def _file(place: Path, node: str | None) -> Path:
     if node is None and len(there) == 1:
         node = there[0]
     if node not in there:
-        raise UsageError("say which network" if node is None else f"no trained network {node!r}", where=shown(place),
+        raise UsageError("say which network" if node is None else f"no trained network {node!r}",
+                         where=printable(place),
                          found=", ".join(there) or "none", expected=None if there else "a finished run",
                          fix=f"--node {there[0]}" if there else "tutelage train --resume DIR")
     return place / "models" / f"{node}.safetensors"

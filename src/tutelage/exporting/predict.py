@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.data.decoding import EXTENSIONS, Preparation, as_array, decode, pixels, preparation, shown
+from tutelage.data.decoding import EXTENSIONS, Preparation, as_array, decode, pixels, preparation, printable
 from tutelage.errors import DataError, ModelError, SecurityError, UserError
 
 BATCH = 16
@@ -43,12 +43,12 @@ class Prediction:
 
     def as_json(self) -> str:
         """One line for a program."""
-        return json.dumps({"file": shown(self.file), "label": self.label, "probability": self.probability,
+        return json.dumps({"file": printable(self.file), "label": self.label, "probability": self.probability,
                            "below": self.below})
 
     def __str__(self) -> str:
         note = "  below the confidence asked for" if self.below else ""
-        return f"{shown(self.file)}  {shown(self.label)}  {self.probability:.1%}{note}"
+        return f"{printable(self.file)}  {printable(self.label)}  {self.probability:.1%}{note}"
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,18 @@ class Damaged:
 
     def as_json(self) -> str:
         """One line for a program."""
-        return json.dumps({"file": shown(self.file), "error": self.error.fields()})
+        return json.dumps({"file": printable(self.file), "error": self.error.fields()})
 
     def __str__(self) -> str:
-        return f"{shown(self.file)}  {self.error.what}" + (f" ({self.error.found})" if self.error.found else "")
+        return f"{printable(self.file)}  {self.error.what}" + (f" ({self.error.found})" if self.error.found else "")
 
 
 def image_files(place: Path) -> list[Path]:
     """The file itself, or all images below a folder in the order of their names; hidden ones are left out."""
     if not place.is_dir():
         if not place.exists():
-            raise DataError("no such file or folder", where=shown(place), expected="an image, or a folder of images")
+            raise DataError("no such file or folder", where=printable(place),
+                            expected="an image, or a folder of images")
         return [place]
     found = []
     for folder, folders, names in os.walk(place):
@@ -78,7 +79,7 @@ def image_files(place: Path) -> list[Path]:
         found += [Path(folder, name) for name in sorted(names)
                   if not name.startswith(".") and name.lower().endswith(EXTENSIONS)]
     if not found:
-        raise DataError("there is no image in this folder", where=shown(place), expected=", ".join(EXTENSIONS))
+        raise DataError("there is no image in this folder", where=printable(place), expected=", ".join(EXTENSIONS))
     return found
 
 
@@ -105,10 +106,10 @@ def open_onnx(path: Path) -> Classifier:
     except ModuleNotFoundError:
         raise ModelError("an .onnx file needs onnxruntime: pip install 'tutelage[onnx]'") from None
     if not path.is_file():
-        raise ModelError("no such model", where=shown(path), expected="an .onnx file of `tutelage export`")
+        raise ModelError("no such model", where=printable(path), expected="an .onnx file of `tutelage export`")
     data = path.read_bytes()
     if _EXTERNAL in data:
-        raise SecurityError("refused: this model reads data from other files", where=shown(path),
+        raise SecurityError("refused: this model reads data from other files", where=printable(path),
                             expected="one file that holds all of it, as `tutelage export` writes it",
                             fix="export it again")
     options = onnxruntime.SessionOptions()
@@ -116,7 +117,7 @@ def open_onnx(path: Path) -> Classifier:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as problem:
-        raise ModelError("not an ONNX model that onnxruntime can run", where=shown(path),
+        raise ModelError("not an ONNX model that onnxruntime can run", where=printable(path),
                          found=str(problem).splitlines()[0][:300], fix="export it again") from None
     told = _told(session.get_modelmeta().custom_metadata_map.get("tutelage"), path)
     classes = tuple(map(str, told["classes"]))
@@ -135,7 +136,7 @@ def _told(text: str | None, path: Path) -> dict[str, Any]:
         found = f"format {told['format']!r}"
     except (ValueError, KeyError, TypeError):
         found = "no usable entry 'tutelage' in its metadata"
-    raise ModelError("this model was not written by `tutelage export`, or by a later one", where=shown(path),
+    raise ModelError("this model was not written by `tutelage export`, or by a later one", where=printable(path),
                      found=found, expected="classes and preprocessing in its metadata", fix="export it again")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import tutelage
-from tutelage.data.images import as_image, as_tensor, prepare
+from tutelage.data.images import as_image, as_tensor, prepare_image
 from tutelage.data.source import Source
 from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError
@@ -90,7 +90,7 @@ def _as_they_came(images: Tensor, student: Student, number: int) -> tuple[Tensor
     large = torch.stack([as_tensor(image.resize((side, side), Image.Resampling.BICUBIC)) for image in small]).float()
     borders = [margin + beside] * 2 + [margin + above] * 2
     given = torch.nn.functional.pad(large, borders, mode="replicate").to(torch.uint8)
-    seen = torch.stack([prepare(as_image(image), how) for image in given])
+    seen = torch.stack([prepare_image(as_image(image), how) for image in given])
     return given.float() / 255, seen.float() / 255
 
 

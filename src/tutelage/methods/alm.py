@@ -130,7 +130,7 @@ class LookAhead(Controller):
         student = run.models[self.student]
         student.eval()
         try:
-            (few,) = look(run, run.data.validation, [labelled[: 2 * run.world.size]], None, self._ends([]))
+            (few,) = outputs_on(run, run.data.validation, [labelled[: 2 * run.world.size]], None, self._ends([]))
             pooled(few[f"{self.student}.{self.layer}"])
         except UserError as error:
             raise placed(error, f"node {self.student!r}, layer {self.layer!r}") from None
@@ -147,24 +147,24 @@ class LookAhead(Controller):
         before, rate = table.numbers.clone(), run.optimizers[self.student].param_groups[0]["lr"]
         labelled = (data.validation.labels >= 0).nonzero()[:, 0]
         labelled = labelled[permutation(derive(settings.seed, "validation", run.step), len(labelled))]
-        blocks = [Held(pooled(seen[features]), seen[self.student], seen["labels"]) for seen in
-                  look(run, data.validation, _split(labelled, self.validation_batch), None, self._ends([]))]
+        blocks = [HeldOutOutputs(pooled(seen[features]), seen[self.student], seen["labels"]) for seen in
+                  outputs_on(run, data.validation, _split(labelled, self.validation_batch), None, self._ends([]))]
         rows = permutation(derive(settings.seed, "pools", run.step), len(data.train.ids))
         pools = _split(rows, self.pool * settings.batch_size)
-        for number, seen in enumerate(look(run, data.train, pools, run.draw, self._ends(self.teachers))):
+        for number, seen in enumerate(outputs_on(run, data.train, pools, run.draw, self._ends(self.teachers))):
             pulls = gradients(seen[self.student], [seen[teacher] for teacher in self.teachers], seen["labels"],
                               self.temperature) / settings.batch_size
             mix, held = table.numbers[seen["ids"]], blocks[number % len(blocks)]
             for _ in range(self.repeats):
                 gain = self.rho * gains(mix, pulls, pooled(seen[features]), held, rate)
-                mix = moved(mix, gain, self.convex)
+                mix = moved_mix(mix, gain, self.convex)
             table.numbers[seen["ids"]] = mix
         ids = data.train.ids.to(before.device)
         self.change.copy_((table.numbers[ids] - before[ids]).abs().mean())
         self.refreshes += 1
 
 
-class Held(NamedTuple):
+class HeldOutOutputs(NamedTuple):
     """What the student says of validation images: features [V, D], logits [V, C], and their labels [V]."""
 
     features: Tensor
@@ -183,7 +183,7 @@ def gradients(student: Logits, teachers: Sequence[Logits], labels: Labels, tempe
     return torch.stack(found, 1)
 
 
-def gains(mix: Tensor, pulls: Tensor, features: Tensor, held: Held, rate: float) -> Tensor:
+def gains(mix: Tensor, pulls: Tensor, features: Tensor, held: HeldOutOutputs, rate: float) -> Tensor:
     """How fast L_val falls with each weight of the mix [P, 1 + M], after a step of the last layer by this mix."""
     near = 1 + features @ held.features.mT
     ahead = held.logits - rate * near.mT @ (mix[..., None] * pulls).sum(1)
@@ -191,7 +191,7 @@ def gains(mix: Tensor, pulls: Tensor, features: Tensor, held: Held, rate: float)
     return rate * (pulls * (near @ slope)[:, None]).sum(-1)
 
 
-def moved(mix: Tensor, gain: Tensor, convex: bool) -> Tensor:
+def moved_mix(mix: Tensor, gain: Tensor, convex: bool) -> Tensor:
     """The mix, moved and kept within its bounds."""
     if not convex:
         return (mix + gain).clamp(LEAST, 2 - LEAST)
@@ -199,8 +199,8 @@ def moved(mix: Tensor, gain: Tensor, convex: bool) -> Tensor:
     return torch.stack([1 - soft, soft], 1)
 
 
-def look(run: RunView, source: Source, pools: Sequence[Tensor], draw: int | None,
-         wanted: Mapping[str, Sequence[str]]) -> Iterator[Outputs]:
+def outputs_on(run: RunView, source: Source, pools: Sequence[Tensor], draw: int | None,
+               wanted: Mapping[str, Sequence[str]]) -> Iterator[Outputs]:
     """For each pool of rows what the networks say at the wanted taps, with labels and ids; ranks share the work."""
     world = run.world
     shares = [pool[world.rank :: world.size].split(run.settings.batch_size) for pool in pools]

@@ -18,7 +18,7 @@ from tutelage.models.class_names import (
 )
 from tutelage.models.classifier import SECOND_HEAD
 from tutelage.models.network import Network
-from tutelage.models.sources import Source, find
+from tutelage.models.sources import NetworkSource, find
 from tutelage.models.stem import fit_to_32px
 from tutelage.models.weights import WeightsFile, load_weights, read_weights
 from tutelage.models.wrappers import add_second_head, compare_directions, cut, draw
@@ -51,7 +51,7 @@ def build(spec: Architecture, *, class_names: Sequence[str], channels: int = 3, 
     return network
 
 
-def assemble(spec: Architecture, source: Source, body_classes: Sequence[str], channels: int,
+def assemble(spec: Architecture, source: NetworkSource, body_classes: Sequence[str], channels: int,
              columns: tuple[int, ...] | None, name: str, seed: int) -> Network:
     """The network with first weights from (seed, name), before any file is read."""
     with seeded(seed, "weights", name):
@@ -78,13 +78,13 @@ def assemble(spec: Architecture, source: Source, body_classes: Sequence[str], ch
     return network
 
 
-def _downloaded(source: Source, seed: int, name: str) -> Mapping[str, Tensor]:
+def _downloaded(source: NetworkSource, seed: int, name: str) -> Mapping[str, Tensor]:
     assert source.download is not None, "checked by _known"
     with seeded(seed, "download", name):
         return source.download().state_dict()
 
 
-def _known(spec: Architecture, source: Source, file: WeightsFile | None,
+def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
            class_names: Sequence[str]) -> Spellings | None:
     # What the outputs of the plain network mean, or None where they are made to be the data's classes.
     if spec.pretrained and source.download is None:

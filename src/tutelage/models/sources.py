@@ -33,7 +33,7 @@ RESERVED = ("num_classes", "channels", "in_chans", "weights", "weights_backbone"
 
 
 @dataclass(frozen=True)
-class Source:
+class NetworkSource:
     """How to make one network: `make` takes the number of classes, `download` gives it with its own weights and head.
 
     `outputs` is how many classes the downloaded weights know.
@@ -46,7 +46,7 @@ class Source:
     download: Callable[[], nn.Module] | None = None
 
 
-def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> Source:
+def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> NetworkSource:
     """The source that `spec.arch` names."""
     reserved = sorted(set(RESERVED) & set(spec.options))
     if reserved:
@@ -68,12 +68,13 @@ def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
             if inspect.isfunction(value) and not name.startswith("_")}
 
 
-def _cifar(spec: Architecture, channels: int) -> Source:
+def _cifar(spec: Architecture, channels: int) -> NetworkSource:
     networks = cifar_networks()
     if spec.arch not in networks:
         raise _unknown_bare(spec.arch, networks)
     mean, std = CIFAR100 if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    return Source(lambda classes: _call(networks[spec.arch], spec, num_classes=classes, channels=channels), mean, std)
+    return NetworkSource(lambda classes: _call(networks[spec.arch], spec, num_classes=classes, channels=channels),
+                         mean, std)
 
 
 def _unknown_bare(arch: str, networks: Mapping[str, Any]) -> UsageError | SecurityError:
@@ -90,7 +91,7 @@ def _unknown_bare(arch: str, networks: Mapping[str, Any]) -> UsageError | Securi
     return error
 
 
-def _timm(spec: Architecture, name: str, channels: int) -> Source:
+def _timm(spec: Architecture, name: str, channels: int) -> NetworkSource:
     if name.partition(":")[0].lower() in HUBS:
         raise _hub(spec.arch)
     if not timm.is_model(name):
@@ -107,7 +108,7 @@ def _timm(spec: Architecture, name: str, channels: int) -> Source:
     def download() -> nn.Module:
         with downloading(spec.arch):
             return _call(timm.create_model, spec, name, pretrained=True, in_chans=channels)
-    return Source(make, tuple(mean), tuple(std), facts.get("num_classes"), download)
+    return NetworkSource(make, tuple(mean), tuple(std), facts.get("num_classes"), download)
 
 
 def _timm_facts(name: str) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _timm_facts(name: str) -> dict[str, Any]:
     return {} if facts is None else facts.to_dict()
 
 
-def _torchvision(spec: Architecture, name: str, channels: int) -> Source:
+def _torchvision(spec: Architecture, name: str, channels: int) -> NetworkSource:
     if name not in _torchvision_names():
         raise unknown("torchvision network", name, _torchvision_names(), where=spec.arch)
     if channels not in (1, 3):
@@ -134,14 +135,14 @@ def _torchvision(spec: Architecture, name: str, channels: int) -> Source:
             return _call(torchvision.models.get_model, spec, name, weights="DEFAULT")
     weights = torchvision.models.get_model_weights(name)["DEFAULT"]
     seen = weights.transforms()
-    return Source(make, tuple(seen.mean), tuple(seen.std), len(weights.meta["categories"]), download)
+    return NetworkSource(make, tuple(seen.mean), tuple(seen.std), len(weights.meta["categories"]), download)
 
 
 def _torchvision_names() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> Source:
+def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> NetworkSource:
     place, _, name = spec.arch.partition(":")
     if place not in plugins:
         raise _hub(spec.arch) if place.lower() in HUBS else _not_allowed(spec.arch, place)
@@ -151,8 +152,8 @@ def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> Source
         raise unknown("network", name, found, where=place)
     function = found[name]
     extra = {"channels": channels} if "channels" in inspect.signature(function).parameters else {}
-    return Source(lambda classes: _call(function, spec, num_classes=classes, **extra), (0.0,) * channels,
-                  (1.0,) * channels)
+    return NetworkSource(lambda classes: _call(function, spec, num_classes=classes, **extra), (0.0,) * channels,
+                         (1.0,) * channels)
 
 
 def _not_allowed(arch: str, place: str) -> SecurityError:

@@ -109,7 +109,7 @@ def _search(phases: Phases, number: int, one: Recipe, log_weights: Sequence[floa
     rewards: dict[int, float] = {}
     for trial in range(len(actions) if grid else asked.rounds):
         shares = probabilities(log_weights, asked.rate)
-        action = trial if grid else drawn(shares, derive(phases.recipe.train.seed, "action", number, trial))
+        action = trial if grid else drawn_action(shares, derive(phases.recipe.train.seed, "action", number, trial))
         tried = _with_action(_with_rows(one, learn), actions[action])
         seed = derive(phases.recipe.train.seed, "trial", number, trial) % 2**31
         epochs = min(asked.trial_epochs, one.train.epochs)
@@ -123,7 +123,7 @@ def _search(phases: Phases, number: int, one: Recipe, log_weights: Sequence[floa
     if grid:
         return max(rewards, key=lambda action: rewards[action]), log_weights
     key = derive(phases.recipe.train.seed, "action", number, "chosen")
-    return drawn(probabilities(log_weights, asked.rate), key), log_weights
+    return drawn_action(probabilities(log_weights, asked.rate), key), log_weights
 
 
 def probabilities(log_weights: Sequence[float], rate: float) -> list[float]:
@@ -147,7 +147,7 @@ def rewarded(log_weights: Sequence[float], action: int, reward: float, probabili
     return [log + (rate * gain / len(log_weights) if a == action else 0.0) for a, log in enumerate(log_weights)]
 
 
-def drawn(shares: Sequence[float], key: int) -> int:
+def drawn_action(shares: Sequence[float], key: int) -> int:
     """An action drawn by its chance; the same key draws the same one."""
     point = uniform(key, torch.zeros(1, dtype=torch.int64), 1).item()
     return min(int(np.searchsorted(np.cumsum(shares), point, side="right")), len(shares) - 1)

@@ -32,7 +32,7 @@ PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """What lies in a folder: its splits, its classes and the median of the shorter sides."""
 
     root: Path
@@ -47,7 +47,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The defaults that fit."""
 
     image_size: int
@@ -72,8 +72,8 @@ def write_recipes(folder: Path, teacher: str, students: Sequence[str], to: Path,
     for path in paths.values():
         if path.exists():
             raise UsageError("this recipe is already there", where=path, fix="give another folder as --to")
-    found = look(folder)
-    plan = choose(found)
+    found = look_into(folder)
+    plan = choose_plan(found)
     pretrained = ":" in teacher and (reachable or _reachable)()
     to.mkdir(parents=True, exist_ok=True)
     write(paths["teacher"], _teacher(found, plan, teacher, pretrained, paths["teacher"]).encode())
@@ -84,7 +84,7 @@ def write_recipes(folder: Path, teacher: str, students: Sequence[str], to: Path,
             f"  tutelage train {paths['students']} --out {to / 'runs' / 'students'}")
 
 
-def look(folder: Path) -> Found:
+def look_into(folder: Path) -> FoundImages:
     """Count the images of a folder, and measure some of them."""
     listing = list_folder(folder)
     require_sound(listing)
@@ -92,11 +92,12 @@ def look(folder: Path) -> Found:
     held_out = "all" in {image.split for image in listing.images}
     step = max(1, len(training) // SAMPLE)
     sides = [min(header(image.path).size) for image in training[::step]]
-    return Found(folder, len(listing.images), round(len(training) * (0.72 if held_out else 1)), len(listing.classes),
-                 round(median(sides)))
+    return FoundImages(folder, len(listing.images), round(len(training) * (0.72 if held_out else 1)),
+                       len(listing.classes),
+                       round(median(sides)))
 
 
-def choose(found: Found) -> Plan:
+def choose_plan(found: FoundImages) -> TrainingPlan:
     """Defaults for so many images and pixels: few images are seen more often, and in smaller batches.
 
     >>> choose(Found(Path("photos"), 1000, 800, 5, 300))
@@ -105,7 +106,7 @@ def choose(found: Found) -> Plan:
     size = min(SIZES, key=lambda candidate: abs(candidate - found.side))
     batch = next((b for b in (128, 64, 32, 16, 8, 4) if found.training >= 20 * b), 2)
     epochs = min(200, max(30, round(STEPS * batch / max(1, found.training) / 10) * 10))
-    return Plan(size, batch, epochs, 0.1 * batch / 128, "crop-flip" if size <= 64 else "random-resized-crop")
+    return TrainingPlan(size, batch, epochs, 0.1 * batch / 128, "crop-flip" if size <= 64 else "random-resized-crop")
 
 
 def node_names(students: Sequence[str]) -> list[str]:
@@ -127,7 +128,7 @@ def node_names(students: Sequence[str]) -> list[str]:
     return names
 
 
-def _teacher(found: Found, plan: Plan, arch: str, pretrained: bool, path: Path) -> str:
+def _teacher(found: FoundImages, plan: TrainingPlan, arch: str, pretrained: bool, path: Path) -> str:
     weights = ""
     if pretrained:
         weights = ('pretrained = true             # ImageNet weights, downloaded once\n'
@@ -142,7 +143,8 @@ def _teacher(found: Found, plan: Plan, arch: str, pretrained: bool, path: Path) 
             f'[method]\nname = "scratch"\nstudent = "teacher"\n\n{_train(plan, 0.1 if pretrained else 1.0)}')
 
 
-def _students(found: Found, plan: Plan, teacher: str, pretrained: bool, students: Sequence[str], path: Path) -> str:
+def _students(found: FoundImages, plan: TrainingPlan, teacher: str, pretrained: bool, students: Sequence[str],
+              path: Path) -> str:
     names = node_names(students)
     networks = "\n".join(f"[models.{name}]\narch = {json.dumps(arch)}\n{_stem(arch, plan)}"
                          for name, arch in zip(names, students, strict=True))
@@ -154,18 +156,18 @@ def _students(found: Found, plan: Plan, teacher: str, pretrained: bool, students
             f"{_train(plan, 1.0)}")
 
 
-def _data(found: Found, plan: Plan) -> str:
+def _data(found: FoundImages, plan: TrainingPlan) -> str:
     return (f'[data]\nname = "folder"\nroot = {json.dumps(str(found.root.resolve()))}\nbatch_size = {plan.batch_size}\n'
             f"image_size = {plan.image_size}\naugment = {json.dumps(plan.augment)}\nworkers = \"auto\"\n")
 
 
-def _stem(arch: str, plan: Plan) -> str:
+def _stem(arch: str, plan: TrainingPlan) -> str:
     """For networks that start from nothing: pretrained weights fit the stem that they were trained with."""
     small = plan.image_size <= 64 and arch.startswith(("timm:", "torchvision:"))
     return 'stem = "cifar"                # small images: the first layers keep their size\n' if small else ""
 
 
-def _train(plan: Plan, share: float) -> str:
+def _train(plan: TrainingPlan, share: float) -> str:
     return (f"[train]\nepochs = {plan.epochs}\nlr = {plan.lr * share:g}\nwarmup_epochs = {min(5, plan.epochs // 10)}\n"
             "best = true                   # keep the weights that were best on validation images\n")
 

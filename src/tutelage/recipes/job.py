@@ -9,14 +9,14 @@ from pathlib import Path
 from torch import nn
 
 from tutelage import data as data_page
-from tutelage.data.load import load as load_data
+from tutelage.data.load import load_data
 from tutelage.data.source import Source
 from tutelage.engine.autotune import begin, choose
 from tutelage.engine.loop import check
 from tutelage.engine.predict import predict, robustness
 from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings
-from tutelage.engine.teacher_cache.use import build as build_cache
+from tutelage.engine.teacher_cache.use import fill_cache as build_cache
 from tutelage.engine.train import Progress, load, train_in_folder
 from tutelage.errors import ModelError, UsageError, UserError, placed
 from tutelage.graph.ends import parse_end

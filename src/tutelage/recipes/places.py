@@ -53,7 +53,7 @@ class Place:
         while keys and keys not in lines and not any(path[:len(keys)] == keys for path in into):
             keys = keys[:-1]
         line = [f"line {lines[keys]}"] if keys in lines else []
-        table = [shown(self.table)] if self.table else []
+        table = [shown_key(self.table)] if self.table else []
         sets = [f"--set {override}" for path, override in into.items() if keys and path[:len(keys)] == keys]
         return ", ".join([str(self.file), *line, *table, *sets])
 
@@ -63,7 +63,7 @@ def override_keys(override: str) -> tuple[str, ...]:
     return tuple(override.partition("=")[0].strip().split("."))
 
 
-def shown(table: Keys) -> str:
+def shown_key(table: Keys) -> str:
     """A table as its header stands in a file; of a list, with its number from 1 on.
 
     >>> shown(("models", "a.b")), shown(("edges", 1))

@@ -27,7 +27,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Kind, Trained
 from tutelage.models.architecture import Architecture
 from tutelage.recipes.lookup import edge_of, function_of, kind_of, told, typed, wrong_type
-from tutelage.recipes.places import Keys, Place, override_keys, shown
+from tutelage.recipes.places import Keys, Place, override_keys, shown_key
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ class TomlFile:
     def table(self, values: object, name: Keys, kind: type, extra: Sequence[str] = ()) -> Any:
         """A table of the file as a dataclass: no unknown key, every value of its type."""
         if not isinstance(values, Mapping):
-            raise UsageError(f"{shown(name)} must be a table", where=self.where((), *name), found=repr(values))
+            raise UsageError(f"{shown_key(name)} must be a table", where=self.where((), *name), found=repr(values))
         known = [item.name for item in fields(kind)]
         for key in values:
             if key not in known and key not in extra:
@@ -262,7 +262,7 @@ class TomlFile:
         except ValidationError as error:
             refused = error.errors()[0].get("ctx", {}).get("error")  # what the dataclass itself refuses
             if isinstance(refused, UserError):
-                key = (refused.where or "").removeprefix(f"{shown(name)} ")
+                key = (refused.where or "").removeprefix(f"{shown_key(name)} ")
                 raise placed(refused, self.where(name, key), key) from None
             raise wrong_type(error, self.where(name)) from None
 

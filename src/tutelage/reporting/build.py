@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tutelage.errors import ModelError
-from tutelage.reporting.document import Column, Document, Item, Section, Table, Text
+from tutelage.reporting.document import Column, Document, DocumentTable, Item, Section, Text
 from tutelage.reporting.groups import Group, distinct, group_runs, member_of
 from tutelage.reporting.run_folder import is_run, read_run
 from tutelage.reporting.sections.certainty import gain_section, uncertainty_section
 from tutelage.reporting.sections.evaluation import evaluation_section
 from tutelage.reporting.sections.overview import cost_section, exports_section, glance_section
-from tutelage.reporting.sections.study import Study, is_study, read_study, study_section
+from tutelage.reporting.sections.study import StudyRecord, is_study, read_study_record, study_section
 from tutelage.reporting.sections.training import curves_section, graph_section
 
 MOST_CONFIGS = 12
@@ -22,10 +22,10 @@ MOST_OPEN = 3
 
 def make_document(folders: Sequence[Path]) -> Document:
     """The whole report of run folders and study folders; ModelError for what is neither, or is damaged."""
-    studies, members = list[Study](), []
+    studies, members = list[StudyRecord](), []
     for folder in dict.fromkeys(folders):
         if is_study(folder):
-            studies.append(read_study(folder))
+            studies.append(read_study_record(folder))
         elif is_run(folder):
             members.append(member_of(read_run(folder)))
         else:
@@ -53,7 +53,7 @@ def _group_section(group: Group, folded: bool) -> Section:
     return Section(group.name, parts=[part for part in parts if not part.empty], folded=folded)
 
 
-def _repeat_section(groups: Sequence[Group], studies: Sequence[Study], folders: Sequence[Path]) -> Section:
+def _repeat_section(groups: Sequence[Group], studies: Sequence[StudyRecord], folders: Sequence[Path]) -> Section:
     """The exact configuration, versions and command of each run; of one run for each recipe, the configuration."""
     members = [member for group in groups for member in group.members]
     items: list[Item] = []
@@ -63,9 +63,9 @@ def _repeat_section(groups: Sequence[Group], studies: Sequence[Study], folders: 
         alike = all(len(set(row[1:])) == 1 for row in rows)
         heads = ["every run"] if alike and len(members) > 1 else [member.name for member in members]
         columns = [Column("what"), *(Column(head) for head in heads)]
-        items.append(Table("Versions and machine", columns, [row[: len(columns)] for row in rows]))
+        items.append(DocumentTable("Versions and machine", columns, [row[: len(columns)] for row in rows]))
         commands = [(member.name, _plain(member.run.versions.get("command"))) for member in members]
-        items.append(Table("Commands", (Column("run"), Column("command")), commands))
+        items.append(DocumentTable("Commands", (Column("run"), Column("command")), commands))
     for study in studies:
         if (command := study.results.get("command")) is not None:
             items.append(Text("", json.dumps(command) if not isinstance(command, str) else command,

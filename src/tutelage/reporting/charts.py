@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.reporting.document import Chart, spread_out
-from tutelage.reporting.formatting import shown
+from tutelage.reporting.formatting import shown_text
 from tutelage.reporting.graph_model import Diagram
 
 COLOURS = 8
@@ -41,7 +41,7 @@ def colours_of(diagram: Diagram) -> dict[str, str]:
 
 def label(text: object, longest: int = 32) -> str:
     """A foreign name as a text for plotly."""
-    return html.escape(shown(str(text), longest), quote=False)
+    return html.escape(shown_text(str(text), longest), quote=False)
 
 
 def lines(title: str, about: str, drawn: Sequence[Line], *, x: str = "epoch", y: str = "", share: bool = False,
@@ -50,9 +50,9 @@ def lines(title: str, about: str, drawn: Sequence[Line], *, x: str = "epoch", y:
     data: list[dict[str, Any]] = []
     for line in drawn[:MOST_LINES]:
         at = spread_out(len(line.xs), MOST_POINTS)
-        xs, ys = [line.xs[i] for i in at], [finite(line.ys[i]) for i in at]
+        xs, ys = [line.xs[i] for i in at], [finite_or_none(line.ys[i]) for i in at]
         if line.spread is not None:
-            low, high = ([finite(side[i]) for i in at] for side in line.spread)
+            low, high = ([finite_or_none(side[i]) for i in at] for side in line.spread)
             both = [i for i in range(len(at)) if low[i] is not None and high[i] is not None]
             data.append({"type": "scatter", "mode": "lines", "x": [xs[i] for i in [*both, *both[::-1]]],
                          "y": [high[i] for i in both] + [low[i] for i in both[::-1]], "fill": "toself",
@@ -72,7 +72,7 @@ def lines(title: str, about: str, drawn: Sequence[Line], *, x: str = "epoch", y:
 def stacked(title: str, about: str, drawn: Sequence[Line]) -> Chart:
     """Shares that add up to one, stacked, over epochs."""
     data = [{"type": "scatter", "mode": "lines", "stackgroup": "one", "name": label(line.name, 48), "x": list(line.xs),
-             "y": [finite(y) for y in line.ys], "line": {"color": line.colour, "width": 1},
+             "y": [finite_or_none(y) for y in line.ys], "line": {"color": line.colour, "width": 1},
              "fillcolor": f"{line.colour}/0.55"} for line in drawn[:MOST_LINES]]
     layout = {"xaxis": {"title": {"text": "epoch"}, **_whole(drawn)}, "hovermode": "x unified",
               "yaxis": {"range": [0, 1], "tickformat": ".0%", "hoverformat": ".1%", "title": {"text": ""}}}
@@ -81,17 +81,18 @@ def stacked(title: str, about: str, drawn: Sequence[Line]) -> Chart:
     return Chart(title, {"data": data, "layout": layout}, about)
 
 
-def reliability(title: str, about: str, confidence: Values, accuracy: Values, count: Sequence[int],
-                colour: str) -> Chart:
+def reliability_chart(title: str, about: str, confidence: Values, accuracy: Values, count: Sequence[int],
+                      colour: str) -> Chart:
     """Accuracy against confidence by bin, with the diagonal on which both are equal."""
     bins = len(count)
     centres = [(i + 0.5) / bins for i in range(bins)]
     gaps = [None if c is None or a is None else a - c for c, a in zip(confidence, accuracy, strict=True)]
-    data = [{"type": "bar", "x": centres, "y": [finite(a) for a in accuracy], "width": [0.92 / bins] * bins,
+    data = [{"type": "bar", "x": centres, "y": [finite_or_none(a) for a in accuracy], "width": [0.92 / bins] * bins,
              "name": "accuracy", "marker": {"color": f"{colour}/0.75"},
-             "customdata": [[n, finite(c), finite(g)] for n, c, g in zip(count, confidence, gaps, strict=True)],
+             "customdata": [[n, finite_or_none(c), finite_or_none(g)] for n, c,
+                            g in zip(count, confidence, gaps, strict=True)],
              "hovertemplate": "accuracy %{y:.1%}<br>confidence %{customdata[1]:.1%}<br>%{customdata[0]} images"
-                              "<extra></extra>"},
+             "<extra></extra>"},
             {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "as sure as right",
              "line": {"color": "@ink", "width": 1.5, "dash": "dot"}, "hoverinfo": "skip"}]
     axis = {"range": [0, 1], "tickformat": ".0%"}
@@ -102,11 +103,12 @@ def reliability(title: str, about: str, confidence: Values, accuracy: Values, co
 def bars(title: str, about: str, xs: Sequence[float], ys: Values, *, x: str, y: str, colour: str = "@1",
          marks: Mapping[str, float | None] | None = None) -> Chart:
     """Bars, with named upright lines at `marks`."""
-    data: list[dict[str, Any]] = [{"type": "bar", "x": list(xs), "y": [finite(v) for v in ys], "showlegend": False,
+    data: list[dict[str, Any]] = [{"type": "bar", "x": list(xs), "y": [finite_or_none(v) for v in ys],
+                                   "showlegend": False,
                                    "marker": {"color": f"{colour}/0.75"}, "name": y}]
-    top = max((height for v in ys if (height := finite(v)) is not None), default=1) or 1
+    top = max((height for v in ys if (height := finite_or_none(v)) is not None), default=1) or 1
     for i, (name, at) in enumerate((marks or {}).items()):
-        if finite(at) is not None:
+        if finite_or_none(at) is not None:
             data.append({"type": "scatter", "mode": "lines", "x": [at, at], "y": [0, top], "name": name,
                          "line": {"color": ("@good", "@bad", "@ink")[i % 3], "width": 2, "dash": "dash"}})
     layout = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "bargap": 0.06}
@@ -116,7 +118,7 @@ def bars(title: str, about: str, xs: Sequence[float], ys: Values, *, x: str, y: 
 def matrix(title: str, about: str, names: Sequence[str], values: Sequence[Values], *, x: str = "", y: str = "",
            share: bool = True) -> Chart:
     """A square matrix with a colour for each cell, its numbers written in where there is room."""
-    cells = [[finite(value) for value in row] for row in values]
+    cells = [[finite_or_none(value) for value in row] for row in values]
     places = list(range(len(names)))
     heat: dict[str, Any] = {"type": "heatmap", "x": places, "y": places, "z": cells, "colorscale": "@scale",
                             "showscale": False, "xgap": 2, "ygap": 2,
@@ -189,6 +191,6 @@ def _whole(drawn: Sequence[Line]) -> dict[str, int]:
     return {"dtick": 1} if max((len(line.xs) for line in drawn), default=0) <= 12 else {}
 
 
-def finite(value: float | None) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
     """The number, or None where there is none: JSON and plotly know neither NaN nor infinity."""
     return value if value is not None and math.isfinite(value) else None

@@ -26,7 +26,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class DocumentTable:
     """Rows of cells. A page for a person shows the rows `brief` where they are many; data formats have all."""
 
     title: str
@@ -105,7 +105,7 @@ class Text:
     title: str = ""
 
 
-Item = Table | Chart | Drawing | Gallery | Cards | Text
+Item = DocumentTable | Chart | Drawing | Gallery | Cards | Text
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ JOINERS = "\u200d\ufe0f"
 """Invisible too, but emoji are made with them."""
 
 
-def shown(text: str, longest: int = LONGEST) -> str:
+def shown_text(text: str, longest: int = LONGEST) -> str:
     r"""A name of unknown origin as something that can be seen and has an end.
 
     >>> shown("a\nb\u202ec"), shown(""), shown("x" * 200, 9)
@@ -37,7 +37,7 @@ def written(cell: Cell | Sequence[float | None], kind: str) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, str):
-        return shown(cell)
+        return shown_text(cell)
     if not isinstance(cell, int | float):
         return " ".join(written(value, "number") for value in cell)
     if math.isnan(cell):

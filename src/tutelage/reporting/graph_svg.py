@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from tutelage.reporting.charts import colours_of
 from tutelage.reporting.document import Drawing
-from tutelage.reporting.formatting import shown
+from tutelage.reporting.formatting import shown_text
 from tutelage.reporting.graph_model import Diagram, Link, Node
 
 HEIGHT, ROW, MARGIN = 48, 104, 12
@@ -61,7 +61,7 @@ class Path:
         return x, y
 
 
-def draw(diagram: Diagram, shares: Mapping[str, float | None]) -> Drawing:
+def draw_graph(diagram: Diagram, shares: Mapping[str, float | None]) -> Drawing:
     """The drawing of a graph; `shares` are of each edge in the loss of its student, at the end."""
     hidden = sum(max(0, len(column) - MOST_NODES) for column in _columns(diagram))
     about = f"{len(diagram.nodes)} networks and {len(diagram.links)} edges between them."
@@ -156,7 +156,7 @@ def _edge(link: Link, path: Path, colour: str, share: float | None) -> Markup:
 
 def _badge(link: Link, path: Path, number: int, worded: bool, colour: str) -> Markup:
     x, y = path.at(0.34)  # nearer to where it comes from: there it is not in another's way
-    text = shown(f"{number}  {link.divergence.partition('(')[0]} ×{link.weight.partition('(')[0]}", 26) if worded \
+    text = shown_text(f"{number}  {link.divergence.partition('(')[0]} ×{link.weight.partition('(')[0]}", 26) if worded \
         else str(number)
     width = 16 + 6.6 * len(text)
     return Markup('<g class="badge {}"><rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="20" rx="10"/>'
@@ -172,7 +172,7 @@ def _box(node: Node, spot: Spot, colour: str, look: Look) -> Markup:
                   '<text class="name" x="{:.1f}" y="{:.1f}">{}</text><text class="kind" x="{:.1f}" y="{:.1f}">{}</text>'
                   '</g>').format(node.kind, _class(colour), spot.x - look.width / 2, spot.y - HEIGHT / 2, look.width,
                                  HEIGHT, HEIGHT / 2 if node.kind == "labels" else 9, spot.x, spot.y - 3,
-                                 shown(node.name, 16), spot.x, spot.y + 14, shown(below, 22))
+                                 shown_text(node.name, 16), spot.x, spot.y + 14, shown_text(below, 22))
 
 
 def _relation(node: Node, of: str, spots: Mapping[str, Spot], look: Look) -> Markup:
@@ -190,8 +190,8 @@ def _told(link: Link, share: float | None) -> str:
     warm = "" if link.temperature == "1" else f", temperature {link.temperature}"
     counts = f", each image weighted by {link.sample_weight}" if link.sample_weight else ""
     of_loss = "" if share is None else f"; {share:.0%} of its loss at the end"
-    return shown(f"{link.student} learns from {link.teacher} by {link.divergence}{warm}, weight {link.weight}{counts}"
-                 f"{of_loss}", 400)
+    return shown_text(f"{link.student} learns from {link.teacher} by {link.divergence}{warm}, weight {link.weight}"
+                      f"{counts}{of_loss}", 400)
 
 
 def _class(colour: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from tutelage.reporting.formatting import spread
 from tutelage.reporting.graph_model import Diagram
-from tutelage.reporting.run_folder import Run
-from tutelage.reporting.schema import SPLITS, Cost, Evaluation, cost_of, evaluations_of
+from tutelage.reporting.run_folder import RunRecord
+from tutelage.reporting.schema import SPLITS, Cost, EvaluationRecord, cost_record, evaluations_of
 
 VALIDATION = "validation, end of training"
 """Where a score comes from if no `tutelage evaluate` was run."""
@@ -19,9 +19,9 @@ VALIDATION = "validation, end of training"
 class Member:
     """One run with what was measured on it."""
 
-    run: Run
+    run: RunRecord
     name: str
-    evaluations: Mapping[str, Evaluation]
+    evaluations: Mapping[str, EvaluationRecord]
     cost: Cost | None
 
 
@@ -71,9 +71,9 @@ class Group:
         return next((member for member in self.members if self.measured in member.evaluations), self.members[0])
 
 
-def member_of(run: Run, name: str = "") -> Member:
+def member_of(run: RunRecord, name: str = "") -> Member:
     """A run with its evaluations and its cost."""
-    return Member(run, name or run.folder.name or str(run.folder), evaluations_of(run.folder), cost_of(run.folder))
+    return Member(run, name or run.folder.name or str(run.folder), evaluations_of(run.folder), cost_record(run.folder))
 
 
 def group_runs(members: Sequence[Member]) -> list[Group]:
@@ -101,7 +101,7 @@ def distinct(groups: Sequence[Group]) -> list[Group]:
     return list(named.values())
 
 
-def network_of(run: Run, node: str) -> str | None:
+def network_of(run: RunRecord, node: str) -> str | None:
     """What a network is and for which data, as a recipe says it, without its weights; None where none does."""
     tables = tomllib.loads(run.config)
     network = tables.get("models", {}).get(node)

@@ -22,15 +22,15 @@ from tutelage.reporting.document import (
     Cards,
     Chart,
     Document,
+    DocumentTable,
     Drawing,
     Gallery,
     Item,
     Picture,
     Section,
-    Table,
     Text,
 )
-from tutelage.reporting.formatting import shown, written
+from tutelage.reporting.formatting import shown_text, written
 
 PICTURES = 5_000_000
 """Bytes of images that a page takes in, as they are in files."""
@@ -42,9 +42,9 @@ def as_html(document: Document) -> str:
     """The page."""
     environment = Environment(loader=PackageLoader("tutelage.reporting", "page"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"shown": shown, "cell": _cell, "lined": _lined, "picture": _picture}
-    environment.tests |= {kind.__name__.lower(): lambda item, kind=kind: isinstance(item, kind)
-                          for kind in (Table, Chart, Drawing, Gallery, Cards, Text)}
+    environment.filters |= {"shown": shown_text, "cell": _cell, "lined": _lined, "picture": _picture}
+    environment.tests |= {kind.__name__.lower().removeprefix("document"): lambda item, kind=kind: isinstance(item, kind)
+                          for kind in (DocumentTable, Chart, Drawing, Gallery, Cards, Text)}
     script, plotly = _resource("page.js"), get_plotlyjs()
     assert "</script" not in script.lower()
     assert "</script" not in plotly.lower()
@@ -72,7 +72,7 @@ class _Room:
     def __init__(self) -> None:
         self.cells, self.bytes, self.charts = MOST_CELLS, PICTURES, -1
 
-    def rows(self, table: Table) -> list[Sequence[Any]]:
+    def rows(self, table: DocumentTable) -> list[Sequence[Any]]:
         """The rows of a table that are shown; of a folded one, as many as there is room for."""
         rows = [table.rows[i] for i in table.brief] if table.brief is not None else list(table.rows)
         if table.folded:

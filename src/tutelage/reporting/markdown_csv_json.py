@@ -9,15 +9,15 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tutelage.reporting.document import Cards, Cell, Column, Document, Section, Table, Text
-from tutelage.reporting.formatting import shown, written
+from tutelage.reporting.document import Cards, Cell, Column, Document, DocumentTable, Section, Text
+from tutelage.reporting.formatting import shown_text, written
 
 _MARKS = re.compile(r"([\\`*_\[\]|#!~])")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """With what a cell begins that a spreadsheet would take for a formula."""
 
 
-def as_markdown(document: Document) -> str:
+def document_as_markdown(document: Document) -> str:
     """Headings and tables; every name is escaped, so that none becomes a link, an image or HTML."""
     lines = [f"# {_marked(document.title)}", "", _marked(document.subtitle), ""]
     for depth, section in _walk(document.sections):
@@ -25,7 +25,7 @@ def as_markdown(document: Document) -> str:
         for item in section.items:
             if isinstance(item, Text):
                 lines += [_marked(part) for part in (item.title, item.text) if part]
-                lines += ["", *(f"    {shown(line, 4000) if line else ''}" for line in item.code.splitlines()), ""]
+                lines += ["", *(f"    {shown_text(line, 4000) if line else ''}" for line in item.code.splitlines()), ""]
             elif (table := _as_table(item)) is not None:
                 note = [_marked(table.note), ""] if table.note else []
                 lines += [f"**{_marked(table.title)}**", "", *_rows(table), "", *note]
@@ -47,7 +47,7 @@ def as_csv(document: Document) -> str:
     return out.getvalue()
 
 
-def as_json(document: Document) -> str:
+def document_as_json(document: Document) -> str:
     """The tables with their raw numbers; a number that is not finite is the word that Python has for it."""
     tables = [{"section": section, "part": part, "table": table.title, "columns": [c.name for c in table.columns],
                "rows": [[_raw(cell) for cell in row] for row in table.rows]}
@@ -64,7 +64,7 @@ def _walk(sections: Sequence[Section], depth: int = 0) -> Iterator[tuple[int, Se
         yield from _walk(section.parts, depth + 1)
 
 
-def _tables(sections: Sequence[Section], above: str = "") -> Iterator[tuple[str, str, Table]]:
+def _tables(sections: Sequence[Section], above: str = "") -> Iterator[tuple[str, str, DocumentTable]]:
     for section in sections:
         for item in section.items:
             if (table := _as_table(item)) is not None:
@@ -72,14 +72,15 @@ def _tables(sections: Sequence[Section], above: str = "") -> Iterator[tuple[str,
         yield from _tables(section.parts, section.title)
 
 
-def _as_table(item: object) -> Table | None:
+def _as_table(item: object) -> DocumentTable | None:
     if isinstance(item, Cards):
         columns = (Column("network"), Column("value", item.cards[0].kind if item.cards else "text"), Column("about"))
-        return Table(item.title, columns, [(card.title, card.value, "; ".join(card.lines)) for card in item.cards])
-    return item if isinstance(item, Table) else None
+        return DocumentTable(item.title, columns,
+                             [(card.title, card.value, "; ".join(card.lines)) for card in item.cards])
+    return item if isinstance(item, DocumentTable) else None
 
 
-def _rows(table: Table) -> list[str]:
+def _rows(table: DocumentTable) -> list[str]:
     kept = [i for i, column in enumerate(table.columns) if column.kind != "sparkline"]
     heads = [_marked(table.columns[i].name) for i in kept]
     lines = [heads, ["---" if table.columns[i].kind == "text" else "---:" for i in kept]]
@@ -88,11 +89,11 @@ def _rows(table: Table) -> list[str]:
 
 
 def _marked(text: str) -> str:
-    return _MARKS.sub(r"\\\1", html.escape(shown(text, 1000), quote=False))
+    return _MARKS.sub(r"\\\1", html.escape(shown_text(text, 1000), quote=False))
 
 
 def _safe(text: str) -> str:
-    seen = shown(text, 1000)
+    seen = shown_text(text, 1000)
     return f"'{seen}" if seen.startswith(_FORMULA) or text.startswith(_FORMULA) else seen
 
 

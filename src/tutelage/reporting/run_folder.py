@@ -31,7 +31,7 @@ Logged = Annotated[Scores, BeforeValidator(_scores)]
 """Scores as this version writes them, or as earlier ones did."""
 
 
-class Epoch(TypedDict):
+class EpochRecord(TypedDict):
     """One line of the log; edges and nodes are keys."""
 
     epoch: int
@@ -51,13 +51,13 @@ class Final(TypedDict):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """A run folder as its records have it."""
 
     folder: Path
     config: str
     diagram: Diagram
-    epochs: list[Epoch]
+    epochs: list[EpochRecord]
     final: Final | None
     versions: Mapping[str, Any]
 
@@ -78,7 +78,7 @@ def is_run(folder: Path) -> bool:
     return (folder / "run.json").is_file() or (folder / "records.jsonl").is_file()
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """A run folder, checked; finished or not."""
     for name in ("run.json", "config.toml"):
         if not (folder / name).is_file():
@@ -95,8 +95,8 @@ def read_run(folder: Path) -> Run:
     graph = folder / GRAPH_FILE
     diagram = diagram_of(config, path, read_checked(GraphData, graph) if graph.is_file() else None)
     epochs, final = _read_log(folder)
-    run = Run(folder, config, diagram, epochs, final,
-              read_json(folder / "versions.json") if (folder / "versions.json").exists() else {})
+    run = RunRecord(folder, config, diagram, epochs, final,
+                    read_json(folder / "versions.json") if (folder / "versions.json").exists() else {})
     _check_names(run)
     return run
 
@@ -122,7 +122,7 @@ def read_checked(kind: Any, path: Path) -> Any:
     return checked(kind, value, path)
 
 
-def _read_log(folder: Path) -> tuple[list[Epoch], Final | None]:
+def _read_log(folder: Path) -> tuple[list[EpochRecord], Final | None]:
     path = folder / "records.jsonl"
     try:
         records = read_records(folder)
@@ -133,7 +133,7 @@ def _read_log(folder: Path) -> tuple[list[Epoch], Final | None]:
         where = f"{path}, line {number}"
         event = checked(dict[str, Any], record, where).get("event")
         if event == "epoch":
-            epochs.append(checked(Epoch, record, where))
+            epochs.append(checked(EpochRecord, record, where))
         elif event == "finished":
             final = checked(Final, record, where)
     numbers = [epoch["epoch"] for epoch in epochs]
@@ -146,7 +146,7 @@ def _read_log(folder: Path) -> tuple[list[Epoch], Final | None]:
     return epochs, final
 
 
-def _check_names(run: Run) -> None:
+def _check_names(run: RunRecord) -> None:
     """Records and configuration must be of one run: the log names only edges that the graph has."""
     known = {link.name for link in run.diagram.links}
     for epoch in run.epochs:

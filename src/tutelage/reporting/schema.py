@@ -147,7 +147,7 @@ class Cost(TypedDict):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationRecord:
     """One split of a run, and the images that it shows, by their file names."""
 
     metrics: Metrics
@@ -159,7 +159,7 @@ class Evaluation:
         return data if data.startswith(PNG) and len(data) <= LARGEST_PICTURE else b""
 
 
-def evaluations_of(run: Path) -> dict[str, Evaluation]:
+def evaluations_of(run: Path) -> dict[str, EvaluationRecord]:
     """Split -> what `tutelage evaluate` has left of it, the most telling split first."""
     found = {}
     for split in SPLITS:
@@ -168,11 +168,11 @@ def evaluations_of(run: Path) -> dict[str, Evaluation]:
             path = run / evaluations.FOLDER / split / evaluations.METRICS_FILE
             metrics = checked(Metrics, whole.metrics, path)
             _check(metrics, path)
-            found[split] = Evaluation(metrics, whole.images)
+            found[split] = EvaluationRecord(metrics, whole.images)
     return found
 
 
-def cost_of(run: Path) -> Cost | None:
+def cost_record(run: Path) -> Cost | None:
     """What the networks of a run cost, where it was measured."""
     if evaluations.COST not in evaluations.evaluated(run):
         return None

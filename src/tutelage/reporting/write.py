@@ -6,10 +6,10 @@ from pathlib import Path
 from tutelage.errors import UsageError, unknown
 from tutelage.reporting.build import make_document
 from tutelage.reporting.html import as_html
-from tutelage.reporting.markdown_csv_json import as_csv, as_json, as_markdown
+from tutelage.reporting.markdown_csv_json import as_csv, document_as_json, document_as_markdown
 from tutelage.system.files import write
 
-WRITERS = {"html": as_html, "md": as_markdown, "csv": as_csv, "json": as_json}
+WRITERS = {"html": as_html, "md": document_as_markdown, "csv": as_csv, "json": document_as_json}
 
 
 def write_report(folders: Sequence[Path], to: Path, *, kind: str | None = None, force: bool = False) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tutelage.engine.autotune import from_json
-from tutelage.engine.numerics import NUMERICS_FILE, Settled, adopt, name_of, processors
+from tutelage.engine.numerics import NUMERICS_FILE, Settled, adopt, network_label, processors
 from tutelage.engine.precision import Execution
 from tutelage.engine.teacher_cache.use import cached_ends
 from tutelage.errors import UserError
@@ -61,7 +61,7 @@ def _told(cell: Cell) -> Iterator[tuple[str, Execution | bool]]:
             continue  # whoever opens the run tells it
         for node, choice in tuned.choices.items():
             if node in graph.nodes and not isinstance(graph.nodes[node], Ema):
-                yield name_of(graph, node), choice
+                yield network_label(graph, node), choice
         yield LOSSES, tuned.compiled_losses
         if recipe.train.cache == "auto" and cached_ends(graph):
             yield OUTPUTS, tuned.cached

@@ -17,13 +17,13 @@ from tutelage.tasks.classification.metrics import (
     auroc,
     brier,
     check_finite,
-    check_labels,
     confusion,
     ece,
     macro_f1,
     mean_kl,
     nll,
     per_class_accuracy,
+    require_labels,
     right_together,
     top1,
     top5,
@@ -179,11 +179,11 @@ def test_one_class_is_always_right():
 
 def test_what_has_no_metrics_is_refused():
     with pytest.raises(DataError, match="nothing to evaluate on"):
-        check_labels(torch.empty(0, dtype=torch.int64), 3)
+        require_labels(torch.empty(0, dtype=torch.int64), 3)
     for label in (-1, 3):
         with pytest.raises(DataError, match="a label that is no class"):
-            check_labels(torch.tensor([0, label]), 3)
-    check_labels(torch.tensor([0, 2]), 3)
+            require_labels(torch.tensor([0, label]), 3)
+    require_labels(torch.tensor([0, 2]), 3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -18,7 +18,7 @@ from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.mutual import mutual
 from tutelage.runs.evaluations import Evaluation
-from tutelage.tasks.classification.teacher_certainty import analyse, by_trust, gain_by_decile, teacher_of, trust
+from tutelage.tasks.classification.teacher_certainty import by_trust, certainty_on, gain_by_decile, teacher_of, trust
 
 N, C = 203, 6
 PLAIN = {"temperature": 1.0, "power": 1.0}
@@ -95,7 +95,7 @@ def test_the_weights_are_scipys_entropy(options):
 
 def test_the_numbers_are_those_of_a_loop():
     logits = everyone()
-    about = analyse("t", PLAIN, logits, labels(), ids())
+    about = certainty_on("t", PLAIN, logits, labels(), ids())
     w, y = weights_by_hand(logits["t"]), labels().tolist()
     choice = logits["t"].argmax(-1).tolist()
     hits = [c == label for c, label in zip(choice, y, strict=True)]
@@ -129,7 +129,7 @@ def test_rows_of_one_weight_are_ordered_by_their_ids():
 
 def test_few_rows_leave_deciles_empty_and_a_perfect_teacher_has_no_errors_to_detect():
     logits = {"t": torch.eye(C)[:4] * 5}
-    about = analyse("t", PLAIN, logits, torch.arange(4), torch.arange(4))
+    about = certainty_on("t", PLAIN, logits, torch.arange(4), torch.arange(4))
     assert about["deciles"]["count"] == [1] * 4 + [0] * 6
     assert about["deciles"]["accuracy"] == {"t": [1.0] * 4 + [None] * 6}
     assert (about["auroc"], about["mean_wrong"], about["mean_right"]) == (None, None, about["mean"])
@@ -139,7 +139,7 @@ def test_few_rows_leave_deciles_empty_and_a_perfect_teacher_has_no_errors_to_det
 
 def test_uniform_and_one_hot_predictions_fall_into_the_outer_bins():
     logits = torch.cat([torch.zeros(3, C), torch.eye(C)[:2] * 1e4])
-    about = analyse("t", PLAIN, {"t": logits}, torch.zeros(5, dtype=torch.int64), torch.arange(5))
+    about = certainty_on("t", PLAIN, {"t": logits}, torch.zeros(5, dtype=torch.int64), torch.arange(5))
     assert about["histogram"]["count"] == [3, *[0] * 18, 2]
 
 

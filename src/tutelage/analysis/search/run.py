@@ -20,7 +20,7 @@ from torch import nn
 from tutelage.analysis.search.diswot import SEMANTICS, Reading, read_batch, similarities
 from tutelage.analysis.search.evolution import Evolution, Genes, evolve
 from tutelage.analysis.search.space import Candidates
-from tutelage.data.load import load as load_data
+from tutelage.data.load import load_data
 from tutelage.data.source import Data, Source
 from tutelage.data.stream import CPU
 from tutelage.errors import DataError, ModelError, UsageError, UserError, placed, unknown
@@ -70,7 +70,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredCandidate:
     """A scored candidate. `rank_sum` is its rank by relation and its rank by semantic term, added: small is good.
 
     `rank` is by score, `rank_by_parameters` by their number, most first; equal ones share the mean of their places.
@@ -102,7 +102,7 @@ class Search:
     data: str
     semantic: str
     settings: SearchSettings
-    found: tuple[Found, ...]
+    found: tuple[ScoredCandidate, ...]
     refused: int
     of: int
     with_parameters: float | None
@@ -125,7 +125,7 @@ def search(teacher: Architecture, data: Data, candidates: Candidates, settings: 
     batches = [(batch.inputs, batch.labels) for batch in _batches(data.train, settings)]
     semantic = _semantic(settings.semantic, teacher, candidates, make)
     teachers = _readings("teacher", teacher, make, batches, settings)
-    found: dict[Genes, Found] = {}
+    found: dict[Genes, ScoredCandidate] = {}
     refused: list[tuple[int, int]] = []
 
     def score(genes: Genes) -> float | None:
@@ -140,7 +140,7 @@ def search(teacher: Architecture, data: Data, candidates: Candidates, settings: 
         pairs = [_told(name, partial(similarities, one, other, semantic))
                  for one, other in zip(teachers, readings, strict=True)]
         relation, semantic_ = (fmean(values) for values in zip(*pairs, strict=True))
-        found[genes] = Found(name, spec, relation, semantic_, *price, candidates.accuracy.get(name))
+        found[genes] = ScoredCandidate(name, spec, relation, semantic_, *price, candidates.accuracy.get(name))
         return found[genes].score
 
     evolve(candidates.choices, score, Evolution(settings.evaluations, seed=settings.seed))
@@ -155,8 +155,8 @@ def search(teacher: Architecture, data: Data, candidates: Candidates, settings: 
                   _against_accuracy(ranked))
 
 
-def teacher_of(place: Path, node: str | None, overrides: Sequence[str] = (),
-               plugins: Sequence[str] = ()) -> tuple[Recipe, Architecture]:
+def teacher_named(place: Path, node: str | None, overrides: Sequence[str] = (),
+                  plugins: Sequence[str] = ()) -> tuple[Recipe, Architecture]:
     """The recipe of a run folder, or of a file, and its teacher: this node, the one frozen network, or the only one."""
     recipe = recipe_of_run(place, plugins) if place.is_dir() else read_recipe(place, overrides, plugins=plugins)
     if place.is_dir() and overrides:
@@ -250,7 +250,7 @@ def _classifier_width(network: nn.Module) -> int | None:
     return widths[-1] if widths else None
 
 
-def _ranked(found: Sequence[Found]) -> list[Found]:
+def _ranked(found: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
     """Best first, every rank filled in."""
     by_score, by_relation, by_semantic, by_parameters = (
         stats.rankdata([-value for value in values]).tolist()
@@ -261,7 +261,7 @@ def _ranked(found: Sequence[Found]) -> list[Found]:
     return sorted(ranked, key=lambda one: (one.rank, one.rank_sum, one.name))
 
 
-def _correlation(found: Sequence[Found], measure: str, other: str) -> dict[str, float | None]:
+def _correlation(found: Sequence[ScoredCandidate], measure: str, other: str) -> dict[str, float | None]:
     """Spearman's rho and Kendall's tau-b; a rank sum counts backwards. None of less than three, or if all are equal."""
     sign = -1 if measure == "rank_sum" else 1
     pairs = [(sign * getattr(one, measure), getattr(one, other)) for one in found]
@@ -272,7 +272,7 @@ def _correlation(found: Sequence[Found], measure: str, other: str) -> dict[str, 
             "kendall": float(np.asarray(stats.kendalltau(ours, theirs))[0])}
 
 
-def _against_accuracy(found: Sequence[Found]) -> dict[str, dict[str, float | None]]:
+def _against_accuracy(found: Sequence[ScoredCandidate]) -> dict[str, dict[str, float | None]]:
     known = [one for one in found if one.accuracy is not None]
     return {measure: _correlation(known, measure, "accuracy") for measure in MEASURES} if known else {}
 

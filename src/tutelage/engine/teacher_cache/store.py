@@ -52,7 +52,7 @@ def key_of(**words: object) -> str:
 
 
 @dataclass
-class Held:
+class CachedEnd:
     """One end in one draw: the stored columns of all rows, and which rows are there."""
 
     columns: Columns
@@ -80,7 +80,7 @@ class TeacherCache:
     forms: Mapping[str, Form]
     limit: int
     draw: int | None = None
-    held: dict[str, Held] = field(default_factory=dict)
+    held: dict[str, CachedEnd] = field(default_factory=dict)
     weights: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     use: ExitStack = field(default_factory=ExitStack)
@@ -168,17 +168,17 @@ class TeacherCache:
         self.weights |= {(end, place): weight for place, weight in enumerate(form.weights(columns))}
         return form.decode(columns)
 
-    def _empty(self, end: str, like: Columns) -> Held:
+    def _empty(self, end: str, like: Columns) -> CachedEnd:
         rows, device = len(self.ids), next(iter(like.values())).device
         columns = {name: torch.empty((rows, *column.shape[1:]), dtype=column.dtype, device=device)
                    for name, column in like.items()}
-        self.held[end] = Held(columns, torch.zeros(rows, dtype=torch.bool, device=device))
+        self.held[end] = CachedEnd(columns, torch.zeros(rows, dtype=torch.bool, device=device))
         return self.held[end]
 
     def _shard(self, end: str, first: int) -> Path:
         return self.folder / f"draw-{self.draw:05d}" / f"{list(self.forms).index(end)}-{first // SHARD_ROWS:05d}"
 
-    def _write(self, end: str, held: Held) -> None:
+    def _write(self, end: str, held: CachedEnd) -> None:
         for first in range(0, len(self.ids), SHARD_ROWS):
             path, rows = self._shard(end, first), slice(first, first + SHARD_ROWS)
             with disk_errors(path, 0):

@@ -190,7 +190,7 @@ def finish_draw(run: Run, cache: TeacherCache) -> None:
     cache.weights.clear()  # what comes now, validation, are other images
 
 
-def build(run: Run, draws: int) -> Iterator[int]:
+def fill_cache(run: Run, draws: int) -> Iterator[int]:
     """Keep every draw ahead of training; the number of each when it is done."""
     assert run.cache is not None, "attached before"
     with closing(run.cache):

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 from tutelage.reporting import charts
 from tutelage.reporting.charts import Line, colours_of
-from tutelage.reporting.document import Column, Gallery, Item, Picture, Section, Table, Text
+from tutelage.reporting.document import Column, DocumentTable, Gallery, Item, Picture, Section, Text
 from tutelage.reporting.formatting import spread, written
 from tutelage.reporting.groups import VALIDATION, Group
-from tutelage.reporting.schema import Evaluation, Trusted, Uncertainty
+from tutelage.reporting.schema import EvaluationRecord, Trusted, Uncertainty
 
 MOST_CLASSES = 40
 
@@ -31,12 +31,12 @@ def uncertainty_section(group: Group) -> Section:
     return Section(title, [item for item in items if item is not None])
 
 
-def _summary(found: Uncertainty) -> Table:
+def _summary(found: Uncertainty) -> DocumentTable:
     columns = (Column("mean of w", "number"), Column("where it is right", "number"),
                Column("where it is wrong", "number"), Column("AUROC of 1 - w for its errors", "number"))
     note = "AUROC: how often a wrong answer has a smaller w than a right one. 0.5 is chance, 1 is perfect."
     row = (found["mean"], found["mean_right"], found["mean_wrong"], found["auroc"])
-    return Table("w at a glance", columns, [row], note)
+    return DocumentTable("w at a glance", columns, [row], note)
 
 
 def _distribution(found: Uncertainty) -> charts.Chart:
@@ -58,19 +58,20 @@ def _deciles(group: Group, found: Uncertainty) -> list[Item]:
                Column("images", "integer"), *(Column(node, "share") for node in nodes)]
     rows = [(i + 1, deciles["edges"][i], deciles["edges"][i + 1], deciles["count"][i],
              *(deciles["accuracy"][node][i] for node in nodes)) for i in range(len(tenths))]
-    return [chart, Table("Accuracy by tenth of w", columns, rows, folded=True)]
+    return [chart, DocumentTable("Accuracy by tenth of w", columns, rows, folded=True)]
 
 
-def _by_class(evaluation: Evaluation, found: Uncertainty) -> list[Item]:
+def _by_class(evaluation: EvaluationRecord, found: Uncertainty) -> list[Item]:
     names = evaluation.metrics["classes"]
     rows = list(zip(names, found["per_class"], strict=True))
-    order = sorted(range(len(rows)), key=lambda i: charts.finite(rows[i][1]) or 0)
+    order = sorted(range(len(rows)), key=lambda i: charts.finite_or_none(rows[i][1]) or 0)
     brief = [*order[: MOST_CLASSES // 2], *order[-MOST_CLASSES // 2 :]] if len(rows) > MOST_CLASSES else order
     note = "The classes trusted least, and those trusted most." if len(rows) > MOST_CLASSES else ""
-    return [Table("Mean w by class", (Column("class"), Column("mean of w", "number")), rows, note, brief, folded=True)]
+    return [DocumentTable("Mean w by class", (Column("class"), Column("mean of w", "number")), rows, note, brief,
+                          folded=True)]
 
 
-def _gallery(title: str, evaluation: Evaluation, images: list[Trusted]) -> Gallery | None:
+def _gallery(title: str, evaluation: EvaluationRecord, images: list[Trusted]) -> Gallery | None:
     names = evaluation.metrics["classes"]
     pictures = [Picture(evaluation.picture(image["file"]), (
         f"w = {written(image['weight'], 'number')}", f"is {names[image['label']]}" + (
@@ -103,8 +104,9 @@ def gain_section(groups: Sequence[Group]) -> Section:
         if drawn:
             items.append(charts.lines(f"What {node} gains", about, drawn, x="tenth of the images by w", y="points"))
     columns = (Column("recipe"), Column("network"), Column("tenth", "integer"), Column("gain", "points"))
-    table = Table(f"Gain over {plain.name} by tenth of w", columns, rows, "In points of accuracy, means over runs.",
-                  folded=True)
+    table = DocumentTable(f"Gain over {plain.name} by tenth of w", columns, rows,
+                          "In points of accuracy, means over runs.",
+                          folded=True)
     return Section("Gain by trust", [*items, table] if rows else [])
 
 

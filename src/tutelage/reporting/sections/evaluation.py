@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tutelage.reporting import charts
 from tutelage.reporting.charts import colours_of
-from tutelage.reporting.document import Column, Item, Section, Table, Text, spread_out
+from tutelage.reporting.document import Column, DocumentTable, Item, Section, Text, spread_out
 from tutelage.reporting.groups import VALIDATION, Group
 from tutelage.reporting.schema import Metrics, NodeScores
 
@@ -36,7 +36,7 @@ def evaluation_section(group: Group) -> Section:
                    [section for section in sections if not section.empty])
 
 
-def _means_table(group: Group) -> Table:
+def _means_table(group: Group) -> DocumentTable:
     """Mean and standard deviation of the main scores over the runs."""
     kept = [(key, name, kind) for key, name, kind in SCORES
             if key in MAIN and any(group.mean(node, key)[0] is not None for node in group.nodes())]
@@ -45,10 +45,11 @@ def _means_table(group: Group) -> Table:
         columns += [Column(name, kind), Column("±", kind)]
     rows = [(node, len(group.members), *(number for key, _, _ in kept for number in group.mean(node, key)))
             for node in group.nodes()]
-    return Table(f"Mean over runs, on {group.measured}", columns, rows, "± is the standard deviation over runs.")
+    return DocumentTable(f"Mean over runs, on {group.measured}", columns, rows,
+                         "± is the standard deviation over runs.")
 
 
-def scores_table(group: Group) -> Table:
+def scores_table(group: Group) -> DocumentTable:
     """Every score of every network of every run, and of every split."""
     rows = []
     for member in group.members:
@@ -60,31 +61,31 @@ def scores_table(group: Group) -> Table:
     kept = [i for i in range(len(SCORES)) if any(row[3 + i] is not None for row in rows)]
     columns = [Column("run"), Column("measured on"), Column("network"),
                *(Column(SCORES[i][1], SCORES[i][2]) for i in kept)]
-    return Table("Scores of each run" if len(group.members) > 1 else "Scores", columns,
-                 [(*row[:3], *(row[3 + i] for i in kept)) for row in rows],
-                 brief=spread_out(len(rows), 100) if len(rows) > 100 else None, folded=len(group.members) > 1)
+    return DocumentTable("Scores of each run" if len(group.members) > 1 else "Scores", columns,
+                         [(*row[:3], *(row[3 + i] for i in kept)) for row in rows],
+                         brief=spread_out(len(rows), 100) if len(rows) > 100 else None, folded=len(group.members) > 1)
 
 
 def _calibration(group: Group, metrics: Metrics) -> Section:
     colours = colours_of(group.diagram)
     items: list[Item] = []
     for node, scores in list(metrics["nodes"].items())[:MOST_NODES]:
-        bins, ece = scores["reliability"], charts.finite(scores["ece"])
+        bins, ece = scores["reliability"], charts.finite_or_none(scores["ece"])
         told = "" if ece is None else f"ECE {ece:.2%}. " + _temperature_words(scores)
-        items.append(charts.reliability(f"How sure {node} is, and how right", told, bins["confidence"],
-                                        bins["accuracy"], bins["count"], colours.get(node, "@muted")))
+        items.append(charts.reliability_chart(f"How sure {node} is, and how right", told, bins["confidence"],
+                                              bins["accuracy"], bins["count"], colours.get(node, "@muted")))
     rows = [(node, t["value"], t["nll_before"], t["nll_after"], t["ece_before"], t["ece_after"])
             for node, scores in metrics["nodes"].items() if (t := scores.get("temperature"))]
     if rows:
         columns = (Column("network"), Column("temperature", "number"), Column("NLL before", "number"),
                    Column("NLL after", "number"), Column("ECE before", "share"), Column("ECE after", "share"))
-        items.append(Table("Temperature scaling, fitted on validation data", columns, rows))
+        items.append(DocumentTable("Temperature scaling, fitted on validation data", columns, rows))
     bins = [(node, i + 1, c, a, n) for node, scores in metrics["nodes"].items() for i, (c, a, n) in enumerate(zip(
         scores["reliability"]["confidence"], scores["reliability"]["accuracy"], scores["reliability"]["count"],
         strict=True))]
     columns = (Column("network"), Column("bin", "integer"), Column("confidence", "share"), Column("accuracy", "share"),
                Column("images", "integer"))
-    items.append(Table("Reliability by bin", columns, bins, brief=spread_out(len(bins), 90), folded=True))
+    items.append(DocumentTable("Reliability by bin", columns, bins, brief=spread_out(len(bins), 90), folded=True))
     return Section("Calibration", items if bins else [])
 
 
@@ -109,7 +110,7 @@ def _agreement(metrics: Metrics) -> Section:
                Column("one right", "share"), Column("both wrong", "share"))
     rows = [(pair.replace("|", " and "), s["agreement"], s["kl"], s["both_right"], s["one_right"], s["both_wrong"])
             for pair, s in metrics["pairs"].items()]
-    items.append(Table("Pairs", columns, rows, brief=spread_out(len(rows), 60) if len(rows) > 60 else None))
+    items.append(DocumentTable("Pairs", columns, rows, brief=spread_out(len(rows), 60) if len(rows) > 60 else None))
     return Section("Agreement", items)
 
 
@@ -126,8 +127,8 @@ def _classes(group: Group, metrics: Metrics) -> Section:
     if confusions:
         columns = (Column("network"), Column("is"), Column("taken for"), Column("images", "integer"))
         order = sorted(range(len(confusions)), key=lambda i: -int(confusions[i][3]))[:MOST_CONFUSIONS]
-        items.append(Table("What is confused most", columns, [confusions[i] for i in order],
-                           note=f"The {len(order)} most frequent confusions."))
+        items.append(DocumentTable("What is confused most", columns, [confusions[i] for i in order],
+                                   note=f"The {len(order)} most frequent confusions."))
     rows = [(name, *(scores["per_class"][i] for scores in nodes.values())) for i, name in enumerate(names)]
     columns = [Column("class"), *(Column(node, "share") for node in nodes)]
     brief = None
@@ -135,7 +136,7 @@ def _classes(group: Group, metrics: Metrics) -> Section:
         worst = sorted(range(len(rows)), key=lambda i: _mean_of(rows[i][1:]))
         brief = [*worst[:MOST_CLASSES], *worst[-MOST_CLASSES // 2 :]]
     note = "The classes that are hardest, and those that are easiest." if brief else ""
-    items.append(Table("Accuracy by class", columns, rows, note, brief, folded=True))
+    items.append(DocumentTable("Accuracy by class", columns, rows, note, brief, folded=True))
     return Section("Classes", items if names and nodes else [])
 
 
@@ -146,5 +147,5 @@ def _confusions(metrics: Metrics) -> list[tuple[str, str, str, int]]:
 
 
 def _mean_of(values: Sequence[float | None]) -> float:
-    there = [v for value in values if (v := charts.finite(value)) is not None]
+    there = [v for value in values if (v := charts.finite_or_none(value)) is not None]
     return sum(there) / len(there) if there else 2.0

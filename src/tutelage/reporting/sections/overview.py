@@ -6,7 +6,7 @@ from typing import Any
 
 from tutelage.reporting import charts
 from tutelage.reporting.charts import Point, colours_of
-from tutelage.reporting.document import Card, Cards, Cell, Chart, Column, Item, Section, Table, Text, spread_out
+from tutelage.reporting.document import Card, Cards, Cell, Chart, Column, DocumentTable, Item, Section, Text, spread_out
 from tutelage.reporting.formatting import spread, written
 from tutelage.reporting.groups import VALIDATION, Group, network_of
 from tutelage.reporting.schema import Cost, NodeCost, exports_in
@@ -51,7 +51,8 @@ def exports_section(folders: Sequence[Path]) -> Section:
     found = {path: about for folder in folders for path, about in exports_in(folder).items()}
     rows = [(path.with_suffix("").name, *(_dug(about, key) for key, _, _ in EXPORTED)) for path, about in found.items()]
     columns = [Column("file"), *(Column(name, kind) for _, name, kind in EXPORTED)]
-    return Section("Exports", [Table("Exported networks, each run again after export", columns, rows)] if rows else [])
+    return Section("Exports",
+                   [DocumentTable("Exported networks, each run again after export", columns, rows)] if rows else [])
 
 
 def _dug(about: Mapping[str, Any], path: str) -> Cell:
@@ -77,7 +78,7 @@ def _cards(group: Group) -> Cards:
     return Cards(f"Accuracy of {group.name} on {of}", cards)
 
 
-def _table(groups: Sequence[Group]) -> Table:
+def _table(groups: Sequence[Group]) -> DocumentTable:
     rows = []
     for group in groups:
         kinds, costs = {node.name: node.words for node in group.diagram.nodes}, _costs(group, groups)
@@ -91,8 +92,9 @@ def _table(groups: Sequence[Group]) -> Table:
                Column("ECE", "share"), Column("parameters", "integer"), Column("training time", "seconds")]
     kept = [i for i in range(len(columns)) if i < 6 or any(row[i] is not None for row in rows)]
     note = "± is the standard deviation over runs that differ in their seed." if 6 in kept else ""
-    return Table("All networks", [columns[i] for i in kept], [tuple(row[i] for i in kept) for row in rows], note,
-                 brief=spread_out(len(rows), 120) if len(rows) > 120 else None)
+    return DocumentTable("All networks", [columns[i] for i in kept], [tuple(row[i] for i in kept) for row in rows],
+                         note,
+                         brief=spread_out(len(rows), 120) if len(rows) > 120 else None)
 
 
 def _cost(group: Group) -> Cost | None:
@@ -126,8 +128,8 @@ def _plane(groups: Sequence[Group], axis: str, words: str) -> Chart | None:
     for number, group in enumerate(groups):
         for node, cost in _costs(group, groups).items():
             mean, deviation = group.mean(node, "top1")
-            x = charts.finite(_value(cost, axis))
-            if x is not None and x > 0 and mean is not None and charts.finite(mean) is not None:
+            x = charts.finite_or_none(_value(cost, axis))
+            if x is not None and x > 0 and mean is not None and charts.finite_or_none(mean) is not None:
                 around = None if deviation is None else (mean - deviation, mean + deviation)
                 colour = f"@{(number if few else every.index(node)) % charts.COLOURS + 1}"
                 if len(groups) == 1:
@@ -150,7 +152,7 @@ def front_of(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def _cost_table(groups: Sequence[Group], costs: dict[str, Cost]) -> Table:
+def _cost_table(groups: Sequence[Group], costs: dict[str, Cost]) -> DocumentTable:
     rows = []
     for group in groups:
         for node, cost in costs[group.name]["nodes"].items() if group.name in costs else ():
@@ -164,4 +166,4 @@ def _cost_table(groups: Sequence[Group], costs: dict[str, Cost]) -> Table:
         ("images/s", "integer"))]
     columns = [Column("recipe"), Column("network"), Column("parameters", "integer"), Column("FLOPs", "integer"),
                Column("file", "bytes"), Column("compression", "number"), *timed]
-    return Table("What each network costs", columns, rows)
+    return DocumentTable("What each network costs", columns, rows)

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from tutelage.errors import ModelError
 from tutelage.reporting import charts
 from tutelage.reporting.charts import Point
-from tutelage.reporting.document import Cell, Column, Item, Section, Table, Text
+from tutelage.reporting.document import Cell, Column, DocumentTable, Item, Section, Text
 from tutelage.reporting.groups import Group, Member, member_of
 from tutelage.reporting.run_folder import is_run, read_checked, read_run
 from tutelage.studies.statistics import comparison_of
@@ -32,7 +32,7 @@ class Difference(TypedDict):
     says: str
 
 
-class Row(TypedDict):
+class StudyRow(TypedDict):
     """One metric of one network of one method, over seeds."""
 
     method: str
@@ -45,7 +45,7 @@ class Row(TypedDict):
     difference: Difference | None
 
 
-class Trial(TypedDict):
+class StudyTrial(TypedDict):
     """One run of a study."""
 
     method: str
@@ -71,8 +71,8 @@ class Results(TypedDict):
     on: str
     seeds: list[int]
     baseline: str | None
-    rows: list[Row]
-    cells: list[Trial]
+    rows: list[StudyRow]
+    cells: list[StudyTrial]
     methods: NotRequired[Any]
     nodes: NotRequired[Any]
     mcnemar: NotRequired[list[dict[str, Any]]]
@@ -84,7 +84,7 @@ class Results(TypedDict):
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyRecord:
     """A study folder: what it found, and its runs by method."""
 
     folder: Path
@@ -97,7 +97,7 @@ def is_study(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
-def read_study(folder: Path) -> Study:
+def read_study_record(folder: Path) -> StudyRecord:
     """A study, checked, with those of its runs that are there."""
     results: Results = read_checked(Results, folder / FILE)
     comparison_of(folder)  # means and spreads are those of the values
@@ -105,7 +105,7 @@ def read_study(folder: Path) -> Study:
         if any(len(row) != len(table["columns"]) for row in table["rows"]):
             raise ModelError("not what this package writes", where=f"{folder / FILE}: tables.{name}",
                              found="a row of another length than the columns")
-    return Study(folder, results, _groups(folder, results))
+    return StudyRecord(folder, results, _groups(folder, results))
 
 
 def _groups(folder: Path, results: Results) -> list[Group]:
@@ -126,7 +126,7 @@ def _groups(folder: Path, results: Results) -> list[Group]:
             for (method, recipe), members in runs.items()]
 
 
-def study_section(study: Study) -> Section:
+def study_section(study: StudyRecord) -> Section:
     """Means and spread, paired differences with what may be said of them, and McNemar's test sample by sample."""
     results, baseline = study.results, study.results["baseline"]
     seeds = len(results["seeds"])
@@ -136,18 +136,18 @@ def study_section(study: Study) -> Section:
     items: list[Item] = [Text(told), *notes, *_forests(results), _means(results), _differences(results)]
     if rows := results.get("mcnemar"):
         items.append(_generic("McNemar's test, image by image", rows))
-    items += [Table(table["title"], [Column(name) for name in table["columns"]], table["rows"], table["note"])
+    items += [DocumentTable(table["title"], [Column(name) for name in table["columns"]], table["rows"], table["note"])
               for table in results.get("tables", {}).values()]
     cells = [(c["method"], c["seed"], c["status"], c.get("seconds"), c["run"]) for c in results["cells"]]
     columns = (Column("method"), Column("seed", "integer"), Column("state"), Column("time", "seconds"), Column("run"))
-    return Section("Comparison over seeds", [*items, Table("Runs", columns, cells, folded=True)])
+    return Section("Comparison over seeds", [*items, DocumentTable("Runs", columns, cells, folded=True)])
 
 
 def _kind(metric: str) -> str:
     return "share" if metric in SHARES else "number"
 
 
-def _means(results: Results) -> Table:
+def _means(results: Results) -> DocumentTable:
     """One line for each method and network, a column for each metric: shares as shares."""
     metrics = list(dict.fromkeys(row["metric"] for row in results["rows"]))
     found = {(row["method"], row["node"], row["metric"]): row for row in results["rows"]}
@@ -161,17 +161,17 @@ def _means(results: Results) -> Table:
         n = max(cell["n"] for cell in cells if cell)
         rows.append((method, node, n, *(number for cell in cells for number in (
             (cell["mean"], cell["sd"]) if cell else (None, None)))))
-    return Table("Mean and standard deviation over seeds", columns, rows)
+    return DocumentTable("Mean and standard deviation over seeds", columns, rows)
 
 
-def _differences(results: Results) -> Table:
+def _differences(results: Results) -> DocumentTable:
     columns = (Column("method"), Column("network"), Column("metric"), Column("difference", "number"),
                Column("95 % from", "number"), Column("to", "number"), Column("n", "integer"), Column("p", "number"),
                Column("p (Holm)", "number"), Column("p (Wilcoxon)", "number"), Column("what may be said"))
     rows = [(row["method"], row["node"], row["metric"], d["mean"], d["low"], d["high"], d["n"], d["p"], d["p_holm"],
              d["wilcoxon_p"], d["says"]) for row in results["rows"] if (d := row["difference"]) is not None]
     note = f"A difference is method - {results['baseline']}, in the metric's own unit (0.01 is one point of accuracy)."
-    return Table("Differences to the baseline", columns, rows, note if rows else "")
+    return DocumentTable("Differences to the baseline", columns, rows, note if rows else "")
 
 
 def _forests(results: Results) -> list[Item]:
@@ -179,8 +179,8 @@ def _forests(results: Results) -> list[Item]:
     found: dict[str, list[Point]] = {}
     for row in results["rows"]:
         d = row["difference"]
-        if row["metric"] == "top1" and d is not None and (mean := charts.finite(d["mean"])) is not None:
-            low, high = charts.finite(d["low"]), charts.finite(d["high"])
+        if row["metric"] == "top1" and d is not None and (mean := charts.finite_or_none(d["mean"])) is not None:
+            low, high = charts.finite_or_none(d["low"]), charts.finite_or_none(d["high"])
             clear = low is not None and high is not None and (low > 0 or high < 0)
             colour = "@muted" if not clear else "@good" if mean > 0 else "@bad"
             around = None if low is None or high is None else (low * 100, high * 100)
@@ -191,11 +191,11 @@ def _forests(results: Results) -> list[Item]:
             for node, points in found.items()]
 
 
-def _generic(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+def _generic(title: str, rows: Sequence[Mapping[str, Any]]) -> DocumentTable:
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    return Table(title, [Column(key.replace("_", " "), "text" if any(
+    return DocumentTable(title, [Column(key.replace("_", " "), "text" if any(
         isinstance(row.get(key), str) for row in rows) else "number") for key in keys],
-                 [tuple(_cell(row.get(key)) for key in keys) for row in rows])
+                         [tuple(_cell(row.get(key)) for key in keys) for row in rows])
 
 
 def _cell(value: object) -> Cell:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from tutelage.reporting import charts
 from tutelage.reporting.charts import MOST_LINES, Line, colours_of
-from tutelage.reporting.document import Cell, Column, Item, Section, Table, Text, spread_out
+from tutelage.reporting.document import Cell, Column, DocumentTable, Item, Section, Text, spread_out
 from tutelage.reporting.formatting import spread
 from tutelage.reporting.graph_model import Diagram, Link
-from tutelage.reporting.graph_svg import draw
+from tutelage.reporting.graph_svg import draw_graph
 from tutelage.reporting.groups import Group
 
 METRICS = (("top1", "Accuracy on validation data", "share", False), ("nll", "Negative log-likelihood", "number", False),
@@ -34,7 +34,7 @@ def graph_section(group: Group) -> Section:
     shares = shares_of(group)
     by_edge = _over_time(shares)
     last = {name: values[-1] if values else None for name, values in by_edge.items()}
-    items: list[Item] = [draw(group.diagram, last), _edges(group.diagram, by_edge, shares)]
+    items: list[Item] = [draw_graph(group.diagram, last), _edges(group.diagram, by_edge, shares)]
     students = [student for student in group.diagram.students()
                 if sum(link.learner == student for link in group.diagram.links) > 1]
     if shares:
@@ -43,7 +43,7 @@ def graph_section(group: Group) -> Section:
         columns = (Column("run"), Column("epoch", "integer"), Column("student"), Column("edge"),
                    Column("loss", "number"), Column("share of its student's loss", "share"))
         brief = spread_out(len(rows), MOST_ROWS)
-        items.append(Table("Losses by edge and epoch", columns, rows, brief=brief, folded=True))
+        items.append(DocumentTable("Losses by edge and epoch", columns, rows, brief=brief, folded=True))
     return Section("Who learns from whom", items)
 
 
@@ -97,7 +97,7 @@ def _over_time(shares: Sequence[Share]) -> dict[str, list[float | None]]:
     return found
 
 
-def _edges(diagram: Diagram, by_edge: dict[str, list[float | None]], shares: Sequence[Share]) -> Table:
+def _edges(diagram: Diagram, by_edge: dict[str, list[float | None]], shares: Sequence[Share]) -> DocumentTable:
     columns = [Column("#", "integer"), Column("learns"), Column("from"), Column("divergence"), Column("T"),
                Column("weight"), Column("each image counts")]
     timed = bool(shares)
@@ -110,7 +110,7 @@ def _edges(diagram: Diagram, by_edge: dict[str, list[float | None]], shares: Seq
         times = by_edge.get(link.name, [])
         rows.append([*row, times[0], times[-1], times] if times else row)
     note = "A share is of the loss of the network that learns, mean over an epoch and over the runs." if timed else ""
-    return Table("Edges", columns, rows, note, brief=spread_out(len(rows), 60) if len(rows) > 60 else None)
+    return DocumentTable("Edges", columns, rows, note, brief=spread_out(len(rows), 60) if len(rows) > 60 else None)
 
 
 def _stack(group: Group, student: str, by_edge: dict[str, list[float | None]]) -> charts.Chart:
@@ -132,9 +132,9 @@ def _curves(group: Group, metric: str) -> list[Line]:
     for node in [*order, *sorted(names - set(order))]:
         values = [[epoch["metrics"]["nodes"].get(node, {}).get(metric) for epoch in epochs] for epochs in runs]
         line = _line(node, colours.get(node, "@muted"), values, "dash" if node in frozen else "solid")
-        if any(charts.finite(y) is not None for y in line.ys):
+        if any(charts.finite_or_none(y) is not None for y in line.ys):
             found.append(line)
-    found.sort(key=lambda line: -(charts.finite(line.ys[-1]) or 0) if len(found) > MOST_LINES else 0)
+    found.sort(key=lambda line: -(charts.finite_or_none(line.ys[-1]) or 0) if len(found) > MOST_LINES else 0)
     return found
 
 
@@ -161,7 +161,7 @@ def _line(name: str, colour: str, values: Sequence[Sequence[float | None]], dash
     return Line(name, colour, range(1, longest + 1), means, band, dash)
 
 
-def _scores_table(group: Group) -> Table:
+def _scores_table(group: Group) -> DocumentTable:
     rows = []
     for member in group.members:
         for epoch in member.run.epochs:
@@ -172,7 +172,7 @@ def _scores_table(group: Group) -> Table:
                Column("top-5", "share"), Column("NLL", "number"), Column("ECE", "share"),
                Column("learning rate", "number"))
     brief = spread_out(len(rows), MOST_ROWS)
-    return Table("Scores by epoch, on validation data", columns, rows, brief=brief, folded=True)
+    return DocumentTable("Scores by epoch, on validation data", columns, rows, brief=brief, folded=True)
 
 
 def _notes(group: Group) -> Text | None:

@@ -15,11 +15,11 @@ from tutelage.tasks.classification.metrics import (
     ClassNumbers,
     bin_of,
     by_parts,
-    confidence,
     ece,
     nll,
     right,
     sorted_with_ties_shared,
+    top_probability,
 )
 from tutelage.types import Logits
 
@@ -32,7 +32,7 @@ def adaptive_ece(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> flo
 
     Rows of one confidence share their mean gap, so that it does not matter which of them falls into which bin.
     """
-    sure = confidence(logits)
+    sure = top_probability(logits)
     gap = sorted_with_ties_shared(sure, sure - right(logits, labels).double())
     return sum(part.sum().abs().item() for part in gap.tensor_split(bins)) / len(labels)
 
@@ -55,7 +55,7 @@ def classwise_ece(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> fl
 
 def reliability(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> dict[str, list]:
     """Of each bin of `ece`: mean "confidence" and "accuracy" (None where it is empty), and "count"."""
-    sure = confidence(logits)
+    sure = top_probability(logits)
     bin_ = bin_of(sure, bins)
     counts = torch.bincount(bin_, minlength=bins).tolist()
     sums = {"confidence": sure, "accuracy": right(logits, labels).double()}

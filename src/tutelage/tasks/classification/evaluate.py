@@ -11,7 +11,7 @@ from tutelage.data.source import Source
 from tutelage.graph.graph import Graph
 from tutelage.runs.evaluations import Evaluation
 from tutelage.tasks.classification import calibration, metrics
-from tutelage.tasks.classification.teacher_certainty import analyse, teacher_of
+from tutelage.tasks.classification.teacher_certainty import certainty_on, teacher_of
 from tutelage.types import Logits
 
 MOST_CLASSES_OF_A_CONFUSION = 200
@@ -29,7 +29,7 @@ def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, L
     """
     given = source.labels >= 0
     labels, ids = source.labels[given], source.ids[given]
-    metrics.check_labels(labels, len(classes))
+    metrics.require_labels(labels, len(classes))
     for node, logits in predictions.items():
         metrics.check_finite(logits, source.ids, node)
     labelled = predictions if bool(given.all()) else {node: logits[given] for node, logits in predictions.items()}
@@ -41,7 +41,7 @@ def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, L
                                     **metrics.right_together(labelled[a], labelled[b], labels)}
                        for a, b in combinations(predictions, 2)}}
     trusted = teacher_of(graph, list(predictions)) if len(classes) > 1 else None
-    uncertainty = None if trusted is None else analyse(*trusted, labelled, labels, ids)
+    uncertainty = None if trusted is None else certainty_on(*trusted, labelled, labels, ids)
     images = {} if uncertainty is None else _with_pictures(uncertainty, source)
     found |= {"uncertainty": uncertainty, "robust": robust}
     return Evaluation(found, predictions, source.labels, source.ids, images)

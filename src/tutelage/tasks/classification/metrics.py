@@ -20,7 +20,7 @@ PART = 2**22
 """Logits that are widened to float64 at a time."""
 
 
-def check_labels(labels: ClassNumbers, classes: int) -> None:
+def require_labels(labels: ClassNumbers, classes: int) -> None:
     """Refuse no rows at all (DataError), and labels that are no class."""
     if not len(labels):
         raise DataError("there is nothing to evaluate on", found="no row with a label")
@@ -75,7 +75,7 @@ def brier(logits: Logits, labels: ClassNumbers) -> float:
     return by_parts(rows, logits, labels).mean().item()
 
 
-def confidence(logits: Logits) -> Float[Tensor, " batch"]:
+def top_probability(logits: Logits) -> Float[Tensor, " batch"]:
     """The probability of the first choice, in [1 / C, 1]."""
     return by_parts(lambda z: z.double().softmax(-1).amax(-1), logits)
 
@@ -85,7 +85,7 @@ def ece(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> float:
 
     sum over the bins of (rows in the bin / N) * |their accuracy - their mean confidence|.
     """
-    sure = confidence(logits).cpu()
+    sure = top_probability(logits).cpu()
     gap = sure - right(logits, labels).cpu().double()
     total = torch.zeros(bins, dtype=gap.dtype).index_add(0, bin_of(sure, bins), gap)
     return total.abs().sum().item() / len(labels)
@@ -128,7 +128,7 @@ def aurc(logits: Logits, labels: ClassNumbers) -> float:
     The mean over k = 1 .. N of the error rate of the k most confident rows; rows of one confidence count as in the
     mean over all their orders.
     """
-    wrong = sorted_with_ties_shared(-confidence(logits), (~right(logits, labels)).double())
+    wrong = sorted_with_ties_shared(-top_probability(logits), (~right(logits, labels)).double())
     return (wrong.cumsum(0) / torch.arange(1, len(wrong) + 1, device=wrong.device)).mean().item()
 
 

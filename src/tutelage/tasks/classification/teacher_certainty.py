@@ -47,8 +47,8 @@ def trust(logits: Logits, options: Mapping[str, float]) -> Float[Tensor, " batch
     return by_parts(lambda z: entropy(None, z.double(), **options), logits)
 
 
-def analyse(teacher: str, options: Mapping[str, float], logits: Mapping[str, Logits], labels: Numbers,
-            ids: Numbers) -> dict[str, object]:
+def certainty_on(teacher: str, options: Mapping[str, float], logits: Mapping[str, Logits], labels: Numbers,
+                 ids: Numbers) -> dict[str, object]:
     """The teacher's weight on these rows, each with a label, as docs/evaluation.md lists it; without images."""
     w, hits = trust(logits[teacher], options), right(logits[teacher], labels)
     places = (w * BINS).long().clamp(0, BINS - 1)

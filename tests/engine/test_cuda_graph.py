@@ -171,7 +171,7 @@ def test_an_optimizer_that_asks_for_it_is_told_that_it_is_recorded():
 
 
 class Fake(NetworkStreams):
-    """Lanes without a GPU: what was read since they began, and whether they have been joined since."""
+    """Streams without a GPU: what was read since they began, and whether they have been joined since."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

@@ -41,7 +41,7 @@ WEIGHTS = ("start", "end")
 class AnalysisSettings:
     """Which kernel is analysed, and on what.
 
-    kernel: one of `complexity.KERNELS`.
+    kernel: one of `ntk.KERNELS`.
     weights: the student's at the "start" of the run, or at its "end".
     images, on: so many labelled images of this split, chosen by `seed`, as they are.
     temperatures: that divide what the supervisors say, which they do with the weights of the end.
@@ -72,7 +72,7 @@ class Supervision:
     """A student with one set of targets: "labels", "labels, shuffled", or what a node says at a temperature.
 
     `right` is the share of images whose target's largest entry is the label. `smallest` is of the student's kernel, see
-    `complexity.Complexity`.
+    `ntk.Complexity`.
     """
 
     student: str

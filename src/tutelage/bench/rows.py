@@ -1,11 +1,11 @@
 """`tutelage bench`: how fast this is on your machine, as ratios that a noisy machine does not move.
 
-Every row takes turns step by step with what it is compared to, in one process; a ratio is the median over rounds.
-On a CPU, time is this process's CPU time (user and system), which other processes hardly touch; on a GPU it is wall
-time between synchronisations. `floor` is the best that training the students alone can do: images already on the
-device and laid out, cross-entropy alone, each student in the fastest of the formats that the tuner knows, the same
-optimizers. `naive` is the loop that most people write, see `naive`. That what is compared computes the same losses is
-measured too, in `sameness_rows`.
+Every row takes turns step by step with what it is compared to, in one process; a ratio is the median over rounds. On a
+CPU, time is this process's CPU time (user and system), which other processes hardly touch; on a GPU it is wall time
+between synchronisations. `floor` is the best that training the students alone can do: images already on the device and
+laid out, cross-entropy alone, each student in the fastest of the formats that the tuner knows, the same optimizers.
+`naive` is the loop that most people write, see `naive_loop`. That what is compared computes the same losses is measured
+too, in `sameness_rows`.
 """
 
 import statistics

@@ -200,7 +200,7 @@ def _operations(randaugment: bool, size: tuple[int, int] | None) -> tuple[Callab
 def _drawing(*words: int | str) -> Iterator[None]:
     """Inside, torch's generator on the CPU starts from `words`; outside, it is as if nothing had happened.
 
-    `randomness.seeded` promises the same of all devices, and spends a millisecond on it: too much for each sample.
+    `system.random.seeded` promises the same of all devices, and spends a millisecond on it: too much for each sample.
     """
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(derive(*words))

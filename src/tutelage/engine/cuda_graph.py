@@ -68,14 +68,14 @@ class NetworkStreams:
         self.used: set[str] = set()
 
     def branch(self, works: Mapping[str, Callable[..., T]]) -> dict[str, Callable[..., T]]:
-        """The same functions, each in a lane that begins here. `join` before anything reads what they gave."""
+        """The same functions, each in a stream that begins here. `join` before anything reads what they gave."""
         here = torch.cuda.Event()
         here.record()
         self.used = set()
         return {node: partial(self._work, here, node, work) for node, work in works.items()}
 
     def join(self) -> None:
-        """Go on when all lanes have got as far as they were told to."""
+        """Go on when all streams have got as far as they were told to."""
         for node in self.used:
             torch.cuda.current_stream().wait_stream(self.streams[node])
 

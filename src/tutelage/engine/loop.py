@@ -97,7 +97,7 @@ def may_capture(run: Run) -> bool:
 
 
 def streams_for(run: Run) -> NetworkStreams | None:
-    """Lanes for the networks of a recording; None where there is one network."""
+    """A stream for each network of a captured step; None where there is one network."""
     return NetworkStreams(run.models) if run.world.device.type == "cuda" and len(run.models) > 1 else None
 
 

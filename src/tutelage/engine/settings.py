@@ -19,7 +19,7 @@ PRECISIONS = ("auto", "exact", "bf16")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; `training.train` explains each."""
+    """How to train; `train.train` explains each."""
 
     epochs: int
     optimizer: MakeOptimizer | Mapping[str, MakeOptimizer]

@@ -8,7 +8,7 @@ The tensors have the names of the plain network, so timm's and torchvision's own
     columns       JSON list, only for a network that is cut: which of these are the data's classes, in the data's order
     architecture  JSON of an `Architecture`, without weights and pretrained; absent for a user's own module
     channels, mean, std    of the images, JSON; absent for a user's own module
-    sha256        of the tensors (`files.fingerprint`), which are compared with it; only in the files of a run
+    sha256        of the tensors (`system.files.fingerprint`), which are compared with it; only in the files of a run
 """
 
 import json

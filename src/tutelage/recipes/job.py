@@ -43,7 +43,7 @@ STEPS_OF_ATTACK = 10
 
 @dataclass(frozen=True)
 class Job:
-    """What `training.train_in_folder` needs, made from a recipe."""
+    """What `engine.train.train_in_folder` needs, made from a recipe."""
 
     recipe: Recipe
     graph: Graph

@@ -53,7 +53,7 @@ class Link:
 
     @property
     def name(self) -> str:
-        """What the edge is called in the records; the same as `graph.Edge.name`."""
+        """What the edge is called in the records; the same as `graph.edge.Edge.name`."""
         warm = "" if self.temperature == "1" else f"/{self.temperature}"
         return f"{self.teacher}->{self.student}:{self.divergence.partition('(')[0]}{warm}"
 

@@ -45,7 +45,7 @@ class SearchSettings:
     semantic: one of `diswot.SEMANTICS`, or "auto".
     batch, batches: how many images each network sees at a time, and how many times.
     initialisations: how often all weights are drawn anew.
-    most_parameters, most_flops: what a candidate may have at most; FLOP of one image, as `cost` counts them.
+    most_parameters, most_flops: what a candidate may have at most; FLOP of one image, as `models.cost` counts them.
     evaluations: so many candidates are scored at most.
     seed: of weights, images and evolution.
     """

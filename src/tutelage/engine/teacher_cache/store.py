@@ -9,7 +9,7 @@ another folder. It holds, for each draw and end, shards of rows in the order of 
 A shard is a whole folder or none, and checked when it is read; what is damaged or missing is computed again. Where room
 is needed the cache that was used longest ago goes, unless a run has it open: from `open` to `close` it is in use.
 
-How a row is kept says `kept_rows`. What a step uses is always what a cache would give back, also while it is being
+How a row is kept says `codecs`. What a step uses is always what a cache would give back, also while it is being
 filled, so a run has the same bits whether the cache was there or not. Under `exact` everything is kept as float32, bit
 for bit.
 """

@@ -1,7 +1,7 @@
 """Where the frozen teacher was sure, whether it was right there, and what that meant for its students.
 
-The weight is w = (1 - H(p) / log C) ** power, p = softmax(teacher / temperature): `sample_weights.entropy`, after Gore,
-Dey & Mishra (arXiv:2511.18826). It is taken as it is: a `mean_one` around it depends on the batch.
+The weight is w = (1 - H(p) / log C) ** power, p = softmax(teacher / temperature): `graph.sample_weights.entropy`, after
+Gore, Dey & Mishra (arXiv:2511.18826). It is taken as it is: a `mean_one` around it depends on the batch.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
 """The layers of the package, its budgets, and what must never stand in it: read from the source, without running it."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -119,9 +120,63 @@ def test_the_heart_has_at_most_80_lines():
 
 
 def test_a_methods_function_has_at_most_45_lines():
+    lengths = {(module, f.name): f.end_lineno - f.lineno + 1 for module, path in MODULES.items()
+               if module.startswith("tutelage.methods.") for f in functions(path)}
+    assert every(length <= 45 for length in lengths.values())
+
+
+BY_IDENTITY = re.compile(r"\bis (?:not )?"
+                         r"(?:kl|reverse_kl|js|cross_entropy|entropy|confidence|margin|correct|mean_one)\b")
+
+
+@each_module
+def test_functions_are_compared_by_identity_only_where_they_are_defined(module):
+    own = package(f"{module}.")
+    assert own == "graph" or not BY_IDENTITY.findall(MODULES[module].read_text())
+
+
+def test_a_comparison_by_identity_is_found():
+    assert BY_IDENTITY.search("if edge.divergence is kl:")
+    assert not BY_IDENTITY.search("what it is klassisch")
+
+
+ALSO_ELSEWHERE = {  # name -> why it stands in more than one module
+    "LookAhead": "the text of a graph names its controllers, and the text tells runs made before from others",
+    "losses": "the fused losses take the place of the plain ones",
+    "main": "the entry of the command, and that of the process in which an export is tried",
+    "weights": "a format of exports, and how a file of it is run",
+}
+COMMANDS = {"tutelage.cli.commands", "tutelage.cli.analyse"}
+"""A command is named after what it does."""
+
+
+def public_names() -> dict[str, set[str]]:
+    """Name of a public function or class -> the modules that define it, those of the command line left out."""
+    found: dict[str, set[str]] = {}
     for module, path in MODULES.items():
-        if module.startswith("tutelage.methods.") and (found := functions(path)):
-            assert every(f.end_lineno - f.lineno < 45 for f in found), module
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, set()).add(module)
+    return {name: modules - COMMANDS for name, modules in found.items()}
+
+
+def test_no_public_function_or_class_stands_in_two_modules():
+    several = {name: modules for name, modules in public_names().items() if len(modules) > 1}
+    assert {name: modules for name, modules in several.items() if name not in ALSO_ELSEWHERE} == {}
+    assert set(several) == set(ALSO_ELSEWHERE), "an exception that is none any more"
+
+
+METHODS = {path.stem for module, path in MODULES.items() if module.startswith("tutelage.methods.")} - {"__init__"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith(("tutelage.engine",
+                                                                                       "tutelage.recipes"))])
+def test_the_engine_and_the_recipes_know_no_method_by_its_name(module):
+    """But for `init`, which writes recipes."""
+    words = {node.value for node in ast.walk(ast.parse(MODULES[module].read_text()))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert not words & METHODS
+    assert not {name for name in IMPORTS.get(module, ()) if name.startswith("tutelage.methods.")}
 
 
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
@@ -164,6 +219,16 @@ def test_the_search_for_what_is_unsafe_finds_it(source):
 
 def test_the_search_for_what_is_unsafe_lets_networks_evaluate_and_safetensors_load():
     assert not unsafe("import safetensors.torch\nnetwork.eval()\nsafetensors.torch.load(data)\nre.compile('x')")
+
+
+HEART = "import sys; heavy = {'torchvision', 'timm', 'PIL'} & set(sys.modules); assert not heavy, heavy"
+
+
+@pytest.mark.parametrize("module", ["graph.objective", "graph.fused_losses", "graph.graph", "graph.taps"])
+def test_the_heart_loads_no_library_of_networks_or_images(module):
+    code = f"import tutelage.{module}\n{HEART}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 LIGHT = "import sys; heavy = {'torch', 'torchvision', 'timm', 'pydantic'} & set(sys.modules); assert not heavy, heavy"

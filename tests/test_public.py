@@ -10,6 +10,7 @@ from every import every
 
 PUBLIC = ["Batch", "Computed", "Controller", "Edge", "Ema", "Ensemble", "Frozen", "Graph", "Trained", "edge_loss",
           "evaluate", "forward", "load", "losses", "train"]
+PAGES_AT_THE_FRONT = ["divergences", "sample_weights", "schedules"]
 PAGES = {
     "graph.divergences": {"cross_entropy", "kl", "reverse_kl", "js", "mse", "alpha_beta", "plackett_luce"},
     "graph.sample_weights": {"entropy", "confidence", "margin", "correct", "mean_one", "discrepancy", "true_class"},
@@ -25,7 +26,13 @@ def defined(page: str) -> dict[str, object]:
 
 
 def test_the_public_names_are_these_and_sorted():
-    assert tutelage.__all__ == PUBLIC == sorted(PUBLIC)
+    assert sorted(PUBLIC) == PUBLIC
+    assert tutelage.__all__ == sorted([*PUBLIC, *PAGES_AT_THE_FRONT])
+
+
+@pytest.mark.parametrize("page", PAGES_AT_THE_FRONT)
+def test_the_pages_that_a_method_is_written_with_are_at_the_front(page):
+    assert getattr(tutelage, page) is import_module(f"tutelage.graph.{page}")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tutelage.engine.predict import evaluate as evaluate
     from tutelage.engine.train import load as load
     from tutelage.engine.train import train as train
+    from tutelage.graph import divergences as divergences
+    from tutelage.graph import sample_weights as sample_weights
+    from tutelage.graph import schedules as schedules
     from tutelage.graph.controller import Controller as Controller
     from tutelage.graph.edge import Edge as Edge
     from tutelage.graph.graph import Graph as Graph
@@ -30,11 +33,15 @@ _MODULES = {
     "Trained": "graph.nodes", "edge_loss": "graph.objective", "evaluate": "engine.predict",
     "forward": "graph.objective", "load": "engine.train", "losses": "graph.objective", "train": "engine.train",
 }
-__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
+_PAGES = ("divergences", "sample_weights", "schedules")
+"""Modules of `tutelage.graph` that whoever writes a method reads: `tutelage.divergences.kl`."""
+__all__ = sorted([*_MODULES, *_PAGES])  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
+    if name in _PAGES:
+        return import_module(f"tutelage.graph.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'tutelage' has no attribute {name!r}")
     return vars(import_module(f"tutelage.{_MODULES[name]}"))[name]

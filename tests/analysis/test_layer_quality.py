@@ -16,7 +16,7 @@ from tutelage.cli import main
 from tutelage.errors import DataError, ModelError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
-from tutelage.recipes import job
+from tutelage.recipes import trained_run
 
 LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2])
 
@@ -172,7 +172,7 @@ def test_the_best_layers_are_given_in_the_order_of_depth():
 def analyse(monkeypatch, capsys):
     """Call `tutelage analyse layers` on networks that are there: exit code, what it printed, what it complained of."""
     def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(job, "networks_of", lambda *given: ({"t": network(1), "s": network(2)}, data()))
+        monkeypatch.setattr(trained_run, "networks_of", lambda *given: ({"t": network(1), "s": network(2)}, data()))
         monkeypatch.setattr(sys, "argv", ["tutelage", "analyse", "layers", "recipe.toml", "--images", "24", *words])
         with pytest.raises(SystemExit) as stop:
             main.main()

@@ -21,7 +21,7 @@ from tutelage.cli.terminal import show
 from tutelage.engine.train import Progress
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
-from tutelage.recipes import job
+from tutelage.recipes import job, trained_run
 from tutelage.runs.folder import read_records
 from tutelage.system.files import locked
 
@@ -306,7 +306,7 @@ def test_a_bug_of_ours_is_kept_in_the_run_folder(tutelage, folder, monkeypatch, 
         raise KeyError("oops")
 
     monkeypatch.setattr(job, "train_job", broken)
-    monkeypatch.setattr(job, "recipe_of_run", broken)
+    monkeypatch.setattr(trained_run, "recipe_of_run", broken)
     code, _, errors = tutelage("train", *words)
     assert code == 70
     assert "Traceback" not in errors

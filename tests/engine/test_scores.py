@@ -15,7 +15,8 @@ from toys import SGD, data, network
 from tutelage import Edge, Ema, Graph, Trained
 from tutelage.engine.train import load
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.recipes.job import evaluate_run, make_job, train_job
+from tutelage.recipes.evaluate import evaluate_run
+from tutelage.recipes.job import make_job, train_job
 from tutelage.recipes.recipe import read_recipe
 from tutelage.reporting.build import make_document
 from tutelage.reporting.groups import group_runs, member_of

@@ -29,8 +29,9 @@ from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.recipes import class_phases
 from tutelage.recipes.class_phases import drawn_action, herded, probabilities, rewarded
-from tutelage.recipes.job import finished_run, train_recipe
+from tutelage.recipes.job import train_recipe
 from tutelage.recipes.recipe import Recipe, read_recipe
+from tutelage.recipes.trained_run import finished_run
 from tutelage.runs.folder import finished
 from tutelage.system.distributed import World
 

@@ -1,5 +1,8 @@
 """A plugin that imports what has moved, or is not there at all, is told what to write."""
 
+from importlib import import_module
+from importlib.util import find_spec
+
 import pytest
 
 from tutelage.errors import UsageError
@@ -8,6 +11,12 @@ from tutelage.models.build import build
 from tutelage.models.moved import MOVED, import_plugin
 
 TABLE = {"tutelage.records_of_old": "tutelage.rooms.records", "tutelage.rooms_of_old": "tutelage.rooms"}
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_what_has_moved_is_where_the_table_says(old):
+    module, _, name = MOVED[old].rpartition(".")
+    assert name in vars(import_module(module)) or find_spec(MOVED[old]) is not None
 
 
 @pytest.fixture

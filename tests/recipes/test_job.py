@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from tutelage.errors import UsageError
-from tutelage.recipes.job import evaluate_run, make_job, recipe_of_run, train_job, train_recipe
+from tutelage.recipes.evaluate import evaluate_run
+from tutelage.recipes.job import make_job, train_job, train_recipe
 from tutelage.recipes.recipe import Recipe, read_recipe
+from tutelage.recipes.trained_run import recipe_of_run
 from tutelage.runs.folder import finished, read_records
 from tutelage.system.distributed import World
 

@@ -7,9 +7,10 @@ import torch
 
 from tutelage.engine.train import load
 from tutelage.errors import Interrupted, UsageError
-from tutelage.recipes.job import finished_run, make_job, recipe_of_run, train_recipe
+from tutelage.recipes.job import make_job, train_recipe
 from tutelage.recipes.recipe import Recipe, graph_of, read_recipe
 from tutelage.recipes.sequence import runs_of
+from tutelage.recipes.trained_run import finished_run, recipe_of_run
 from tutelage.runs.folder import finished
 from tutelage.system.distributed import World
 from two_generations import RECIPE

@@ -28,7 +28,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.taps import logits_of
 from tutelage.models.build import build
-from tutelage.recipes.job import FinishedRun, finished_run
+from tutelage.recipes.trained_run import FinishedRun, finished_run
 from tutelage.system.distributed import World
 from tutelage.system.random import derive, permutation
 

@@ -39,8 +39,9 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
     if resume is not None and (out is not None or set_ or quick):
         raise UsageError("a resumed run keeps its own recipe", where="--resume",
                          found="--resume with --out, --set, --quick or --download", fix="tutelage train --resume DIR")
-    from tutelage.recipes.job import Job, recipe_of_run, train_recipe
+    from tutelage.recipes.job import Job, train_recipe
     from tutelage.recipes.recipe import read_recipe
+    from tutelage.recipes.trained_run import recipe_of_run
     from tutelage.system.distributed import connect, disconnect
 
     if resume is not None:
@@ -86,7 +87,8 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
     if on not in ("validation", "test", "train"):
         raise UsageError("unknown split", where="--on", found=on, expected="validation, test or train")
     from tutelage.cli.results import evaluation_text
-    from tutelage.recipes.job import evaluate_run, recipe_of_run
+    from tutelage.recipes.evaluate import evaluate_run
+    from tutelage.recipes.trained_run import recipe_of_run
     from tutelage.system.distributed import connect, disconnect
 
     world = connect(recipe_of_run(run, plugin or []).train.device)
@@ -282,7 +284,7 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
     tutelage analyse layers recipes/digits/feature_only.toml --count 3
     """
     from tutelage.analysis.layer_quality import best, measure_layers
-    from tutelage.recipes.job import networks_of
+    from tutelage.recipes.trained_run import networks_of
 
     found, data = networks_of(of, set_ or [], plugin or [])
     node = node or next(iter(found))

@@ -20,7 +20,7 @@ from tutelage.exporting.predict import Classifier
 from tutelage.graph.taps import logits_of
 from tutelage.models.saved import load_network
 from tutelage.models.weights import read_metadata
-from tutelage.recipes.job import recipe_of_run
+from tutelage.recipes.trained_run import recipe_of_run
 
 NEVER_READ = (".pt2", ".pte")
 

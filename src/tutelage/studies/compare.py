@@ -14,7 +14,7 @@ from tutelage.engine.train import alone
 from tutelage.errors import DataError, Interrupted, UsageError, UserError
 from tutelage.graph.modules import mean_probability
 from tutelage.graph.nodes import Frozen, Trained
-from tutelage.recipes.job import ENSEMBLE, evaluate_run
+from tutelage.recipes.evaluate import ENSEMBLE, evaluate_run
 from tutelage.recipes.recipe import graph_of
 from tutelage.runs.evaluations import COST, Evaluation, evaluated, evaluation_of
 from tutelage.runs.folder import read_records, versions

@@ -25,7 +25,8 @@ from tutelage.data.images import png
 from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.models.cost import costs
 from tutelage.models.saved import load_network
-from tutelage.recipes.job import evaluate_run, make_job, train_job
+from tutelage.recipes.evaluate import evaluate_run
+from tutelage.recipes.job import make_job, train_job
 from tutelage.recipes.recipe import read_recipe
 from tutelage.runs.evaluations import Evaluation, cost_of, evaluated, evaluation_of
 from tutelage.system.distributed import World

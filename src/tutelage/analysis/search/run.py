@@ -29,8 +29,8 @@ from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.cost import flops, parameters
 from tutelage.models.network import Network
-from tutelage.recipes.job import recipe_of_run
 from tutelage.recipes.recipe import Recipe, graph_of, read_recipe
+from tutelage.recipes.trained_run import recipe_of_run
 from tutelage.system.random import derive, permutation, seeded
 from tutelage.types import Batch
 

@@ -1,0 +1,96 @@
+"""A finished run measured on one of its splits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from tutelage.data.source import Source
+from tutelage.engine.predict import predict, robustness
+from tutelage.graph.ends import parse_end
+from tutelage.graph.graph import Graph
+from tutelage.graph.naming import unbound
+from tutelage.graph.nodes import Computed, Ensemble, Frozen, Trained
+from tutelage.models.cost import costs
+from tutelage.recipes.trained_run import FinishedRun, finished_run
+from tutelage.runs.evaluations import finite, write_cost, write_evaluation
+from tutelage.system.distributed import World, lead
+from tutelage.tasks.classification.attacks import Adversary, Attack
+from tutelage.tasks.classification.evaluate import assess
+
+ENSEMBLE = "ensemble"
+STEPS_OF_ATTACK = 10
+
+
+def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (), *, cost: bool = True,
+                 eps: float | None = None,
+                 note: Callable[[str], None] = lambda text: None) -> tuple[dict, dict | None]:
+    """Measure a finished run on one of its splits, write that into its folder, and give the metrics and the cost.
+
+    Every network counts, and the ensemble of the students where there are several. What has learned is attacked too,
+    within `eps`, by default as in training; 0 for no attack. Ranks share the images; the first of them measures and
+    writes, and on the others the metrics are empty.
+    """
+    opened = finished_run(run, world, plugins)
+    for text in opened.notes if world.main else ():
+        note(text)
+    source = opened.split(split)
+    ask = partial(predict, _judged(opened), opened.models, classes=len(opened.data.classes), world=world,
+                  batch_size=opened.recipe.data.batch_size)
+    predictions = ask(source)
+    held_out = predictions if split == "validation" else ask(opened.data.validation)
+    robust = _robust(opened, source, list(predictions), eps, world)
+    found: list[dict] = []
+
+    def measure() -> None:
+        evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
+                            (opened.data.validation, held_out), robust)
+        write_evaluation(run, evaluation)
+        found.append(finite(evaluation.metrics))
+        if cost:
+            found.append(_cost(opened, world))
+            write_cost(run, found[1])
+
+    lead(world, measure if world.main else None)
+    return (found[0] if found else {}), (found[1] if len(found) > 1 else None)
+
+
+def _robust(opened: FinishedRun, source: Source, nodes: Sequence[str], eps: float | None, world: World) -> dict | None:
+    """The accuracy of each network on images made against each that has learned; None where nothing is attacked."""
+    trained = [controller.attack for controller in opened.graph.controllers.values()
+               if isinstance(controller, Adversary)]
+    if eps is not None:
+        attack = Attack(eps, eps / 4, STEPS_OF_ATTACK)
+    else:
+        attack = replace(trained[0], steps=STEPS_OF_ATTACK) if trained else Attack(0.0)
+    if not attack.eps or not bool((source.labels >= 0).any()):
+        return None
+    models = {node: opened.models[node] for node in nodes if node in opened.models}
+    attacked = [node for node in models if not isinstance(opened.graph.nodes[node], Frozen)]
+    shares = robustness(models, source, attack, attacked=attacked, batch_size=opened.recipe.data.batch_size,
+                        world=world)
+    return {**asdict(attack), "top1": shares}
+
+
+def _judged(opened: FinishedRun) -> Graph:
+    """The nodes that need nothing but the networks, and the ensemble of the students; no edges."""
+    graph, students = opened.graph, opened.graph.named(Trained)
+    nodes = {name: kind for name, kind in graph.nodes.items() if not _needs_part(graph, name)}
+    if len(students) > 1 and ENSEMBLE not in graph.nodes:
+        nodes[ENSEMBLE] = Ensemble(students)
+    return Graph(nodes, [])
+
+
+def _needs_part(graph: Graph, node: str) -> bool:
+    """Whether a node is computed by a module, which is not among a run's networks."""
+    kinds = [graph.nodes.get(parse_end(end).node) for end in graph.order([node])]
+    return any(isinstance(kind, Computed) and isinstance(unbound(kind.by), nn.Module) for kind in kinds)
+
+
+def _cost(opened: FinishedRun, world: World) -> dict:
+    frozen = opened.graph.named(Frozen)
+    files = {node: opened.folder / "models" / f"{node}.safetensors" for node in opened.models if node not in frozen}
+    return costs(opened.models, opened.data.shape, opened.data.classes, world.device,
+                 teacher=frozen[0] if frozen else None, files=files)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from every import every
 from tutelage.errors import UsageError
 from tutelage.recipes.evaluate import evaluate_run
 from tutelage.recipes.job import make_job, train_job, train_recipe
@@ -65,7 +66,7 @@ def test_a_run_of_a_version_with_fewer_keys_goes_on_and_is_measured(tmp_path, na
             if event is not None and event.number == 1 and (run / number / "checkpoints").exists():
                 break
     for folder in {run, run / number}:
-        assert not any(line.startswith(ADDED) for line in (folder / "config.toml").read_text().splitlines())
+        assert every(not line.startswith(ADDED) for line in (folder / "config.toml").read_text().splitlines())
     old = (run / "config.toml").read_text()
     with pytest.raises(UsageError, match="another run"):
         list(train_recipe(tiny(name, "data.follow_symlinks=true"), run, CPU))

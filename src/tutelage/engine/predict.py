@@ -15,7 +15,7 @@ from tutelage.graph.objective import forward
 from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, gather_uneven
 from tutelage.system.random import derive, seeded, uniform
-from tutelage.tasks.classification import metrics
+from tutelage.tasks.classification import calibration, metrics
 from tutelage.tasks.classification.attacks import Attack, pgd
 from tutelage.types import Logits, Scores
 
@@ -47,7 +47,7 @@ def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, c
 def score(logits: Logits, labels: Tensor) -> dict[str, float]:
     """The metrics of one node's logits [N, C] against class numbers [N]."""
     return {"top1": metrics.top1(logits, labels), "top5": metrics.top5(logits, labels),
-            "nll": metrics.nll(logits, labels), "ece": metrics.ece(logits, labels)}
+            "nll": metrics.nll(logits, labels), "ece": calibration.ece(logits, labels)}
 
 
 @torch.no_grad()

@@ -41,11 +41,12 @@ from tutelage.runs.folder import (
     report_mended,
     reported,
     versions,
+    write_finished,
 )
 from tutelage.system.distributed import World, choose_device, largest, lead
 from tutelage.system.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.system.machine import peak_memory, processor_of
-from tutelage.types import Schedule
+from tutelage.types import Schedule, Scores
 
 PROGRESS_SECONDS = 1.0
 WAIT_SECONDS = 0.1
@@ -300,10 +301,10 @@ def _finish(run: Run, folder: Folder) -> None:
     if run.world.main:
         weights = _write_models(run, folder)
         kept = {node: held["scores"] for node, held in run.best.items()}
-        scores = {**run.scores, "nodes": {**run.scores["nodes"], **kept}}
+        scores = Scores(nodes={**run.scores["nodes"], **kept}, pairs=run.scores["pairs"])
         assert folder.records is not None
         folder.records.add("finished", run.step, metrics=scores)
-        write_json(folder.path / "FINISHED", {"step": run.step, "metrics": scores, "weights": weights})
+        write_finished(folder.path, run.step, scores, weights)
     lead(run.world, None if not run.world.main else lambda: None)
 
 

@@ -190,6 +190,11 @@ def finished(folder: Path) -> dict | None:
     return read_json(folder / "FINISHED") if (folder / "FINISHED").exists() else None
 
 
+def write_finished(folder: Path, step: int, scores: Scores, weights: Mapping[str, str]) -> None:
+    """Say that a run is complete: its last step, scores, and the SHA-256 of each network's weights. Written last."""
+    write_json(folder / "FINISHED", {"step": step, "metrics": scores, "weights": dict(weights)})
+
+
 def versions() -> dict[str, object]:
     """Libraries, machine and command of this process."""
     found: dict[str, object] = {"python": platform.python_version(), "platform": platform.platform(),

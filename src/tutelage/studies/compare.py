@@ -26,9 +26,9 @@ from tutelage.studies.tables import as_markdown, tables_of
 from tutelage.system.distributed import World, choose_device
 from tutelage.system.files import write, write_json
 from tutelage.system.machine import describe_machine
-from tutelage.tasks.classification import metrics
+from tutelage.tasks.classification import calibration, metrics
 
-METRICS = {"top1": metrics.top1, "top5": metrics.top5, "nll": metrics.nll, "ece": metrics.ece}
+METRICS = {"top1": metrics.top1, "top5": metrics.top5, "nll": metrics.nll, "ece": calibration.ece}
 REPORT_FILE = "results.md"
 
 

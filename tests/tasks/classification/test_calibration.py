@@ -16,11 +16,12 @@ from tutelage.tasks.classification.calibration import (
     adaptive_ece,
     classwise_ece,
     diversity,
+    ece,
     fit_temperature,
     reliability,
     scaled,
 )
-from tutelage.tasks.classification.metrics import ece, nll
+from tutelage.tasks.classification.metrics import nll
 
 N, C = 500, 12
 

@@ -11,6 +11,7 @@ from sklearn.metrics import brier_score_loss, confusion_matrix, f1_score, recall
 from toys import predictions
 from tutelage.errors import DataError, NumericError
 from tutelage.tasks.classification import metrics
+from tutelage.tasks.classification.calibration import ece
 from tutelage.tasks.classification.metrics import (
     agreement,
     aurc,
@@ -18,7 +19,6 @@ from tutelage.tasks.classification.metrics import (
     brier,
     check_finite,
     confusion,
-    ece,
     macro_f1,
     mean_kl,
     nll,

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from tutelage.tasks.classification.metrics import (
     ClassNumbers,
-    bin_of,
     by_parts,
-    ece,
     nll,
     right,
     sorted_with_ties_shared,
@@ -25,6 +23,22 @@ from tutelage.types import Logits
 
 COLDEST, WARMEST = 0.01, 100.0
 """The temperatures that are tried; a network that is always right on validation data wants one near the coldest."""
+
+
+def ece(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> float:
+    """Expected calibration error in [0, 1], bins of equal width over the confidence (Guo et al., 2017, eq. 3).
+
+    sum over the bins of (rows in the bin / N) * |their accuracy - their mean confidence|.
+    """
+    sure = top_probability(logits).cpu()
+    gap = sure - right(logits, labels).cpu().double()
+    total = torch.zeros(bins, dtype=gap.dtype).index_add(0, bin_of(sure, bins), gap)
+    return total.abs().sum().item() / len(labels)
+
+
+def bin_of(share: Tensor, bins: int) -> Tensor:
+    """The number of the bin of equal width in which a share in [0, 1] lies; bins are open below, closed above."""
+    return (share * bins).ceil().long().sub(1).clamp(0, bins - 1)
 
 
 def adaptive_ece(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> float:

@@ -51,7 +51,7 @@ def measure(logits: Logits, labels: metrics.ClassNumbers) -> dict[str, object]:
     """What is said of one node's logits [N, C] against class numbers [N]."""
     scores: dict[str, object] = {
         "top1": metrics.top1(logits, labels), "top5": metrics.top5(logits, labels), "nll": metrics.nll(logits, labels),
-        "brier": metrics.brier(logits, labels), "ece": metrics.ece(logits, labels),
+        "brier": metrics.brier(logits, labels), "ece": calibration.ece(logits, labels),
         "adaptive_ece": calibration.adaptive_ece(logits, labels),
         "classwise_ece": calibration.classwise_ece(logits, labels), "macro_f1": metrics.macro_f1(logits, labels),
         "aurc": metrics.aurc(logits, labels), "per_class": metrics.per_class_accuracy(logits, labels),

@@ -80,22 +80,6 @@ def top_probability(logits: Logits) -> Float[Tensor, " batch"]:
     return by_parts(lambda z: z.double().softmax(-1).amax(-1), logits)
 
 
-def ece(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> float:
-    """Expected calibration error in [0, 1], bins of equal width over the confidence (Guo et al., 2017, eq. 3).
-
-    sum over the bins of (rows in the bin / N) * |their accuracy - their mean confidence|.
-    """
-    sure = top_probability(logits).cpu()
-    gap = sure - right(logits, labels).cpu().double()
-    total = torch.zeros(bins, dtype=gap.dtype).index_add(0, bin_of(sure, bins), gap)
-    return total.abs().sum().item() / len(labels)
-
-
-def bin_of(share: Tensor, bins: int) -> Tensor:
-    """The number of the bin of equal width in which a share in [0, 1] lies; bins are open below, closed above."""
-    return (share * bins).ceil().long().sub(1).clamp(0, bins - 1)
-
-
 def confusion(logits: Logits, labels: ClassNumbers) -> Int[Tensor, "classes classes"]:
     """How many rows of each label (row) were given each class (column)."""
     classes = logits.shape[-1]

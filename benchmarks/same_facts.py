@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 LEFT_OUT = {"event", "seconds", "seconds_per_epoch", "images_per_second", "peak_bytes", "notes", "machine", "versions",
-            "command", "tables", "table", "run"}
+            "command", "tables", "table", "run", "says"}
 """Keys of what differs from one time to the next, or is text for people."""
+NAMES = ("method", "recipe", "node", "metric", "seed")
+"""Keys that say what a row of a study is of."""
 SHOWN = 5
 """Differences that are printed of one item."""
 SHORTENED = 60
@@ -61,8 +63,8 @@ def run_facts(run: Path) -> dict[str, Any]:
     """Weights by SHA-256, losses by edge and scores of each epoch, how it computed, its last state and evaluations."""
     lines = (run / "records.jsonl").read_text(encoding="utf-8").splitlines()
     epochs = [record for record in map(json.loads, lines) if record["event"] == "epoch"]
-    facts = {"FINISHED": json.loads((run / "FINISHED").read_bytes()), "epochs": epochs,
-             "tuning": json.loads((run / "tuning.json").read_bytes())}
+    facts = {"tuning": json.loads((run / "tuning.json").read_bytes()), "epochs": epochs,  # the first to differ is shown
+             "FINISHED": json.loads((run / "FINISHED").read_bytes())}
     facts = {name: lasting(value) for name, value in facts.items()}
     states = sorted((run / "checkpoints").glob("step-*/manifest.json"), key=lambda path: (len(str(path)), path))
     if states:
@@ -83,6 +85,19 @@ def tensor_facts(data: bytes) -> dict[str, str]:
     return {name: hashlib.sha256(json.dumps([of["dtype"], of["shape"]]).encode()
                                  + body[slice(*of["data_offsets"])]).hexdigest()
             for name, of in header.items() if name != "__metadata__"}
+
+
+def study_facts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study found, each row by what it is of: the order of nodes is that of a file's tensors, which is any."""
+    found: dict[str, Any] = {}
+    for key, value in lasting(results).items():
+        if isinstance(value, list) and all(isinstance(row, Mapping) for row in value):
+            found[key] = {" ".join(str(row[name]) for name in NAMES if name in row): row for row in value}
+            if len(found[key]) < len(value):
+                raise ValueError(f"two rows of one name among {list(found[key])}")
+        else:
+            found[key] = sorted(value) if key == "nodes" else value
+    return found
 
 
 def cache_facts(folder: Path) -> dict[str, Any]:

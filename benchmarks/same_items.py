@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from same_facts import SHOWN, cache_facts, compare, folder_facts, lasting
+from same_facts import SHOWN, cache_facts, compare, folder_facts, lasting, study_facts
 
 SHORT = ("data.limit=480", "train.epochs=3")
 """15 steps an epoch: so short that nothing is tuned, and what a network computes by follows from the recipe alone."""
@@ -30,7 +30,7 @@ TEACHERS = {  # run folder that recipes name -> the recipe that trains it, and w
 }
 Given = Sequence[tuple[bool, bool, bool]]
 GIVEN: dict[str, tuple[str, Given, bool]] = {  # item -> recipe, (bf16, channels last, compiled) in turn; losses too
-    "mixed": ("dual_student", [(True, True, False), (False, False, False), (True, False, False)], False),
+    "mixed": ("dual_student", [(True, True, False), (True, False, False), (False, False, False)], False),
     "layers": ("feature_only", [(True, True, False), (False, True, False)], False),
     "average": ("mean_teacher", [(True, True, False)], False),
     "compiled": ("dual_student", [(True, True, True), (False, True, True), (False, True, False)], True),
@@ -246,7 +246,7 @@ def given(place: Place, name: str) -> dict[str, Any]:
     """A run whose choices are not what the tuner found: killed when they are written, it resumes with others."""
     recipe, choices, losses = GIVEN[name]
     run, path = place.runs / "run", place.side.tree / place.runs / "run" / "tuning.json"
-    stopped(place, run, "tuning.json", *train(recipe, run, AUTO))
+    stopped(place, run, "tuning.json", *train(recipe, run, AUTO, "train.epochs=2"))
     if any(path.parent.glob("checkpoints/step-*")):
         raise Failed(f"{place.side.name} was in its second epoch before it was killed")
     tuning = json.loads(path.read_bytes())
@@ -261,7 +261,7 @@ def study(place: Place) -> dict[str, Any]:
     sets = [word for one in (*SHORT, "train.epochs=2") for word in ("--set", one)]
     words = ["compare", "recipes/digits/study.toml", "--seeds", "1", "--out", str(place.runs / "study"), "--json"]
     (said,) = place.commands([*words, *sets])
-    return place.facts("study") | {"results": lasting(json.loads(said))}
+    return place.facts("study") | {"results": study_facts(json.loads(said))}
 
 
 def example(place: Place, name: str) -> dict[str, Any]:

@@ -57,7 +57,8 @@ elif command == "graph":
     print(json.dumps({"nodes": ["net"], "edges": [EDGE], "table": f"drawn at {time.time()}"}))
 elif command == "compare":
     train(pathlib.Path(words[words.index("--out") + 1]) / "runs/net", [])
-    print(json.dumps({"rows": [{"mean": TOP1}], "tables": [time.time()], "cells": [{"seconds": time.time()}]}))
+    print(json.dumps({"rows": [{"method": "a", "mean": TOP1}], "tables": [time.time()],
+                      "cells": [{"method": "a", "seconds": time.time()}]}))
 elif command == "bench":
     print(json.dumps({"rows": [{"name": "losses", "reach": ">= 4", "value": 4 / SLOW},
                                {"name": "step", "reach": "<= 1.1", "value": SLOW}]}))
@@ -144,7 +145,7 @@ def test_whatever_differs_is_named(toy: Path) -> None:
     assert "exact, ., epochs, 0, losses, labels->net: missing in HEAD" in found["digits/teacher"]
     assert "exact, ., evaluation/test, nodes, net, top1: 0.75 -> 0.76" in found["digits/teacher"]
     assert any("evaluation/test, logits, logits.net: " in told for told in found["digits/teacher"])
-    assert "results, rows, 0, mean: 0.75 -> 0.76" in found["study"]
+    assert "results, rows, a, mean: 0.75 -> 0.76" in found["study"]
 
 
 def test_the_last_bit_of_a_loss_is_a_difference_and_base_is_trained_once(toy: Path) -> None:
@@ -207,6 +208,15 @@ def test_numbers_are_the_same_to_the_last_bit_and_what_is_missing_differs(same: 
     assert same.compare({"a": {"b": 1}}, {"a": {"c": 1}}) == (["a, b: missing in HEAD"], ["a, c"])
     assert same.compare([1, 2], [1, 2, 3])[0]
     assert same.compare({"a": {"b": 1}}, {"a": None})[0]
+
+
+def test_rows_of_a_study_have_no_order(same: ModuleType) -> None:
+    rows = [{"method": "a", "node": node, "seed": 0, "p": p} for node, p in (("x", 0.5), ("y", 0.25))]
+    found = same.study_facts({"nodes": ["x", "y"], "mcnemar": rows, "machine": "this"})
+    assert found == same.study_facts({"nodes": ["y", "x"], "mcnemar": rows[::-1], "machine": "that"})
+    assert found["mcnemar"]["a x 0"]["p"] == 0.5
+    with pytest.raises(ValueError, match="one name"):
+        same.study_facts({"mcnemar": [rows[0], rows[0]]})
 
 
 def test_slower_is_slower_whichever_way_a_row_counts(same: ModuleType) -> None:

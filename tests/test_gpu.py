@@ -17,6 +17,7 @@ from tutelage.engine.precision import Execution
 from tutelage.engine.teacher_cache import use
 from tutelage.engine.teacher_cache.codecs import Top, Whole
 from tutelage.engine.teacher_cache.store import TeacherCache
+from tutelage.graph import objective
 from tutelage.graph.sample_weights import entropy
 from tutelage.methods.dual_student import dual_student
 from tutelage.system.distributed import World
@@ -69,7 +70,7 @@ def test_forward_and_backward_read_no_number_back(cached, tmp_path):
     if cached is not None:
         run.cache = TeacherCache(tmp_path, run.data.train.ids, {"t": cached}, 2**20)
         use.open_draw(run, run.cache)
-    run.losses = lambda *args: loop.objective.losses(*args)  # the closed form reads one on the CPU alone
+    run.losses = lambda *args: objective.losses(*args)  # the closed form reads one on the CPU alone
     batches = list(run.data.train.batches(torch.arange(24).split(12), draw=0))
     for batch in batches:
         with Waits() as waits:

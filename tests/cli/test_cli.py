@@ -322,7 +322,7 @@ def test_a_bug_of_ours_is_kept_in_the_run_folder(tutelage, folder, monkeypatch, 
 def test_no_error_loads_torch_to_be_told(raised, code, says):
     done = subprocess.run([sys.executable, "-c", f"""
 import sys
-from tutelage import cli
+from tutelage.cli import main as cli
 from tutelage.errors import Interrupted, UsageError
 
 def broken(words):

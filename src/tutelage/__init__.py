@@ -34,7 +34,7 @@ _MODULES = {
     "forward": "graph.objective", "load": "engine.train", "losses": "graph.objective", "train": "engine.train",
 }
 _PAGES = ("divergences", "sample_weights", "schedules")
-"""Modules of `tutelage.graph` that whoever writes a method reads: `tutelage.graph.divergences.kl`."""
+"""Modules of `tutelage.graph` that whoever writes a method reads: `tutelage.divergences.kl`."""
 __all__ = sorted([*_MODULES, *_PAGES])  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0"
 

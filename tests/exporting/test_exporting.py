@@ -352,7 +352,7 @@ def test_a_forced_export_that_fails_keeps_the_old_file(student, images, converte
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tutelage import files
+from tutelage.system import files
 from tutelage.exporting import verify
 from tutelage.exporting.module import Choice
 from tutelage.exporting.from_run import export_run

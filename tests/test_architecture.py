@@ -144,7 +144,6 @@ ALSO_ELSEWHERE = {  # name -> why it stands in more than one module
     "LookAhead": "the text of a graph names its controllers, and the text tells runs made before from others",
     "losses": "the fused losses take the place of the plain ones",
     "main": "the entry of the command, and that of the process in which an export is tried",
-    "weights": "a format of exports, and how a file of it is run",
 }
 COMMANDS = {"tutelage.cli.commands", "tutelage.cli.analyse"}
 """A command is named after what it does."""

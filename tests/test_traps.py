@@ -380,7 +380,7 @@ def test_trap_22_training_sees_the_validation_data_and_never_the_test_data():
     run = start(mutual_free("a"), {"a": Net(0, 2)}, whole, settings, World(torch.device("cpu")))
     (epoch,) = train(run)
     scores = evaluate(run.graph, run.models, whole.validation, classes=2, batch_size=4)
-    assert epoch.accuracy == {"a": scores["a"]["top1"]}
+    assert epoch.accuracy == {"a": scores["nodes"]["a"]["top1"]}
 
 
 @pytest.mark.parametrize("graph", [

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.data.images import Preparation, decode, header, preparation, prepare_image, read_image, shown
+from tutelage.data.images import Preparation, decode, header, preparation, prepare_image, printable, read_image
 from tutelage.errors import DataError, SecurityError
 
 
@@ -152,6 +152,6 @@ def test_the_preparation_travels_as_json(image_file, tmp_path):
 
 
 def test_odd_names_are_shown_escaped():
-    assert shown(Path("a\nb\u202e.jpg")) == r"a\nb\u202e.jpg"
-    assert shown(b"caf\xe9.jpg".decode("utf-8", "surrogateescape")) == r"caf\xe9.jpg"
-    assert shown("Größe 😀.jpg") == "Größe 😀.jpg"
+    assert printable(Path("a\nb\u202e.jpg")) == r"a\nb\u202e.jpg"
+    assert printable(b"caf\xe9.jpg".decode("utf-8", "surrogateescape")) == r"caf\xe9.jpg"
+    assert printable("Größe 😀.jpg") == "Größe 😀.jpg"

@@ -192,7 +192,7 @@ def test_a_name_that_is_nearly_right_is_suggested():
 
 
 def test_importing_the_package_is_light():
-    code = ("import sys; import tutelage.data; from tutelage.data.load import load; "
+    code = ("import sys; import tutelage.data; from tutelage.data.load import load_data; "
             "print([name for name in ('torchvision', 'sklearn', 'scipy') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

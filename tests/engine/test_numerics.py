@@ -204,7 +204,8 @@ def train(folder: Path, numerics: Path, interrupted=lambda: 0) -> dict:
 def test_of_two_runs_begun_at_once_one_chooses_and_the_other_waits_for_it(tmp_path, monkeypatch):
     numerics, both_here, asked = tmp_path / "numerics" / "settled.json", Event(), []
 
-    def slow(graph, held, data, settings, world, settled):
+    def slow(prepared, data, settings, world, settled):
+        graph, held = prepared.graph, prepared.networks
         asked.append(1)
         if len(asked) == 1:
             assert is_locked(numerics.parent)

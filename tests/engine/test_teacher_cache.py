@@ -679,7 +679,7 @@ def own_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 def test_ends_that_need_whole_rows_are_refused_with_the_reason(edges, reason):
     nodes = {"t": Frozen(), "a": Trained(), "b": Trained(), "both": Ensemble(["t", "b"]),
              "doubt": Computed(("t",), partial(teacher_doubt, entropy)),
-             "named": Computed(("t",), partial(teacher_doubt, weight=entropy))}
+             "named": Computed(("t",), lambda logits: 1 - entropy(None, logits))}
     with pytest.raises(UsageError, match=reason):
         trained(of=Graph(nodes, edges), cache_top=2)
 

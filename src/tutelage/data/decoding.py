@@ -154,7 +154,7 @@ def require_image(head: bytes, path: Path) -> None:
 def printable(path: Path | str) -> str:
     r"""A path as text that any terminal and any JSON can hold; foreign bytes are written as \x...
 
-    >>> shown("a\nb")
+    >>> printable("a\nb")
     'a\\nb'
     """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -29,7 +29,7 @@ def read_image(path: Path, how: Preparation, max_pixels: int = MAX_PIXELS) -> UI
 def prepare_image(image: Image.Image, how: Preparation) -> UInt8[Tensor, "channels height width"]:
     """A decoded image, cut, scaled and padded, as `decoding.pixels` does it.
 
-    >>> prepare(Image.new("RGB", (40, 30)), Preparation(3, 32, 28, pad=2)).shape
+    >>> prepare_image(Image.new("RGB", (40, 30)), Preparation(3, 32, 28, pad=2)).shape
     torch.Size([3, 32, 32])
     """
     return torch.from_numpy(pixels(image, how))

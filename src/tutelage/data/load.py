@@ -106,7 +106,7 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
     in it, in the true shape and number of classes, for which no file is needed.
 
-    >>> data = load(DataSettings("digits"))
+    >>> data = load_data(DataSettings("digits"))
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
     ((1, 16, 16), [1294, 144, 359])
     """

@@ -17,7 +17,8 @@ from tutelage.graph.modules import Table
 from tutelage.graph.naming import unbound
 from tutelage.graph.nodes import Computed, Ema, Frozen
 from tutelage.graph.objective import edge_loss, forward
-from tutelage.graph.taps import read
+from tutelage.graph.taps import ReadsTaps, read
+from tutelage.models.wrappers import read_wrapped
 from tutelage.system.files import fingerprint
 from tutelage.system.random import derive, seeded
 from tutelage.types import Batch, Outputs
@@ -92,8 +93,9 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
 
 def _read(node: str, network: nn.Module, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
     """`taps.read`, whose complaints name the node."""
-    try:
-        return read(network, inputs, taps)
+    plain = any(taps) and not isinstance(network, ReadsTaps)
+    try:  # a plain network is read as a wrapped one would be, for the word of a recipe that it may lack
+        return read_wrapped(network, network, inputs, taps) if plain else read(network, inputs, taps)
     except UserError as error:
         raise placed(error, f"node {node!r}") from None
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:

@@ -100,8 +100,8 @@ def look_into(folder: Path) -> FoundImages:
 def choose_plan(found: FoundImages) -> TrainingPlan:
     """Defaults for so many images and pixels: few images are seen more often, and in smaller batches.
 
-    >>> choose(Found(Path("photos"), 1000, 800, 5, 300))
-    Plan(image_size=224, batch_size=32, epochs=200, lr=0.025, augment='random-resized-crop')
+    >>> choose_plan(FoundImages(Path("photos"), 1000, 800, 5, 300))
+    TrainingPlan(image_size=224, batch_size=32, epochs=200, lr=0.025, augment='random-resized-crop')
     """
     size = min(SIZES, key=lambda candidate: abs(candidate - found.side))
     batch = next((b for b in (128, 64, 32, 16, 8, 4) if found.training >= 20 * b), 2)

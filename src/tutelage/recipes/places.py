@@ -66,7 +66,7 @@ def override_keys(override: str) -> tuple[str, ...]:
 def shown_key(table: Keys) -> str:
     """A table as its header stands in a file; of a list, with its number from 1 on.
 
-    >>> shown(("models", "a.b")), shown(("edges", 1))
+    >>> shown_key(("models", "a.b")), shown_key(("edges", 1))
     ('[models."a.b"]', '[[edges]] 2')
     """
     names = ".".join(name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

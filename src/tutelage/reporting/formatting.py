@@ -17,7 +17,7 @@ JOINERS = "\u200d\ufe0f"
 def shown_text(text: str, longest: int = LONGEST) -> str:
     r"""A name of unknown origin as something that can be seen and has an end.
 
-    >>> shown("a\nb\u202ec"), shown(""), shown("x" * 200, 9)
+    >>> shown_text("a\nb\u202ec"), shown_text(""), shown_text("x" * 200, 9)
     ('a\\nb\\u202ec', '(empty)', 'xxxx…xxxx')
     """
     text = text if len(text) <= longest else text[: longest // 2] + "…" + text[-(longest // 2) :]

@@ -59,7 +59,7 @@ def dual(teacher, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def found(dual) -> tuple[dict, dict | None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tutelage.recipes.job.costs", partial(costs, seconds=0.02))
+        patch.setattr("tutelage.recipes.evaluate.costs", partial(costs, seconds=0.02))
         return evaluate_run(dual, "test", CPU)
 
 
@@ -215,7 +215,7 @@ def test_one_student_without_a_teacher(teacher):
 
 
 def test_moving_averages_and_ensembles_of_the_graph(tmp_path, monkeypatch):
-    monkeypatch.setattr("tutelage.recipes.job.costs", partial(costs, seconds=0.02))
+    monkeypatch.setattr("tutelage.recipes.evaluate.costs", partial(costs, seconds=0.02))
     (tmp_path / "own.toml").write_text(OWN)
     run = train(tmp_path / "own.toml", tmp_path / "run")
     metrics, cost = evaluate_run(run, "train", CPU)

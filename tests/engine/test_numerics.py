@@ -201,23 +201,21 @@ def train(folder: Path, numerics: Path, interrupted=lambda: 0) -> dict:
     return json.loads((folder / "tuning.json").read_text())["choices"]["a"]
 
 
-def test_of_two_runs_begun_at_once_one_chooses_and_the_other_waits_for_it(tmp_path, monkeypatch):
+def test_of_two_runs_begun_at_once_one_chooses_and_the_other_waits_for_it(tmp_path):
     numerics, both_here, asked = tmp_path / "numerics" / "settled.json", Event(), []
+    held = {"a": models()["a"]}
 
-    def slow(prepared, data, settings, world, settled):
-        graph, held = prepared.graph, prepared.networks
+    def slow(settled: Settled) -> Tuned:
         asked.append(1)
         if len(asked) == 1:
             assert is_locked(numerics.parent)
             both_here.wait(1)  # long enough for the other to come along
-        mine = dict.fromkeys(graph.nodes, BOTH if len(asked) == 1 else LAST)
-        return Tuned(settled.settle(graph, held, SHAPE, mine, False)[0])
+        return Tuned(settled.settle(ALONE, held, SHAPE, {"a": BOTH if len(asked) == 1 else LAST}, False)[0])
 
-    monkeypatch.setattr(training, "choose", slow)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda name: train(tmp_path / name, numerics), ("one", "two")))
+        found = list(pool.map(lambda _: training._settled(numerics, slow, CPU, lambda: 0), range(2)))
     assert len(asked) == 2
-    assert found == [vars(BOTH)] * 2
+    assert [tuned.choices for tuned in found] == [{"a": BOTH}] * 2
 
 
 def test_a_run_that_waits_for_another_stops_when_it_is_asked_to_and_goes_on_later(tmp_path):

@@ -113,9 +113,24 @@ def test_the_margin_is_between_an_old_label_and_the_two_best_new_classes():
     by_hand = []
     for row, y in zip(scores.tolist(), labels.tolist(), strict=True):
         rivals = sorted((row[c] for c in new.tolist()), reverse=True)[:2]
-        by_hand.append(sum(max(0.0, 0.5 - row[y] + s) for s in rivals) if y in old.tolist() else 0.0)
+        by_hand.append(sum(max(0.0, 0.5 - row[y] + s) for s in rivals) / 2 if y in old.tolist() else 0.0)
     assert found.mean().item() == pytest.approx(sum(by_hand) / 2)
     assert found[1] == found[3] == 0
+
+
+def test_the_margin_is_torchs_ranking_loss_over_all_pairs_as_the_authors_code_has_it():
+    old, new = task(1)(6)
+    scores, labels = rows(5).clamp(-1, 1), old[[0, 1, 0, 1, 0]]
+    rivals = scores[:, new].topk(2).values
+    pairs = scores.gather(1, labels[:, None]).expand_as(rivals)
+    expected = F.margin_ranking_loss(pairs.flatten(), rivals.flatten(), torch.ones(10), margin=0.5)
+    assert margin_ranking(scores, labels, labels, task=task(1)).mean().item() == pytest.approx(expected.item())
+
+
+def test_one_new_class_is_one_rival():
+    one = partial(lambda classes: (torch.tensor([0, 1]), torch.tensor([2])))
+    scores = torch.tensor([[0.1, 0.0, 0.4]])
+    assert margin_ranking(scores, torch.tensor([0]), torch.tensor([0]), task=one).item() == pytest.approx(0.8)
 
 
 def test_without_an_image_of_an_old_class_there_is_no_margin():

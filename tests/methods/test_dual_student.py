@@ -15,7 +15,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.objective import forward, losses
 from tutelage.graph.sample_weights import entropy
 from tutelage.methods.distill import distill
-from tutelage.methods.dual_student import PAPER, dual_student
+from tutelage.methods.dual_student import dual_student
 from tutelage.methods.mutual import mutual
 
 # C = 4, B = 3, T = T_p = 4, T_H = 1, hard = soft = 1, peer = 0.5; worked out in float64, outside this package.
@@ -34,10 +34,12 @@ GRADIENTS = {
 GOLDEN = {"temperature": 4.0, "hard": 1.0, "soft": 1.0, "peer": 0.5}
 
 
-def published(teacher: str, students: Sequence[str], **options) -> Graph:
-    """The method as it was published, with some options changed."""
-    return dual_student(teacher, students, **PAPER | options)
+HALVES = {"hard": 0.5, "soft": 0.5, "peer": 0.5}
 
+
+def published(teacher: str, students: Sequence[str], **options) -> Graph:
+    """The method as it was published, weights of a half each, with some options changed."""
+    return dual_student(teacher, students, **HALVES | options)
 
 
 def golden_outputs() -> dict[str, Tensor]:
@@ -302,14 +304,130 @@ def test_fewer_than_two_students_are_refused(students):
     assert caught.value.where == "students"
 
 
-def test_as_it_comes_the_teacher_is_heard_alike_and_peers_where_it_is_unsure():
-    graph = dual_student("teacher", ["a", "b"])
-    chosen = dual_student("teacher", ["a", "b"], uncertainty=False, peer_weighting="1-w")
+def test_as_it_comes_it_is_the_published_form_with_a_third_for_each_term():
+    third = {"hard": 1 / 3, "soft": 1 / 3, "peer": 1 / 3}
+    whole = dual_student("teacher", ["a", "b"], uncertainty=True, peer_weighting="none", peers="all", **third)
+    assert str(dual_student("teacher", ["a", "b"])) == str(whole)
+    assert every(sum(edge.weight for edge in whole.edges if edge.student == s) == pytest.approx(1) for s in "ab")
+
+
+def test_cautious_hears_the_teacher_alike_and_peers_where_it_is_unsure():
+    graph = dual_student("teacher", ["a", "b"], preset="cautious")
+    chosen = published("teacher", ["a", "b"], uncertainty=False, peer_weighting="1-w")
     assert str(graph) == str(chosen)
     weights = {edge.name: edge.sample_weight for edge in graph.edges}
     assert weights["teacher->a:kl/4"] is None
     assert weights["b->a:kl/4"] == "teacher_trust"
 
 
+@pytest.mark.parametrize("option", [{"uncertainty": True}, {"peer_weighting": "none"}, {"hard": 0.9}, {"peer": 0.0}])
+def test_what_is_given_counts_more_than_the_preset(option):
+    cautious = HALVES | {"uncertainty": False, "peer_weighting": "1-w"}
+    assert str(dual_student("t", ["a", "b"], preset="cautious", **option)) == str(
+        dual_student("t", ["a", "b"], **cautious | option))
+
+
+# --- further forms ---------------------------------------------------------------------------------------------
+
+RIGHT_WRONG_UNKNOWN = torch.tensor([0, 3, -1])
+"""Of the golden teacher's rows: it is right, it is wrong, there is no label."""
+
+
+def rows_of(student: str) -> tuple[list[float], list[float]]:
+    """Cross-entropy with the labels above (0 without one), and T^2 KL from the teacher: by row."""
+    outputs = golden_outputs()
+    ce = F.cross_entropy(outputs[student], RIGHT_WRONG_UNKNOWN, ignore_index=-1, reduction="none").tolist()
+    warm = {node: rows / 4 for node, rows in outputs.items()}
+    far = F.kl_div(warm[student].log_softmax(-1), warm["teacher"].softmax(-1), reduction="none").sum(-1) * 16
+    return ce, far.tolist()
+
+
+def test_a_teacher_that_is_heard_where_it_is_right_leaves_the_rest_to_the_labels():
+    graph = published("teacher", ["s1", "s2"], uncertainty="correct", hard=0.3, soft=0.6)
+    terms = values(graph, golden_outputs(), RIGHT_WRONG_UNKNOWN)
+    for student in ("s1", "s2"):
+        ce, far = rows_of(student)
+        assert terms[f"labels->{student}:cross_entropy"] == pytest.approx((0.3 * ce[0] + 0.9 * ce[1]) / 3)
+        assert terms[f"teacher->{student}:kl/4"] == pytest.approx(0.6 * (far[0] + far[2]) / 3)
+
+
+def test_the_guard_alone_leaves_the_labels_as_they_are():
+    graph = published("teacher", ["s1", "s2"], uncertainty="correct", label_weighting="none")
+    ce, _ = rows_of("s1")
+    terms = values(graph, golden_outputs(), RIGHT_WRONG_UNKNOWN)
+    assert terms["labels->s1:cross_entropy"] == pytest.approx(0.5 * sum(ce) / 3)
+
+
+def test_labels_that_the_teacher_finds_likely_count_more():
+    terms = values(published("teacher", ["s1", "s2"], label_weighting="true_class", hard=0.6), golden_outputs(),
+                   RIGHT_WRONG_UNKNOWN)
+    p = golden_outputs()["teacher"].softmax(-1)
+    likely = [p[0, 0].item(), p[1, 3].item(), 0.0]
+    ce, _ = rows_of("s2")
+    expected = 0.6 * sum(v * loss for v, loss in zip(likely, ce, strict=True)) / (sum(likely) / 2) / 3
+    assert terms["labels->s2:cross_entropy"] == pytest.approx(expected)
+
+
+def test_no_label_counts_more_than_four_times():
+    outputs = random_outputs("teacher", "s1", "s2", rows=20)
+    with torch.no_grad():
+        outputs["teacher"].zero_()[:, 0] = -20.0
+        outputs["teacher"][0, 0] = 20.0
+    labels = torch.zeros(20, dtype=torch.long)  # likely on the first row alone
+    terms = values(published("teacher", ["s1", "s2"], label_weighting="true_class", hard=1.0), outputs, labels)
+    first = F.cross_entropy(outputs["s1"][:1], labels[:1]).item()
+    assert terms["labels->s1:cross_entropy"] == pytest.approx(4 * first / 20, rel=1e-6)
+
+
+def gradients_of(graph: Graph, outputs: dict[str, Tensor], labels: Tensor) -> list[Tensor]:
+    terms = losses(graph, computed(graph, outputs), labels)
+    return list(torch.autograd.grad(sum(terms.values()), [outputs[s] for s in ("s1", "s2", "s3")]))
+
+
+def test_a_mixture_of_teacher_and_peers_pulls_as_its_parts_do():
+    outputs, labels = random_outputs("teacher", "s1", "s2", "s3"), torch.tensor([0, 4, -1, 2, 1, 3])
+    weights = {"hard": 0.4, "soft": 0.5, "peer": 0.3, "uncertainty": False}
+    students = ["s1", "s2", "s3"]
+    mixed = gradients_of(dual_student("teacher", students, target="mixture", **weights), outputs, labels)
+    apart = gradients_of(dual_student("teacher", students, **weights), outputs, labels)
+    torch.testing.assert_close(mixed, apart)
+
+
+def test_a_mixture_is_one_target_whose_probabilities_are_the_weighted_mean():
+    outputs = random_outputs("teacher", "s1", "s2")
+    graph = dual_student("teacher", ["s1", "s2"], target="mixture", temperature=3.0)
+    found = computed(graph, outputs)["s1_target"] / 3
+    p = {node: (z / 3).softmax(-1) for node, z in outputs.items()}
+    torch.testing.assert_close(found.softmax(-1), 0.7 * p["teacher"] + 0.3 * p["s2"])
+    assert [edge.weight for edge in graph.edges] == [0.5, 0.5, 0.5, 0.5]
+
+
+def test_the_certainty_may_weigh_the_whole_mixture():
+    outputs, labels = golden_outputs(), LABELS
+    plain, sure = (values(dual_student("teacher", ["s1", "s2"], target="mixture", uncertainty=w),
+                          {node: rows[:1] for node, rows in outputs.items()}, labels[:1]) for w in (False, True))
+    assert sure["s1_target->s1:kl/4"] == pytest.approx(0.7759213793 * plain["s1_target->s1:kl/4"], rel=1e-9)
+
+
+def test_without_peers_the_mixture_is_the_teacher():
+    outputs, labels = random_outputs("teacher", "s1", "s2"), torch.tensor([0, 4, 0, 2, 1, 3])
+    mixed = values(dual_student("teacher", ["s1", "s2"], target="mixture", peers="none", soft=0.5, peer=0.0),
+                   outputs, labels)
+    assert list(mixed.values()) == list((values(distill("teacher", "s1"), outputs, labels)
+                                         | values(distill("teacher", "s2"), outputs, labels)).values())[::2] + list(
+        (values(distill("teacher", "s1"), outputs, labels) | values(distill("teacher", "s2"), outputs, labels))
+        .values())[1::2]
+
+
+@pytest.mark.parametrize(("options", "where"), [
+    ({"peer_temperature": 2.0}, "peer_temperature"), ({"peer_weighting": "1-w"}, "peer_weighting"),
+    ({"peer_warmup": 0.5}, "peer_warmup"), ({"soft": 0.0, "peer": 0.0}, "soft, peer"), ({"target": "both"}, "target"),
+    ({"preset": "paper"}, "preset")])
+def test_what_a_mixture_cannot_be_is_refused_where_it_is(options, where):
+    with pytest.raises(UsageError) as caught:
+        dual_student("t", ["a", "b"], **{"target": "mixture", **options})
+    assert caught.value.where == where
+
+
 def test_without_peers_nothing_is_worked_out_for_them():
-    assert set(dual_student("teacher", ["a", "b"], peers="none").nodes) == {"teacher", "a", "b"}
+    assert set(dual_student("teacher", ["a", "b"], preset="cautious", peers="none").nodes) == {"teacher", "a", "b"}

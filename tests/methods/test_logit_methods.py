@@ -168,10 +168,30 @@ def test_golden_rectification():
 
 def test_golden_dynamic_rectification():
     """a = 0.95, m = 50 and T = 6 of the authors' code, whose KL is the mean over classes too."""
-    graph = dynamic_rectification("t", "s", hard=1 - 0.95, soft=0.95 * 50 / 4)
-    terms = values(graph, golden())
+    terms = values(dynamic_rectification("t", "s"), golden())
+    assert sum(terms.values()) == pytest.approx(2.6202085264, abs=1e-9)
+    assert terms["t->s:element_mean_rectified_kl/6"] == pytest.approx(0.95 * 50 / 4 * 36 * 0.0060381444, abs=1e-7)
+    summed = dynamic_rectification("t", "s", hard=1 - 0.95, soft=0.95 * 50 / 4, reduction="batchmean")
+    terms = values(summed, golden())
     assert sum(terms.values()) == pytest.approx(2.6202085264, abs=1e-9)
     assert terms["t->s:rectified_kl/6"] == pytest.approx(0.95 * 50 / 4 * 36 * 0.0060381444, abs=1e-7)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 200])
+def test_rectification_is_as_strong_as_released_for_any_number_of_classes(classes):
+    """(1 - a) CE + a m T^2 mean KL over rows and classes, by torch's own kl_div."""
+    outputs, labels = random(classes=classes), torch.tensor([0, 1, 0, 1, 1, 0])
+    s, right = outputs["s"] / 6, rectified(outputs["t"], labels) / 6
+    released = 0.05 * F.cross_entropy(outputs["s"], labels) + 0.95 * 50 * 36 * F.kl_div(
+        s.log_softmax(-1), right.softmax(-1), reduction="mean")
+    assert sum(values(dynamic_rectification("t", "s"), outputs, labels).values()) == pytest.approx(released.item())
+
+
+def test_of_100_classes_both_reductions_are_the_same():
+    outputs, labels = random(classes=100), torch.tensor([0, 99, 4, -1, 7, 7])
+    means, sums = (values(dynamic_rectification("t", "s", reduction=one), outputs, labels).values()
+                   for one in ("element_mean", "batchmean"))
+    assert list(means) == pytest.approx(list(sums))
 
 
 def test_rectified_logits_name_the_label_keep_their_values_and_stay():
@@ -196,7 +216,7 @@ def test_nothing_is_rectified_without_a_label_or_where_the_label_is_among_the_la
 def test_where_nothing_is_wrong_it_is_plain_distillation_to_the_bit(right):
     outputs = random()
     labels = outputs["t"].argmax(-1) if right else torch.full((6,), -1)
-    terms = values(dynamic_rectification("t", "s"), outputs, labels)
+    terms = values(dynamic_rectification("t", "s", reduction="batchmean"), outputs, labels)
     assert list(terms.values()) == list(values(distill("t", "s", temperature=6.0, hard=0.05, soft=0.475), outputs,
                                                labels).values())
 
@@ -204,7 +224,7 @@ def test_where_nothing_is_wrong_it_is_plain_distillation_to_the_bit(right):
 def test_a_teacher_that_is_always_wrong_pulls_towards_the_labels_by_its_closed_form():
     outputs, T = random(), 6.0  # noqa: N806
     labels = outputs["t"].argmin(-1)
-    sum(losses(dynamic_rectification("t", "s"), outputs, labels).values()).backward()
+    sum(losses(dynamic_rectification("t", "s", reduction="batchmean"), outputs, labels).values()).backward()
     s, right = outputs["s"].detach(), outputs["t"].detach().clone()
     for row, label in enumerate(labels.tolist()):
         chosen = int(right[row].argmax())

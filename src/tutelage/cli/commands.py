@@ -6,7 +6,7 @@ Nothing here imports torch until a command needs it, so that help is there at on
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -278,6 +278,7 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
                    layers: Annotated[list[str] | None, typer.Option("--layer", help="Only this layer; or all.")] = None,
                    count: Annotated[int, typer.Option(help="How many layers to pick.", min=1)] = 4,
                    images: Annotated[int, typer.Option(help="Training images to look at.", min=4)] = 1000,
+                   components: Annotated[Literal["sum", "mean"], typer.Option(help="sum, as the authors' code, or mean.")] = "sum",
                    set_: Set = None, plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
     """Say how much there is to learn at each layer of a network, and pick the teacher's layers for feature_only.
 
@@ -290,7 +291,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
     node = node or next(iter(found))
     if node not in found:
         raise unknown("network", node, found, where="--node")
-    qualities = measure_layers(found[node], data.train, layers=layers or [], images=images, seed=0)
+    qualities = measure_layers(found[node], data.train, layers=layers or [], images=images, seed=0,
+                               components=components)
     picked = best(qualities, count)
     if as_json:
         each = {layer: {**vars(one), "quality": one.quality} for layer, one in qualities.items()}

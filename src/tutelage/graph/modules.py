@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError
-from tutelage.types import Logits, PerSample, PerSampleFn, Rows
+from tutelage.graph.sample_weights import labelled, true_class
+from tutelage.types import Labels, Logits, PerSample, PerSampleFn, Rows
 
 
 def mean_probability(*logits: Logits) -> Logits:
@@ -24,23 +25,57 @@ def mean_probability(*logits: Logits) -> Logits:
     return torch.stack([rows.log_softmax(-1) for rows in logits]).logsumexp(0) - math.log(len(logits))
 
 
-def teacher_weight(weight: PerSampleFn, logits: Logits) -> PerSample:
-    """w of the teacher's logits, [B]."""
-    return weight(logits, logits, logits)
+def teacher_weight(weight: PerSampleFn, logits: Logits, labels: Labels | None = None) -> PerSample:
+    """w of the teacher's logits, [B]; `labels` for a weight that reads them."""
+    return weight(logits, logits, logits if labels is None else labels)
 
 
-def teacher_doubt(weight: PerSampleFn, logits: Logits) -> PerSample:
+def teacher_doubt(weight: PerSampleFn, logits: Logits, labels: Labels | None = None) -> PerSample:
     """1 - w of the teacher's logits, [B]: the peers are heard where the teacher is unsure."""
-    return 1 - teacher_weight(weight, logits)
+    return 1 - teacher_weight(weight, logits, labels)
 
 
-def label_weight(weight: PerSampleFn, hard: float, soft: float, logits: Logits) -> PerSample:
+def label_weight(weight: PerSampleFn, hard: float, soft: float, logits: Logits,
+                 labels: Labels | None = None) -> PerSample:
     """hard + soft (1 - w) of the teacher's logits, [B]: the labels are heard more where the teacher is unsure."""
-    return hard + soft * teacher_doubt(weight, logits)
+    return hard + soft * teacher_doubt(weight, logits, labels)
 
 
 OF_A_WEIGHT = (teacher_weight, teacher_doubt, label_weight)
 """What makes numbers of a sample weight, its first bound argument, without another look at the logits."""
+
+
+LARGEST_WEIGHT = 4.0
+"""A weight that is scaled to mean 1 is cut here: else a few rows could weigh tens, and training would break."""
+
+
+def label_trust(logits: Logits, labels: Labels) -> PerSample:
+    """The teacher's probability of the label, scaled to mean 1 over the labelled rows and cut at 4: [B].
+
+    A row without a label gets 0. Labels that the teacher finds unlikely, the wrong ones among them, count less.
+
+    >>> label_trust(torch.tensor([[0.0, 200.0], [0.0, 200.0], [0.0, 0.0]]), torch.tensor([1, 0, -1])).tolist()
+    [2.0, 0.0, 0.0]
+    """
+    likely = true_class(logits, logits, labels)
+    mean = likely.sum() / labelled(logits, logits, labels).sum().clamp(min=torch.finfo(likely.dtype).tiny)
+    return (likely / mean.clamp(min=torch.finfo(likely.dtype).tiny)).clamp(max=LARGEST_WEIGHT)
+
+
+def mixed_target(share: float, temperature: float, teacher: Logits, *peers: Logits) -> Logits:
+    """One target of a teacher and its peers: logits z with softmax(z / T) = (1 - share) p_teacher + share mean p_peer.
+
+    All p at the temperature T. Without peers, or with a share of 0, it is the teacher's own logits.
+
+    >>> mixed = mixed_target(0.25, 2.0, torch.tensor([[0.0, 0.0]]), torch.tensor([[400.0, 0.0]]))
+    >>> (mixed / 2.0).softmax(-1)
+    tensor([[0.6250, 0.3750]])
+    """
+    if not peers or share == 0:
+        return teacher
+    own = (teacher / temperature).log_softmax(-1) + (math.log1p(-share) if share < 1 else -math.inf)
+    others = mean_probability(*(peer / temperature for peer in peers)) + math.log(share)
+    return temperature * torch.logaddexp(own, others)
 
 
 def pooled(features: Rows) -> Tensor:

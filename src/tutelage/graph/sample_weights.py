@@ -44,14 +44,17 @@ def margin(student: object, teacher: Logits, labels: object = None) -> PerSample
     return first - second
 
 
-def correct(student: object, teacher: Logits, labels: Labels) -> PerSample:
-    """1 where the teacher's first choice is the label (of soft labels, the largest), else 0; without a label, 0.
+def correct(student: object, teacher: Logits, labels: Labels, *, unlabelled: float = 0.0) -> PerSample:
+    """1 where the teacher's first choice is the label (of soft labels, the largest), else 0.
+
+    A row without a label, of which nobody knows whether the teacher is right, gets `unlabelled`.
 
     >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
     >>> correct(None, logits, torch.tensor([0, 1, -1])).tolist()
     [1.0, 0.0, 0.0]
     """
-    return (teacher.argmax(-1) == hard_labels(labels)).to(teacher.dtype)
+    label = hard_labels(labels)
+    return (teacher.argmax(-1) == label).to(teacher.dtype).masked_fill(label < 0, unlabelled)
 
 
 def true_class(student: object, teacher: Logits, labels: Labels, *, temperature: float = 1.0) -> PerSample:

@@ -8,10 +8,15 @@ them. n classes were seen before, m with those of this phase; all C have an outp
     L = CE over the m seen classes
       + features * 5 sqrt(n / classes of a phase) * 1/B sum_i (1 - <h_i, h_old,i>)
       + soft * 0.25 T^2 * 1/B sum_i KL over the n old classes(z_old,i / T || z_i / T)
-      + margin * mean over images of old classes of sum over the 2 best new classes j of max(0, 0.5 - c_y + c_j)
+      + margin * mean over images of old classes, and over the 2 best new classes j, of max(0, 0.5 - c_y + c_j)
 
-The gradient reaches the student alone. The losses and constants are those of the authors' code. How strong `features`
-and `soft` are is chosen in each phase by trying some on what is in memory: `tutelage.recipes.class_phases`.
+The gradient reaches the student alone. How strong `features` and `soft` are is chosen in each phase by trying some on
+what is in memory: `tutelage.recipes.class_phases`.
+
+The four terms and their constants are those of the authors' code. The procedure around them is simpler: there the rows
+of old classes in the classifier stand still, rows of new classes start as the mean of their features, the multiple of the
+cosines is learned, the network's last ReLU is left out, the actions are finer and include learning rates and the kind of
+classifier, and classes come in the order of another generator. Numbers of the paper are not to be compared with these.
 """
 
 import math
@@ -102,14 +107,15 @@ def cosine_distance(student: Tensor, teacher: Tensor, labels: object = None) -> 
 def margin_ranking(student: Logits, teacher: Labels, labels: Labels, *, task: partial) -> PerSample:
     """How far the best new classes come within 0.5 of the label of an image of an old class, as cosines: [B].
 
-    0 for every other row; scaled by B / (images of old classes), so that the mean over rows is that over these.
+    The mean over these classes, two or as many as there are; 0 for every other row; scaled by B / (images of old
+    classes), so that the mean over rows is that over these.
     """
     old, new = (classes.to(student.device) for classes in task(student.shape[-1]))
     labels = hard_labels(labels)
     is_old = torch.isin(labels, old)
     right = student.gather(-1, labels.clamp(min=0)[:, None])
     rivals = student[:, new].topk(min(RIVALS, len(new)), -1).values
-    return (MARGIN - right + rivals).clamp(min=0).sum(-1) * is_old * (len(labels) / is_old.sum().clamp(min=1))
+    return (MARGIN - right + rivals).clamp(min=0).mean(-1) * is_old * (len(labels) / is_old.sum().clamp(min=1))
 
 
 def _numbers(like: Tensor) -> Tensor:

@@ -8,77 +8,153 @@ For student s of N, rows i of a batch of B, p^T = softmax(z / T):
         + soft * 1/B sum_i w_i T^2 KL(p_teacher,i^T || p_s,i^T)
         + peer / (N - 1) * sum over the others r of 1/B sum_i T_p^2 KL(p_r,i^T_p || p_s,i^T_p)
 
-With `label_weighting` "1-w" what w takes from the teacher goes to the labels: the first term is then
-1/B sum_i (hard + soft (1 - w_i)) CE(z_s,i, y_i).
+This is what the function gives unless it is told otherwise. The gradient of each term reaches student s alone. The paper
+gives w and the three terms; weights, temperatures and the form of the peer term are this project's choice. The weights
+are a third each: together 1, as those of plain distillation.
 
-The gradient of each term reaches student s alone. The paper gives w and the three terms; the balance, the
-temperatures and the form of the peer term are this project's choice.
+Other forms, with w_i = 1 where the teacher is right and 0 where it is wrong for `uncertainty` "correct":
 
-The defaults are not the paper's but those that a study on validation images chose (docs/defaults.md): the teacher is
-heard alike on every image, and the peers as far as it is unsure, so that their term has 1 - w_i and the teacher's has
-nothing. `PAPER` are the options that give the paper's method.
+    label_weighting "1-w":         1/B sum_i (hard + soft (1 - w_i)) CE(z_s,i, y_i) as the first term
+    label_weighting "true_class":  1/B sum_i hard v_i CE(z_s,i, y_i), v the teacher's probability of y_i, scaled to
+                                   mean 1 over the labelled rows and cut at 4
+    target "mixture":              in place of the last two terms (soft + peer) * 1/B sum_i w_i T^2 KL(q_i || p_s,i^T),
+                                   q = (soft p_teacher^T + peer mean over r of p_r^T) / (soft + peer)
+
+`preset` "cautious" is what a study of students that underfit chose (docs/defaults.md): the teacher is heard alike on
+every image, peers as far as it is unsure, with weights of a half each. It is nearly plain distillation.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from tutelage.errors import UsageError, unknown
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
-from tutelage.graph.modules import label_weight, teacher_doubt, teacher_weight
+from tutelage.graph.modules import label_trust, label_weight, mixed_target, teacher_doubt, teacher_weight
 from tutelage.graph.nodes import Computed, Frozen, Kind, Trained
-from tutelage.graph.sample_weights import entropy, mean_one
+from tutelage.graph.sample_weights import correct, entropy, mean_one
 from tutelage.graph.schedules import ramp_up
 from tutelage.types import PerSampleFn
 
-PAPER: Mapping[str, Any] = {"uncertainty": True, "peer_weighting": "none"}
-"""The options of the published method: w on the teacher's edges, and peers that are heard alike on every image."""
+THIRD = 1 / 3
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "published": {"uncertainty": True, "peer_weighting": "none", "hard": THIRD, "soft": THIRD, "peer": THIRD},
+    "cautious": {"uncertainty": False, "peer_weighting": "1-w", "hard": 0.5, "soft": 0.5, "peer": 0.5},
+}
+"""What an option is where it is not given."""
+MIXTURE: Mapping[str, Any] = {"uncertainty": False, "hard": 0.5, "soft": 0.35, "peer": 0.15}
+"""The same for the target "mixture", in either preset: the form that was tried (docs/defaults.md)."""
+OLDER: Mapping[str, Any] = {"preset": "cautious"}
+"""What an option meant before there was one: runs that do not name it were made so."""
 
 
-def dual_student(teacher: str, students: Sequence[str], *, temperature: float = 4.0, hard: float = 0.5,
-                 soft: float = 0.5, peer: float = 0.5, peer_temperature: float | None = None,
-                 peer_warmup: float = 0.0, uncertainty: bool | str = False, entropy_temperature: float = 1.0,
-                 peers: str | Sequence[Sequence[str]] = "all", peer_weighting: str = "1-w",
-                 label_weighting: str = "none") -> Graph:
-    """Two or more students learn from the labels, from a teacher, and from each other, by how sure the teacher is.
+def dual_student(teacher: str, students: Sequence[str], *, preset: Literal["published", "cautious"] = "published",
+                 temperature: float = 4.0, hard: float | None = None, soft: float | None = None,
+                 peer: float | None = None, peer_temperature: float | None = None, peer_warmup: float = 0.0,
+                 uncertainty: bool | str | None = None, entropy_temperature: float = 1.0,
+                 peers: str | Sequence[Sequence[str]] = "all", peer_weighting: str | None = None,
+                 label_weighting: str | None = None, target: Literal["separate", "mixture"] = "separate") -> Graph:
+    """Two or more students learn from the labels, from a teacher as far as it is sure, and from each other.
 
-    `uncertainty` is True (w), False (no weights) or "mean_one" (w scaled to mean 1 in each batch). `peers` is
-    "all", "none" or a list of (teacher, student) pairs; `peer_weighting` weighs the peer edges by "none", by the
-    teacher's "w" or by "1-w"; `peer_warmup` is the share of the run over which they grow from 0. `label_weighting`
-    "1-w" gives the labels what `uncertainty` takes from the teacher.
+    `preset` says what `hard`, `soft`, `peer`, `uncertainty` and `peer_weighting` are where they are not given.
+    `uncertainty` is True (w), False (no weights), "mean_one" (w scaled to mean 1 in each batch, and cut at 4) or
+    "correct": the teacher is heard only where it is right (or where there is no label to tell), and the labels get the
+    rest, unless `label_weighting` is given. `peers` is "all", "none" or a list of (teacher, student) pairs;
+    `peer_weighting` weighs the peer edges by "none", by the teacher's "w" or by "1-w"; `peer_warmup` is the share of the
+    run over which they grow from 0. `label_weighting` is "none", "1-w" (the labels get what `uncertainty` takes from the
+    teacher) or "true_class" (labels that the teacher finds likely count more: for labels of which some are wrong).
+    `target` "mixture" makes one target of teacher and peers.
     """
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS, where="preset")
+    if target not in ("separate", "mixture"):
+        raise unknown("target", target, ("separate", "mixture"), where="target")
     pairs = _pairs(students, peers)
     if teacher in students:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
-    sure = partial(entropy, temperature=entropy_temperature) if entropy_temperature != 1 else entropy
-    weights = {True: sure, False: None, "mean_one": partial(mean_one, of=sure)}
-    if uncertainty not in weights:
-        raise UsageError("not a way to weigh", where="uncertainty", found=repr(uncertainty),
-                         expected="true, false or 'mean_one'")
-    trust, trust_nodes = _trust(teacher, sure, peer_weighting)
-    if not pairs:
-        trust_nodes = {}
-    if label_weighting not in ("none", "1-w"):
-        raise UsageError("not a way to weigh the labels", where="label_weighting", found=repr(label_weighting),
-                         expected="'none' or '1-w'")
-    peer_temperature = temperature if peer_temperature is None else peer_temperature
+    usual = {**PRESETS[preset], **(MIXTURE if target == "mixture" else {})}
+    hard, soft, peer = (usual[name] if value is None else value
+                        for name, value in (("hard", hard), ("soft", soft), ("peer", peer)))
+    uncertainty = usual["uncertainty"] if uncertainty is None else uncertainty
     _check(entropy_temperature, hard, peer, peer_warmup)
+    sure = partial(entropy, temperature=entropy_temperature) if entropy_temperature != 1 else entropy
+    by_teacher = _teacher_weight(uncertainty, sure)
+    nodes: dict[str, Kind] = {teacher: Frozen(), **{student: Trained() for student in students}}
 
-    edges = [Edge("labels", student, cross_entropy, weight=hard) for student in students]
-    if label_weighting == "1-w":
-        name = f"{teacher}_label_weight"
-        trust_nodes[name] = Computed((teacher,), partial(label_weight, sure, hard, soft))
-        edges = [Edge("labels", student, cross_entropy, sample_weight=name) for student in students]
-    for student in students:
-        edges.append(Edge(teacher, student, kl, soft, temperature, sample_weight=weights[uncertainty]))
+    label_weighting = label_weighting or ("1-w" if uncertainty == "correct" else "none")
+    seen = (teacher, "labels") if uncertainty == "correct" else (teacher,)
+    edges = _label_edges(seen, students, nodes, label_weighting, by_teacher or sure, hard, soft)
+    if target == "mixture":
+        _check_mixture(temperature, peer_temperature, peer_weighting, peer_warmup)
+        edges += _mixture_edges(seen, students, pairs, nodes, soft, peer, temperature, by_teacher)
+        return Graph(nodes, edges)
+    edges += [Edge(teacher, student, kl, soft, temperature, sample_weight=by_teacher) for student in students]
+    weighting = usual["peer_weighting"] if peer_weighting is None else peer_weighting
+    trust = _peer_weight(teacher, nodes, sure, weighting, bool(pairs))
     for other, student in pairs:
         share = peer / (len(students) - 1)
         weight = partial(ramp_up, to=share, until=peer_warmup) if peer_warmup else share
-        edges.append(Edge(other, student, kl, weight, peer_temperature, sample_weight=trust))
-    return Graph({teacher: Frozen(), **{student: Trained() for student in students}, **trust_nodes}, edges)
+        edges.append(Edge(other, student, kl, weight, temperature if peer_temperature is None else peer_temperature,
+                          sample_weight=trust))
+    return Graph(nodes, edges)
+
+
+def _teacher_weight(uncertainty: bool | str, sure: PerSampleFn) -> PerSampleFn | None:
+    weights = {True: sure, False: None, "mean_one": partial(mean_one, of=sure),
+               "correct": partial(correct, unlabelled=1.0)}
+    if uncertainty not in weights:
+        raise UsageError("not a way to weigh", where="uncertainty", found=repr(uncertainty),
+                         expected="true, false, 'mean_one' or 'correct'")
+    return weights[uncertainty]
+
+
+def _label_edges(seen: tuple[str, ...], students: Sequence[str], nodes: dict[str, Kind], weighting: str,
+                 weight: PerSampleFn, hard: float, soft: float) -> list[Edge]:
+    """The edges from the labels; a node for what weighs them, which reads the ends `seen`, is added to `nodes`."""
+    if weighting == "none":
+        return [Edge("labels", student, cross_entropy, weight=hard) for student in students]
+    name = f"{seen[0]}_label_weight"
+    if weighting == "true_class":
+        nodes[name] = Computed((seen[0], "labels"), label_trust)
+        return [Edge("labels", student, cross_entropy, hard, sample_weight=name) for student in students]
+    if weighting != "1-w":
+        raise UsageError("not a way to weigh the labels", where="label_weighting", found=repr(weighting),
+                         expected="'none', '1-w' or 'true_class'")
+    nodes[name] = Computed(seen, partial(label_weight, weight, hard, soft))
+    return [Edge("labels", student, cross_entropy, sample_weight=name) for student in students]
+
+
+def _mixture_edges(seen: tuple[str, ...], students: Sequence[str], pairs: Sequence[tuple[str, str]],
+                   nodes: dict[str, Kind], soft: float, peer: float, temperature: float,
+                   weight: PerSampleFn | None) -> list[Edge]:
+    """An edge for each student from the mixture of its teacher and its peers: weight soft + peer."""
+    if not soft + peer > 0:
+        raise UsageError("a mixture of nothing", where="soft, peer", found=f"{soft:g}, {peer:g}",
+                         expected="one of them above 0")
+    trust = None
+    if weight is not None:
+        trust = f"{seen[0]}_trust"
+        nodes[trust] = Computed(seen, partial(teacher_weight, weight))
+    edges = []
+    for student in students:
+        others = tuple(other for other, me in pairs if me == student)
+        name, share = f"{student}_target", peer / (soft + peer) if others else 0.0
+        nodes[name] = Computed((seen[0], *others), partial(mixed_target, share, temperature))
+        edges.append(Edge(name, student, kl, soft + peer, temperature, sample_weight=trust))
+    return edges
+
+
+def _check_mixture(temperature: float, peer_temperature: float | None, peer_weighting: str | None,
+                   peer_warmup: float) -> None:
+    """A mixture has one temperature and one weight."""
+    for key, value, usual in (("peer_temperature", peer_temperature, temperature),
+                              ("peer_weighting", peer_weighting, "none"), ("peer_warmup", peer_warmup or None, 0)):
+        if value not in (None, usual):
+            raise UsageError("peers in a mixture are heard as the teacher is", where=key, found=repr(value),
+                             expected=f"{usual!r}", fix='leave it out, or set target = "separate"')
 
 
 def _check(entropy_temperature: float, hard: float, peer: float, peer_warmup: float) -> None:
@@ -111,13 +187,16 @@ def _pairs(students: Sequence[str], peers: str | Sequence[Sequence[str]]) -> lis
     return [(other, me) for other, me in peers]
 
 
-def _trust(teacher: str, sure: PerSampleFn, peer_weighting: str) -> tuple[str | None, dict[str, Kind]]:
-    """The end that weighs the peer edges, and the node behind it: w is the teacher's, whom a peer edge does not see."""
+def _peer_weight(teacher: str, nodes: dict[str, Kind], sure: PerSampleFn, weighting: str,
+                 wanted: bool) -> str | None:
+    """The end that weighs the peer edges: w is the teacher's, whom a peer edge does not see."""
     functions = {"none": None, "w": partial(teacher_weight, sure), "1-w": partial(teacher_doubt, sure)}
-    if peer_weighting not in functions:
-        raise UsageError("not a way to weigh peers", where="peer_weighting", found=repr(peer_weighting),
+    if weighting not in functions:
+        raise UsageError("not a way to weigh peers", where="peer_weighting", found=repr(weighting),
                          expected="'none', 'w' or '1-w'")
-    if functions[peer_weighting] is None:
-        return None, {}
+    function = functions[weighting]
+    if function is None or not wanted:
+        return None
     name = f"{teacher}_trust"
-    return name, {name: Computed((teacher,), functions[peer_weighting])}
+    nodes[name] = Computed((teacher,), function)
+    return name

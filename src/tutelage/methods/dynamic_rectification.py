@@ -3,14 +3,18 @@
 The teacher is a network like the student, trained before; where its first choice is wrong, its logits of that class and
 of the true one are exchanged before the student hears them. With R for that exchange, on rows of logits [B, C],
 
-    L = hard * CE(student, labels) + soft * T^2 * 1/B sum_i KL(softmax(R(teacher) / T) || softmax(student / T))
+    L = hard * CE(student, labels) + soft * T^2 * 1/(B C) sum_i KL(softmax(R(teacher) / T) || softmax(student / T))
 
-so the target is always right and keeps its shape. The gradient reaches the student alone. The authors' code averages
-the KL over classes too and makes up for it by a factor m: `soft` here is their a m / C. The default is their ResNet-18
-on 100 classes, a = 0.95, m = 50, T = 6, and 1 - a for the labels.
+so the target is always right and keeps its shape. The gradient reaches the student alone. As in the authors' code KL is a
+mean over the classes too, and `soft` is their a m: the default is their ResNet-18, a = 0.95, m = 50, T = 6, and 1 - a
+for the labels, whatever the number of classes. With the reduction "batchmean" KL is summed over the classes, and `soft`
+is 0.475, which is the same for 100 classes, and a tenth of it for 10.
 """
 
-from tutelage.errors import UsageError
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tutelage.errors import UsageError, unknown
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
@@ -18,9 +22,21 @@ from tutelage.graph.nodes import Frozen, Trained
 from tutelage.types import Labels, Logits, PerSample, hard_labels
 
 
+SOFT = {"element_mean": 0.95 * 50, "batchmean": 0.95 * 50 / 100}
+"""`soft`, by how KL is reduced."""
+OLDER: Mapping[str, Any] = {"reduction": "batchmean"}
+"""What an option meant before there was one: runs that do not name it were made so."""
+
+
 def dynamic_rectification(teacher: str, student: str, *, temperature: float = 6.0, hard: float = 0.05,
-                          soft: float = 0.475) -> Graph:
-    """The student learns from the labels and from a frozen teacher that is put right where it errs."""
+                          soft: float | None = None,
+                          reduction: Literal["element_mean", "batchmean"] = "element_mean") -> Graph:
+    """The student learns from the labels and from a frozen teacher that is put right where it errs.
+
+    `soft` is 47.5 where KL is a mean over rows and classes ("element_mean"), 0.475 where it is summed over the classes.
+    """
+    if reduction not in SOFT:
+        raise unknown("reduction", reduction, SOFT, where="reduction")
     if teacher == student:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher,
                          fix="train one like it first, and name that one teacher")
@@ -28,7 +44,8 @@ def dynamic_rectification(teacher: str, student: str, *, temperature: float = 6.
         {teacher: Frozen(), student: Trained()},
         [
             Edge("labels", student, cross_entropy, weight=hard),
-            Edge(teacher, student, rectified_kl, weight=soft, temperature=temperature),
+            Edge(teacher, student, element_mean_rectified_kl if reduction == "element_mean" else rectified_kl,
+                 weight=SOFT[reduction] if soft is None else soft, temperature=temperature),
         ],
     )
 
@@ -36,6 +53,11 @@ def dynamic_rectification(teacher: str, student: str, *, temperature: float = 6.
 def rectified_kl(student: Logits, teacher: Logits, labels: Labels) -> PerSample:
     """KL(rectified teacher || student), in nats."""
     return kl(student, rectified(teacher, labels), labels)
+
+
+def element_mean_rectified_kl(student: Logits, teacher: Logits, labels: Labels) -> PerSample:
+    """KL(rectified teacher || student) / C."""
+    return rectified_kl(student, teacher, labels) / student.shape[-1]
 
 
 def rectified(teacher: Logits, labels: Labels) -> Logits:

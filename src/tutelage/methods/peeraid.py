@@ -7,7 +7,8 @@ these, and helps the student on them. With images x in [0, 1], peer P, student S
     L_peer    = peer_hard CE(P(x*), y) + peer_soft T_p^2 KL(S(x*) || P(x*))
     L_student = hard CE(S(x*), y) + soft T^2 KL(P(x*) || S(x*)) + consistency T^2 KL(S(x) || S(x*))
 
-each KL of softmax(logits / T), means over the batch. The gradient of L_peer reaches the peer, that of L_student the
+each KL of softmax(logits / T), means over the batch. The student passes over x* once; the authors' code passes twice, so
+that its BatchNorm statistics see more of x* than of x: `twice` does that too. The gradient of L_peer reaches the peer, that of L_student the
 student; as in the authors' code that of KL(S(x*) || P(x*)) reaches the student too, and that of KL(S(x) || S(x*)) both
 its ends, unless they are detached. Nothing learns by the attack, in which both networks are in eval mode.
 
@@ -34,12 +35,12 @@ def peeraid(peer: str, student: str, *, temperature: float = 5.0, peer_temperatu
             soft: float | None = None, consistency: float | None = None, peer_hard: float = 1.0,
             peer_soft: float | None = None, reduction: str = "batchmean", detach_student: bool = False,
             detach_clean: bool = False, eps: float = 8 / 255, step_size: float = 2 / 255,
-            steps: int = 10, noise: float = 0.001) -> Graph:
+            steps: int = 10, noise: float = 0.001, twice: bool = False) -> Graph:
     """A student and a peer start together; the peer specialises in the student's adversarial examples and helps it.
 
     `soft`, `consistency` and `peer_soft` are 0.1, 0.1 and 0.01, and 1, 1 and 0.1 if `reduction` is "element_mean".
     `detach_student`: the peer's loss does not train the student. `detach_clean`: the consistency does not train what
-    the student says of the plain image.
+    the student says of the plain image. `twice`: x* moves the student's statistics once more in each step.
     """
     if peer == student:
         raise UsageError("a network cannot be its own peer", where="peer", found=repr(peer))
@@ -50,7 +51,7 @@ def peeraid(peer: str, student: str, *, temperature: float = 5.0, peer_temperatu
     given = zip((soft, consistency, peer_soft), WEIGHTS[reduction], strict=True)
     soft, consistency, peer_soft = (usual if weight is None else weight for weight, usual in given)
     forward, mirrored = (kl, reverse_kl) if reduction == "batchmean" else (element_mean_kl, element_mean_reverse_kl)
-    adversary = Adversary(peer, student, Attack(eps, step_size, steps), noise)
+    adversary = Adversary(peer, student, Attack(eps, step_size, steps), noise, twice)
     hurt, aid = f"{student}@{VIEW}", f"{peer}@{VIEW}"
     edges = [Edge("labels", aid, cross_entropy, peer_hard), Edge(hurt, aid, forward, peer_soft, peer_temperature),
              Edge("labels", hurt, cross_entropy, hard), Edge(aid, hurt, forward, soft, temperature),

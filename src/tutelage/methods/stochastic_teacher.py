@@ -12,7 +12,8 @@ The gradient reaches the student: through f, and through the guide g, whose b re
 with its ends exchanged, so the printed losses count the mean square twice; `detach_guide` leaves it out.
 
 Scaling b to sum 1, weights, the gradient through the guide, and the defaults of h and of the percentile are those of
-the authors' code, with n = 30. The student is to start from the teacher's weights: name the same file for both. Which
+the authors' code, with n = 30. The student is to start from the teacher's weights, as in
+the paper: name the same file for both (the authors' code starts it at random). Which
 dropout is drawn, and `scaled`, which divides the products by sqrt(D), are this project's choice.
 """
 

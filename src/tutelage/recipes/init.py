@@ -148,11 +148,13 @@ def _students(found: FoundImages, plan: TrainingPlan, teacher: str, pretrained: 
     names = node_names(students)
     networks = "\n".join(f"[models.{name}]\narch = {json.dumps(arch)}\n{_stem(arch, plan)}"
                          for name, arch in zip(names, students, strict=True))
-    return (f"# {found.classes} classes: students that learn from a teacher, and from each other where it is unsure.\n"
+    return (f"# {found.classes} classes: students that learn from a teacher, as far as it is sure, and from each other.\n"
             f"#   tutelage train {path} --out {path.parent / 'runs' / 'students'}\n\n{_data(found, plan)}\n"
             f"[models.teacher]\narch = {json.dumps(teacher)}\n{'' if pretrained else _stem(teacher, plan)}"
             f'weights = "runs/teacher"      # seen from this file: where teacher.toml is trained to\n\n{networks}\n'
-            f'[method]\nname = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(names)}\n\n'
+            f'[method]\nname = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(names)}\n'
+            'peers = "all"                 # helps students that get 95 % of their training images right (`tutelage\n'
+            '#                               evaluate` says); where yours do not, "none" is better\n\n'
             f"{_train(plan, 1.0)}")
 
 

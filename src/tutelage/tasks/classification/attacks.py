@@ -66,11 +66,12 @@ class Adversary(Controller):
 
     That is, to where KL(guide on the plain image || student on the moved one) is large, both in eval mode. The start is
     the plain image with normal noise of the standard deviation `noise`, drawn by (seed, step, id). It has no state.
+    `twice`: `student` passes over the moved images once more, in training mode and without a gradient.
     """
 
-    def __init__(self, guide: str, student: str, attack: Attack, noise: float = 0.001) -> None:
+    def __init__(self, guide: str, student: str, attack: Attack, noise: float = 0.001, twice: bool = False) -> None:
         super().__init__()
-        self.guide, self.student, self.attack, self.noise = guide, student, attack, noise
+        self.guide, self.student, self.attack, self.noise, self.twice = guide, student, attack, noise, twice
 
     def before_forward(self, run: RunView, batch: Batch) -> Batch:
         """Attack this rank's own rows: each by itself, so that ranks and places in the batch make no difference."""
@@ -88,4 +89,7 @@ class Adversary(Controller):
                     lambda moved: kl(run.logits(self.student, moved), target))
         for network, mode in zip(networks, modes, strict=True):
             network.train(mode)
+        if self.twice:
+            with torch.no_grad():
+                run.logits(self.student, moved)
         return batch._replace(inputs={**batch.inputs, VIEW: moved})

@@ -1,11 +1,15 @@
 """Keys whose default is not what was done before them: folders of runs from then keep what was done."""
 
+from importlib import import_module
+from inspect import signature
+
 import pytest
 
 from tutelage.data.load import DataSettings
 from tutelage.errors import UsageError
-from tutelage.recipes.added_keys import ADDED, lacking_in
-from tutelage.recipes.recipe import Recipe, read_recipe
+from tutelage.methods.dual_student import dual_student
+from tutelage.recipes.added_keys import ADDED, as_overrides, lacking_in
+from tutelage.recipes.recipe import Recipe, graph_of, method, method_names, read_recipe
 
 RECIPE = """\
 [data]
@@ -97,3 +101,64 @@ def test_a_data_table_that_is_none_is_told_of_as_ever(tmp_path):
 def test_an_orientation_that_does_not_exist_is_told_with_the_nearest(read):
     with pytest.raises(UsageError, match="orientation"):
         read("data.orientation=uprite")
+
+
+DUAL = """\
+[data]
+name = "digits"
+
+[models.t]
+arch = "resnet8"
+
+[models.a]
+arch = "resnet8"
+
+[models.b]
+arch = "resnet8"
+
+[method]
+name = "dual_student"
+teacher = "t"
+students = ["a", "b"]
+"""
+
+
+@pytest.fixture
+def dual(tmp_path):
+    path = tmp_path / "dual.toml"
+    path.write_text(DUAL)
+    return path
+
+
+def test_an_option_of_a_method_means_in_an_old_folder_what_was_done_then(tmp_path, dual):
+    new = read_recipe(dual)
+    assert new.method["preset"] == "published"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text(new.text().replace('preset = "published"\n', ""))
+    old = read_recipe(run / "config.toml")
+    assert str(graph_of(old)) == str(dual_student("t", ["a", "b"], preset="cautious"))
+    again = read_recipe(dual, older=lacking_in(run))
+    assert again.text_in(run) == (run / "config.toml").read_text()
+    assert str(graph_of(new)) == str(dual_student("t", ["a", "b"]))
+
+
+def test_what_a_person_says_of_the_option_counts(dual):
+    assert read_recipe(dual, ["method.preset=cautious"]).method["preset"] == "cautious"
+
+
+def test_the_old_meaning_of_one_methods_option_is_none_of_anothers(tmp_path, dual, read):
+    older = {"method.dual_student": {"preset": "cautious"}}
+    assert "preset" not in read(older=older).method
+    assert read_recipe(dual, older=older).method["preset"] == "cautious"
+    assert as_overrides(older, {"method": read_recipe(dual, older=older).method}) == ["method.preset=cautious"]
+    assert as_overrides(older, {"method": read(older=older).method}) == []
+
+
+def test_every_older_option_is_one_of_its_method_and_meant_something_else():
+    found = {}
+    for name in method_names():
+        for option, old in vars(import_module(f"tutelage.methods.{name}")).get("OLDER", {}).items():
+            found[name, option] = signature(method(name)).parameters[option].default, old
+    assert found == {("dual_student", "preset"): ("published", "cautious"),
+                     ("dynamic_rectification", "reduction"): ("element_mean", "batchmean")}

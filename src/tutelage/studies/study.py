@@ -285,7 +285,7 @@ def _cell(study: Study, asked: Asked, out: Path, name: str, recipe: str, overrid
     run = out / "runs" / (f"{name}-{path.stem}" if several else name) / f"seed-{seed}"
     sets = [*overrides, *asked.set, f"train.seed={seed}"]
     plain = read_recipe(path, sets, plugins=asked.plugins, older=older)
-    sets += added_keys.as_overrides(older, {"data": asdict(plain.data)})
+    sets += added_keys.as_overrides(older, {"data": asdict(plain.data), "method": plain.method})
     graph = graph_of(plain, path)
     settings_of(plain, graph)
     needs = {node: _teacher_run(study, out, node, seed) for node in graph.named(Frozen)

@@ -16,7 +16,7 @@ RUNS = Path("runs")
 RECIPE = "recipes/digits/dual_student.toml"
 METHODS = {
     "scratch": ["method.hard=1.0", "method.soft=0.0", "method.peers=none"],
-    "distill": ["method.uncertainty=false", "method.peers=none"],
+    "distill": ["method.uncertainty=false", "method.peers=none", "method.hard=0.5", "method.soft=0.5"],
     "dual_student": [],
 }
 

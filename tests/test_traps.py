@@ -39,7 +39,7 @@ from tutelage.graph.objective import forward, losses
 from tutelage.graph.sample_weights import confidence, correct, entropy, margin, mean_one
 from tutelage.methods.abkd import abkd
 from tutelage.methods.distill import distill
-from tutelage.methods.dual_student import PAPER, dual_student
+from tutelage.methods.dual_student import dual_student
 from tutelage.methods.dynamic_rectification import dynamic_rectification
 from tutelage.methods.mutual import mutual
 from tutelage.methods.pld import pld
@@ -181,7 +181,7 @@ def test_trap_07_n_peers_run_n_passes_a_step(peers):
 def test_trap_08_peers_share_their_weight_and_no_loss_replaces_another():
     students = ["s0", "s1", "s2"]
     outputs = {"t": random_logits(9), **{s: random_logits(k) for k, s in enumerate(students)}}
-    for graph in (mutual(students, peer=1.0), dual_student("t", students, peer=1.0, **PAPER)):
+    for graph in (mutual(students, peer=1.0), dual_student("t", students, peer=1.0)):
         terms = losses(graph, outputs, LABELS)
         assert len(terms) == len(graph.edges)
         for me in students:
@@ -384,7 +384,7 @@ def test_trap_22_training_sees_the_validation_data_and_never_the_test_data():
 
 
 @pytest.mark.parametrize("graph", [
-    distill("t", "s"), dual_student("t", ["s", "r"], **PAPER), mutual(["s", "r"]), pld("t", "s"), abkd("t", "s"),
+    distill("t", "s"), dual_student("t", ["s", "r"]), mutual(["s", "r"]), pld("t", "s"), abkd("t", "s"),
     dynamic_rectification("t", "s"),
     Graph({"t": Frozen(), "s": Trained()}, [Edge("t", "s", kl, sample_weight=weight) for weight in (correct,)]),
 ], ids=["distill", "dual_student", "mutual", "pld", "abkd", "dynamic_rectification", "correct"])
@@ -420,13 +420,13 @@ def test_trap_25_two_runs_in_one_process_do_not_touch_each_other():
 
 
 def test_trap_27_a_shelf_method_and_the_graph_written_out_are_one_objective():
-    nodes = {"t": Frozen(), "a": Trained(), "b": Trained()}
+    nodes, third = {"t": Frozen(), "a": Trained(), "b": Trained()}, 1 / 3
     written = Graph(nodes, [
-        Edge("labels", "a", cross_entropy, weight=0.5), Edge("labels", "b", cross_entropy, weight=0.5),
-        Edge("t", "a", kl, temperature=4.0, weight=0.5, sample_weight=entropy),
-        Edge("t", "b", kl, temperature=4.0, weight=0.5, sample_weight=entropy),
-        Edge("b", "a", kl, temperature=4.0, weight=0.5), Edge("a", "b", kl, temperature=4.0, weight=0.5)])
-    runs = [begin(graph) for graph in (written, dual_student("t", ["a", "b"], **PAPER))]
+        Edge("labels", "a", cross_entropy, weight=third), Edge("labels", "b", cross_entropy, weight=third),
+        Edge("t", "a", kl, temperature=4.0, weight=third, sample_weight=entropy),
+        Edge("t", "b", kl, temperature=4.0, weight=third, sample_weight=entropy),
+        Edge("b", "a", kl, temperature=4.0, weight=third), Edge("a", "b", kl, temperature=4.0, weight=third)])
+    runs = [begin(graph) for graph in (written, dual_student("t", ["a", "b"]))]
     epochs = [train(run) for run in runs]
     assert [epoch.losses for epoch in epochs[0]] == [epoch.losses for epoch in epochs[1]]
     assert same(state(runs[0].models["a"]), state(runs[1].models["a"]))

@@ -30,14 +30,14 @@ from tutelage.engine.precision import Execution
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, js, kl
 from tutelage.methods.distill import distill
-from tutelage.methods.dual_student import PAPER, dual_student
+from tutelage.methods.dual_student import dual_student
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.recipes.recipe import read_recipe
 from tutelage.system.distributed import World
 
 CPU = World(torch.device("cpu"))
-DUAL = dual_student("t", ["a", "b"], **PAPER)
+DUAL = dual_student("t", ["a", "b"])
 PLAIN = Tuned({node: Execution() for node in "tab"})
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -140,7 +140,7 @@ def test_a_student_alone_learns_from_labels_and_teacher():
 
 @pytest.mark.parametrize(("graph", "plain"), [
     (DUAL, True), (distill("t", "a"), True), (everything(), False),
-    (dual_student("t", ["a", "b"]), True),
+    (dual_student("t", ["a", "b"], preset="cautious"), True),
     (Graph({"t": Frozen(), "a": Trained(), "both": Computed(("t", "a"), lambda t, a: t + a)}, [Edge("both", "a", kl)]),
      False), (Graph({"t": Frozen(), "a": Trained()}, [Edge("t.0", "a.0", kl)]), False)],
     ids=["as published", "distill", "everything", "computed weights", "computed logits", "taps"])
@@ -180,9 +180,9 @@ def test_the_naive_loop_leaves_the_given_networks_as_they_are():
 # --- what is compared is the same work -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("graph", [DUAL, dual_student("t", ["a", "b"]),
+@pytest.mark.parametrize("graph", [DUAL, dual_student("t", ["a", "b"], preset="cautious"),
                                    dual_student("t", ["a", "b"], uncertainty=True, label_weighting="1-w")],
-                         ids=["as published", "as it comes", "weights of labels"])
+                         ids=["as published", "cautious", "weights of labels"])
 def test_ours_the_naive_loop_and_the_floor_compute_the_same_losses_for_20_steps(graph):
     rows = list(benchmarking.sameness_rows(graph, models(), data(), settings(), PLAIN, CPU))
     assert [row.name for row in rows] == [

@@ -17,7 +17,7 @@ from tutelage.engine.state import capture, restore
 from tutelage.engine.train import load
 from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.methods.dual_student import PAPER, dual_student
+from tutelage.methods.dual_student import dual_student
 from tutelage.runs.checkpoint import named_state
 from tutelage.system.files import fingerprint, pack, unpack
 
@@ -136,8 +136,8 @@ def test_one_step_equals_a_hand_written_one():
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
-    whole = run(dual_student("t", ["a", "b"], **PAPER), models(norm=False), epochs=1)
-    parts = run(dual_student("t", ["a", "b"], **PAPER), models(norm=False), epochs=1, accumulate=4)
+    whole = run(dual_student("t", ["a", "b"]), models(norm=False), epochs=1)
+    parts = run(dual_student("t", ["a", "b"]), models(norm=False), epochs=1, accumulate=4)
     next(steps_of(whole))
     next(steps_of(parts))
     for node in ("a", "b"):

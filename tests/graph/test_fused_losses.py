@@ -23,7 +23,7 @@ from tutelage.graph.modules import Projected
 from tutelage.graph.nodes import Computed, Ensemble, Frozen, Trained
 from tutelage.graph.sample_weights import confidence, correct, entropy, labelled, margin, mean_one
 from tutelage.graph.schedules import ramp_up
-from tutelage.methods.dual_student import PAPER, dual_student
+from tutelage.methods.dual_student import dual_student
 from tutelage.methods.mutual import mutual
 
 B, C = 9, 7
@@ -382,7 +382,7 @@ def test_generated_code_says_the_same_keeps_one_tensor_for_each_student_and_is_m
     from torch._inductor.utils import run_and_get_code
 
     rows, classes = 40, 33
-    dual = dual_student("t", ["a", "b"], **PAPER)
+    dual = dual_student("t", ["a", "b"])
     graph = Graph(dual.nodes, [*dual.edges[:-1], replace(dual.edges[-1], weight=partial(ramp_up, to=0.7))])
     outputs, labels = three_float32(rows, classes, 3.0, 0.0), torch.arange(rows) % classes
     labels[::7] = -1

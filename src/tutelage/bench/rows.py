@@ -48,7 +48,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.schedules import constant
 from tutelage.methods.distill import distill
-from tutelage.methods.dual_student import PAPER, dual_student
+from tutelage.methods.dual_student import dual_student
 from tutelage.system.distributed import World
 from tutelage.types import Batch
 
@@ -153,7 +153,7 @@ def student_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, sett
         names = [f"s{number}" for number in range(count)]
         networks = {"teacher": models[teacher], **dict.fromkeys(names, models[student])}  # each is copied where it runs
         choices = {"teacher": tuned.choices[teacher], **dict.fromkeys(names, tuned.choices[student])}
-        graph = dual_student("teacher", names, **PAPER)
+        graph = dual_student("teacher", names)
         ours, kept = _ours(graph, networks, data, settings, choices, world, cached=True, tuned=tuned)
         floor = floor_of({name: networks[name] for name in names}, data, settings, choices, world,
                        recorded=tuned.recorded)
@@ -201,7 +201,7 @@ def loss_rows(device: torch.device, rounds: int) -> Iterator[Row]:
     """All losses of `dual_student` and their gradients, compiled in closed form, against `objective` in eager mode."""
     for batch, classes, reach in ((256, 10, 4), (256, 100, 4), (256, 1000, 4), (1024, 21841, 10)):
         generator = torch.Generator().manual_seed(0)
-        graph = dual_student("t", ["a", "b"], **PAPER)
+        graph = dual_student("t", ["a", "b"])
         logits = {node: (3 * torch.randn(batch, classes, generator=generator)).to(device).requires_grad_(node != "t")
                   for node in "tab"}
         labels = torch.randint(classes, (batch,), generator=generator).to(device)
@@ -246,7 +246,7 @@ def overhead_rows(world: World, rounds: int) -> Iterator[Row]:
     models = {node: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)) for node in ("t", "a", "b")}
     make = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
     settings = Settings(10**6, make, batch_size=8)
-    graph = dual_student("t", ["a", "b"], **PAPER)
+    graph = dual_student("t", ["a", "b"])
     run = start(graph, deepcopy(models), data, settings, world, compiled_losses=True)
     set_modes(run)
     batch = on_device(next(iter(data.train.batches([torch.arange(8)], draw=0))), world.device)

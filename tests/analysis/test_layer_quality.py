@@ -25,7 +25,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def by_hand(features: Tensor, labels: Tensor, training: int) -> tuple[float, float, float]:
+def by_hand(features: Tensor, labels: Tensor, training: int, components: str) -> tuple[float, float, float]:
     """The equations as loops; variances by the singular values of the features themselves."""
     rows = features.flatten(1)
     classes = {c: [i for i, label in enumerate(labels.tolist()) if label == c] for c in labels.unique().tolist()}
@@ -41,7 +41,8 @@ def by_hand(features: Tensor, labels: Tensor, training: int) -> tuple[float, flo
     for own in classes.values():
         variances = torch.linalg.svdvals(rows[own] - rows[own].mean(0)).square()
         shares.append((variances / variances.sum()).tolist())
-    largest = sum(next(k for k in range(1, 99) if sum(share[:k]) >= 0.95) for share in shares) // len(shares)
+    largest = sum(next(k for k in range(1, 99) if sum(share[:k]) >= 0.95) for share in shares)
+    largest //= {"sum": 1, "mean": len(shares)}[components]
     entropies = []
     for share in shares:
         kept = [part / sum(share[:largest]) for part in share[:largest]]
@@ -56,13 +57,20 @@ def by_hand(features: Tensor, labels: Tensor, training: int) -> tuple[float, flo
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (12, 3, 2, 2), (12, 40)])
-def test_it_is_the_equations_written_as_loops(shape):
+@pytest.mark.parametrize("components", ["sum", "mean"])
+def test_it_is_the_equations_written_as_loops(shape, components):
     features = random(*shape) + LABELS.view(-1, *[1] * (len(shape) - 1))
-    found = quality(features, LABELS, 500)
-    separation, information, efficiency = by_hand(features, LABELS, 500)
+    found = quality(features, LABELS, 500, components)
+    separation, information, efficiency = by_hand(features, LABELS, 500, components)
     assert (found.separation, found.information, found.efficiency) == pytest.approx(
         (separation, information, efficiency), rel=1e-9)
     assert found.quality == pytest.approx(separation + math.sqrt(information * efficiency))
+
+
+def test_unless_told_otherwise_components_are_counted_as_in_the_authors_code():
+    features = random(12, 40)
+    assert quality(features, LABELS, 500) == quality(features, LABELS, 500, "sum")
+    assert quality(features, LABELS, 500).information > quality(features, LABELS, 500, "mean").information
 
 
 def test_collapsed_orthogonal_classes_are_separated_and_hold_nothing_else():

@@ -151,6 +151,14 @@ def test_without_an_attack_the_student_is_consistent_and_the_two_learn_as_from_e
             torch.testing.assert_close(weight, capture(other)[node][name], rtol=1e-5, atol=1e-6)
 
 
+def test_twice_moves_the_students_statistics_once_more_a_step_and_nothing_else():
+    once, twice = (finish(start(peeraid("p", "s", eps=0.0, twice=twice))) for twice in (False, True))
+    passes = [{node: int(job.models[node][1].num_batches_tracked) for node in "ps"} for job in (once, twice)]
+    assert passes == [{"p": once.steps, "s": 2 * once.steps}, {"p": once.steps, "s": 3 * once.steps}]
+    for (name, one), other in zip(once.models["s"].named_parameters(), twice.models["s"].parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
 def test_images_without_a_label_teach_by_the_other_network():
     given = ends()
     graph = peeraid("p", "s")

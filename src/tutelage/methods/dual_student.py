@@ -27,7 +27,7 @@ every image, peers as far as it is unsure, with weights of a half each. It is ne
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from tutelage.errors import UsageError, unknown
 from tutelage.graph.divergences import cross_entropy, kl
@@ -51,12 +51,12 @@ OLDER: Mapping[str, Any] = {"preset": "cautious"}
 """What an option meant before there was one: runs that do not name it were made so."""
 
 
-def dual_student(teacher: str, students: Sequence[str], *, preset: Literal["published", "cautious"] = "published",
+def dual_student(teacher: str, students: Sequence[str], *, preset: str = "published",
                  temperature: float = 4.0, hard: float | None = None, soft: float | None = None,
                  peer: float | None = None, peer_temperature: float | None = None, peer_warmup: float = 0.0,
                  uncertainty: bool | str | None = None, entropy_temperature: float = 1.0,
                  peers: str | Sequence[Sequence[str]] = "all", peer_weighting: str | None = None,
-                 label_weighting: str | None = None, target: Literal["separate", "mixture"] = "separate") -> Graph:
+                 label_weighting: str | None = None, target: str = "separate") -> Graph:
     """Two or more students learn from the labels, from a teacher as far as it is sure, and from each other.
 
     `preset` says what `hard`, `soft`, `peer`, `uncertainty` and `peer_weighting` are where they are not given.

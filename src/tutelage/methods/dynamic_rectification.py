@@ -12,7 +12,7 @@ is 0.475, which is the same for 100 classes, and a tenth of it for 10.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from tutelage.errors import UsageError, unknown
 from tutelage.graph.divergences import cross_entropy, kl
@@ -30,7 +30,7 @@ OLDER: Mapping[str, Any] = {"reduction": "batchmean"}
 
 def dynamic_rectification(teacher: str, student: str, *, temperature: float = 6.0, hard: float = 0.05,
                           soft: float | None = None,
-                          reduction: Literal["element_mean", "batchmean"] = "element_mean") -> Graph:
+                          reduction: str = "element_mean") -> Graph:
     """The student learns from the labels and from a frozen teacher that is put right where it errs.
 
     `soft` is 47.5 where KL is a mean over rows and classes ("element_mean"), 0.475 where it is summed over the classes.

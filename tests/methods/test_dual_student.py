@@ -12,6 +12,7 @@ from torch import Tensor
 from every import every
 from tutelage.errors import UsageError
 from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Computed
 from tutelage.graph.objective import forward, losses
 from tutelage.graph.sample_weights import entropy
 from tutelage.methods.distill import distill
@@ -273,6 +274,14 @@ def test_what_the_weights_take_from_the_teacher_may_go_to_the_labels():
         ce = F.cross_entropy(torch.tensor(rows, dtype=torch.float64), LABELS, reduction="none").tolist()
         expected = sum((1.0 + 0.4 * d) * loss for d, loss in zip(doubt, ce, strict=True)) / 3
         assert terms[f"labels->{student}:cross_entropy"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("uncertainty", [False, True, "mean_one"])
+def test_the_labels_get_one_minus_w_however_the_teacher_is_weighed(uncertainty):
+    weight, = (node.by for node in published("t", ["a", "b"], uncertainty=uncertainty, label_weighting="1-w")
+               .nodes.values() if isinstance(node, Computed))
+    torch.testing.assert_close(weight(torch.tensor(Z_TEACHER, dtype=torch.float64)),
+                               0.5 + 0.5 * torch.tensor([0.2240786207, 0.9955106577, 1.0], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("options", "where"), [

@@ -10,12 +10,12 @@ one row, G_ij = |cos(f_i, f_j)|, and means over classes c with two images or mor
 
 H is the mean over classes of the entropy, in nats, of the k largest shares of variance of a class along its principal
 components, scaled to sum 1; k is the sum over classes of how many it takes to hold 95 % of it, as in the authors' code
-(`components` "sum"; in effect all are kept), or the mean, rounded down ("mean"), with which H is 7 to 8 % lower. An image
-is not compared with itself here; the authors' mean within a class has these pairs too, which makes their separation
-larger by 0.001 (500 images a class) to 0.018 (20 images). delta_c
-is the distance from class c to the nearest image of another; N is the number of training images. None of it changes if
-all features are scaled or turned. That the layers of the largest quality are taken, in the order of depth, is this
-project's reading of the authors' configurations.
+(`components` "sum"; in effect all are kept), or the mean, rounded down ("mean"), with which H is 7 to 8 % lower. An
+image is not compared with itself here; the authors' mean within a class has these pairs too, which makes their
+separation larger by 0.001 (500 images a class) to 0.018 (20 images). delta_c is the distance from class c to the
+nearest image of another; N is the number of training images. None of it changes if all features are scaled or turned.
+That the layers of the largest quality are taken, in the order of depth, is this project's reading of the authors'
+configurations.
 """
 
 import math

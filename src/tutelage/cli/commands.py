@@ -280,7 +280,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
                    layers: Annotated[list[str] | None, typer.Option("--layer", help="Only this layer; or all.")] = None,
                    count: Annotated[int, typer.Option(help="How many layers to pick.", min=1)] = 4,
                    images: Annotated[int, typer.Option(help="Training images to look at.", min=4)] = 1000,
-                   components: Annotated[Literal["sum", "mean"], typer.Option(help="sum, as the authors' code, or mean.")] = "sum",
+                   components: Annotated[Literal["sum", "mean"],
+                                         typer.Option(help="sum, as the authors' code, or mean.")] = "sum",
                    set_: Set = None, plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
     """Say how much there is to learn at each layer of a network, and pick the teacher's layers for feature_only.
 

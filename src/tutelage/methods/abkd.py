@@ -6,10 +6,10 @@ With p = softmax(teacher / T) and q = softmax(student / T), rows of [B, C],
     D(p || q) = -1 / (alpha beta) sum_c [p^alpha q^beta - alpha / (alpha + beta) p^(alpha + beta)
                                          - beta / (alpha + beta) q^(alpha + beta)]
 
-and the limits of D where alpha, beta or their sum is 0 (in the authors' code those where one of them is 0, or their sum,
-are off by a factor; both 0 is right). There is no T^2: the temperature is the divergence's own, and
-`soft` is large instead. The gradient reaches the student alone. The defaults are those of one pair of the authors'
-code on CIFAR-100.
+and the limits of D where alpha, beta or their sum is 0 (in the authors' code those where one of them is 0, or their
+sum, are off by a factor; both 0 is right). There is no T^2: the temperature is the divergence's own, and `soft` is
+large instead. The gradient reaches the student alone. The defaults are those of one pair of the authors' code on
+CIFAR-100.
 """
 
 from functools import partial

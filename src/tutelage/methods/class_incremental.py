@@ -14,9 +14,10 @@ The gradient reaches the student alone. How strong `features` and `soft` are is 
 what is in memory: `tutelage.recipes.class_phases`.
 
 The four terms and their constants are those of the authors' code. The procedure around them is simpler: there the rows
-of old classes in the classifier stand still, rows of new classes start as the mean of their features, the multiple of the
-cosines is learned, the network's last ReLU is left out, the actions are finer and include learning rates and the kind of
-classifier, and classes come in the order of another generator. Numbers of the paper are not to be compared with these.
+of old classes in the classifier stand still, rows of new classes start as the mean of their features, the multiple of
+the cosines is learned, the network's last ReLU is left out, the actions are finer and include learning rates and the
+kind of classifier, and classes come in the order of another generator. Numbers of the paper are not to be compared with
+these.
 """
 
 import math

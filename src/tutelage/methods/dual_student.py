@@ -8,9 +8,9 @@ For student s of N, rows i of a batch of B, p^T = softmax(z / T):
         + soft * 1/B sum_i w_i T^2 KL(p_teacher,i^T || p_s,i^T)
         + peer / (N - 1) * sum over the others r of 1/B sum_i T_p^2 KL(p_r,i^T_p || p_s,i^T_p)
 
-This is what the function gives unless it is told otherwise. The gradient of each term reaches student s alone. The paper
-gives w and the three terms; weights, temperatures and the form of the peer term are this project's choice. The weights
-are a third each: together 1, as those of plain distillation.
+This is what the function gives unless it is told otherwise. The gradient of each term reaches student s alone. The
+paper gives w and the three terms; weights, temperatures and the form of the peer term are this project's choice. The
+weights are a third each: together 1, as those of plain distillation.
 
 Other forms, with w_i = 1 where the teacher is right and 0 where it is wrong for `uncertainty` "correct":
 
@@ -47,6 +47,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """What an option is where it is not given."""
 MIXTURE: Mapping[str, Any] = {"uncertainty": False, "hard": 0.5, "soft": 0.35, "peer": 0.15}
 """The same for the target "mixture", in either preset: the form that was tried (docs/defaults.md)."""
+_RIGHT = partial(correct, unlabelled=1.0)
 OLDER: Mapping[str, Any] = {"preset": "cautious"}
 """What an option meant before there was one: runs that do not name it were made so."""
 
@@ -63,9 +64,9 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
     `uncertainty` is True (w), False (no weights), "mean_one" (w scaled to mean 1 in each batch, and cut at 4) or
     "correct": the teacher is heard only where it is right (or where there is no label to tell), and the labels get the
     rest, unless `label_weighting` is given. `peers` is "all", "none" or a list of (teacher, student) pairs;
-    `peer_weighting` weighs the peer edges by "none", by the teacher's "w" or by "1-w"; `peer_warmup` is the share of the
-    run over which they grow from 0. `label_weighting` is "none", "1-w" (the labels get what `uncertainty` takes from the
-    teacher) or "true_class" (labels that the teacher finds likely count more: for labels of which some are wrong).
+    `peer_weighting` weighs the peer edges by "none", by the teacher's "w" or by "1-w"; `peer_warmup` is the share of
+    the run over which they grow from 0. `label_weighting` is "none", "1-w" (the labels get what `uncertainty` takes
+    from the teacher) or "true_class" (labels that the teacher finds likely count more: where some labels are wrong).
     `target` "mixture" makes one target of teacher and peers.
     """
     if preset not in PRESETS:
@@ -76,26 +77,28 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
     if teacher in students:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
     usual = {**PRESETS[preset], **(MIXTURE if target == "mixture" else {})}
-    hard, soft, peer = (usual[name] if value is None else value
-                        for name, value in (("hard", hard), ("soft", soft), ("peer", peer)))
-    uncertainty = usual["uncertainty"] if uncertainty is None else uncertainty
-    _check(entropy_temperature, hard, peer, peer_warmup)
+    label_share, teacher_share, peer_share = (
+        float(usual[name] if value is None else value)
+        for name, value in (("hard", hard), ("soft", soft), ("peer", peer)))
+    how = usual["uncertainty"] if uncertainty is None else uncertainty
+    _check(entropy_temperature, label_share, peer_share, peer_warmup)
     sure = partial(entropy, temperature=entropy_temperature) if entropy_temperature != 1 else entropy
-    by_teacher = _teacher_weight(uncertainty, sure)
+    by_teacher = _teacher_weight(how, sure)
     nodes: dict[str, Kind] = {teacher: Frozen(), **{student: Trained() for student in students}}
 
-    label_weighting = label_weighting or ("1-w" if uncertainty == "correct" else "none")
-    seen = (teacher, "labels") if uncertainty == "correct" else (teacher,)
-    edges = _label_edges(seen, students, nodes, label_weighting, by_teacher or sure, hard, soft)
+    # What a batch-wide scale, or no weight at all, takes from the teacher is no part of a row: the labels get 1 - w.
+    seen, taken = ((teacher, "labels"), _RIGHT) if how == "correct" else ((teacher,), sure)
+    label_weighting = label_weighting or ("1-w" if how == "correct" else "none")
+    edges = _label_edges(seen, students, nodes, label_weighting, taken, label_share, teacher_share)
     if target == "mixture":
         _check_mixture(temperature, peer_temperature, peer_weighting, peer_warmup)
-        edges += _mixture_edges(seen, students, pairs, nodes, soft, peer, temperature, by_teacher)
+        edges += _mixture_edges(seen, students, pairs, nodes, teacher_share, peer_share, temperature, by_teacher)
         return Graph(nodes, edges)
-    edges += [Edge(teacher, student, kl, soft, temperature, sample_weight=by_teacher) for student in students]
+    edges += [Edge(teacher, student, kl, teacher_share, temperature, sample_weight=by_teacher) for student in students]
     weighting = usual["peer_weighting"] if peer_weighting is None else peer_weighting
     trust = _peer_weight(teacher, nodes, sure, weighting, bool(pairs))
     for other, student in pairs:
-        share = peer / (len(students) - 1)
+        share = peer_share / (len(students) - 1)
         weight = partial(ramp_up, to=share, until=peer_warmup) if peer_warmup else share
         edges.append(Edge(other, student, kl, weight, temperature if peer_temperature is None else peer_temperature,
                           sample_weight=trust))
@@ -103,8 +106,7 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
 
 
 def _teacher_weight(uncertainty: bool | str, sure: PerSampleFn) -> PerSampleFn | None:
-    weights = {True: sure, False: None, "mean_one": partial(mean_one, of=sure),
-               "correct": partial(correct, unlabelled=1.0)}
+    weights = {True: sure, False: None, "mean_one": partial(mean_one, of=sure), "correct": _RIGHT}
     if uncertainty not in weights:
         raise UsageError("not a way to weigh", where="uncertainty", found=repr(uncertainty),
                          expected="true, false, 'mean_one' or 'correct'")

@@ -5,8 +5,8 @@ of the true one are exchanged before the student hears them. With R for that exc
 
     L = hard * CE(student, labels) + soft * T^2 * 1/(B C) sum_i KL(softmax(R(teacher) / T) || softmax(student / T))
 
-so the target is always right and keeps its shape. The gradient reaches the student alone. As in the authors' code KL is a
-mean over the classes too, and `soft` is their a m: the default is their ResNet-18, a = 0.95, m = 50, T = 6, and 1 - a
+so the target is always right and keeps its shape. The gradient reaches the student alone. As in the authors' code KL is
+a mean over the classes too, and `soft` is their a m: the default is their ResNet-18, a = 0.95, m = 50, T = 6, and 1 - a
 for the labels, whatever the number of classes. With the reduction "batchmean" KL is summed over the classes, and `soft`
 is 0.475, which is the same for 100 classes, and a tenth of it for 10.
 """
@@ -20,7 +20,6 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.types import Labels, Logits, PerSample, hard_labels
-
 
 SOFT = {"element_mean": 0.95 * 50, "batchmean": 0.95 * 50 / 100}
 """`soft`, by how KL is reduced."""

@@ -1,9 +1,9 @@
 """Deep mutual learning: Zhang, Xiang, Hospedales & Lu, CVPR 2018, arXiv:1706.00384.
 
 L_i = CE(student_i, labels) + peer / (N - 1) * sum over the others j of KL(p_j || p_i), at temperature 1; student j's
-prediction is a target, and the gradient reaches student i alone. All students take their steps at once; in the paper and
-its code they take turns, each hearing what those before it have just become. For three students or more the code sums
-over the others where this takes their mean: `peer` = N - 1 gives the sum.
+prediction is a target, and the gradient reaches student i alone. All students take their steps at once; in the paper
+and its code they take turns, each hearing what those before it have just become. For three students or more the code
+sums over the others where this takes their mean: `peer` = N - 1 gives the sum.
 """
 
 from collections.abc import Sequence

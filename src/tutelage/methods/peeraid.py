@@ -7,10 +7,11 @@ these, and helps the student on them. With images x in [0, 1], peer P, student S
     L_peer    = peer_hard CE(P(x*), y) + peer_soft T_p^2 KL(S(x*) || P(x*))
     L_student = hard CE(S(x*), y) + soft T^2 KL(P(x*) || S(x*)) + consistency T^2 KL(S(x) || S(x*))
 
-each KL of softmax(logits / T), means over the batch. The student passes over x* once; the authors' code passes twice, so
-that its BatchNorm statistics see more of x* than of x: `twice` does that too. The gradient of L_peer reaches the peer, that of L_student the
-student; as in the authors' code that of KL(S(x*) || P(x*)) reaches the student too, and that of KL(S(x) || S(x*)) both
-its ends, unless they are detached. Nothing learns by the attack, in which both networks are in eval mode.
+each KL of softmax(logits / T), means over the batch. The student passes over x* once; the authors' code passes twice,
+so that its BatchNorm statistics see more of x* than of x: `twice` does that too. The gradient of L_peer reaches the
+peer, that of L_student the student; as in the authors' code that of KL(S(x*) || P(x*)) reaches the student too, and
+that of KL(S(x) || S(x*)) both its ends, unless they are detached. Nothing learns by the attack, in which both networks
+are in eval mode.
 
 The code takes the mean of KL over the classes too, "element_mean" here, which divides these terms by C. Weights and
 temperatures are those of its CIFAR-10 run; for sums over the classes, the default, they are divided by 10 here, so that

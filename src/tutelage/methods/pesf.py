@@ -9,11 +9,10 @@ teacher's predictions become easier to learn from. On rows of logits z [B, C] an
     L_adapter = adapter_hard * CE(z', y) + adapter_soft * T^2 KL(softmax(z' / T) || softmax(z_student / T))
 
 Each gradient reaches its own: the second edge of the KL is the first one mirrored. Nothing reaches the teacher. Form,
-width and weight of the labels of the adapter are those of the authors' code for images, which subtracts A(h). The loop that
-is released swaps the two targets, both detached, trains the adapter every fourth batch and leaves the teacher in training
-mode; the form above is the paper's, which stands beside it as a comment. The other
-weights, T, the teacher in eval mode, and W3 = b3 = 0 at the start, where it is plain distillation, are this project's
-choice.
+width and weight of the labels of the adapter are those of the authors' code for images, which subtracts A(h). The loop
+that is released swaps the two targets, both detached, trains the adapter every fourth batch and leaves the teacher in
+training mode; the form above is the paper's, which stands beside it as a comment. The other weights, T, the teacher in
+eval mode, and W3 = b3 = 0 at the start, where it is plain distillation, are this project's choice.
 """
 
 import math

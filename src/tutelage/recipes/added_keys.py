@@ -1,8 +1,9 @@
 """Keys that recipes were given later: a resolved recipe that was written before means what was done then.
 
 Whoever adds a key whose default is not what was done before puts its table, name and old meaning into `ADDED`, or, of
-an option of a method, its name and old meaning into `OLDER` in the method's file. A recipe that a person wrote and that lacks the key means the default; one that a run folder or a study kept means the
-old value, and whatever goes on there keeps it.
+an option of a method, its name and old meaning into `OLDER` in the method's file. A recipe that a person wrote and that
+lacks the key means the default; one that a run folder or a study kept means the old value, and whatever goes on there
+keeps it.
 """
 
 import inspect

@@ -148,7 +148,7 @@ def _students(found: FoundImages, plan: TrainingPlan, teacher: str, pretrained: 
     names = node_names(students)
     networks = "\n".join(f"[models.{name}]\narch = {json.dumps(arch)}\n{_stem(arch, plan)}"
                          for name, arch in zip(names, students, strict=True))
-    return (f"# {found.classes} classes: students that learn from a teacher, as far as it is sure, and from each other.\n"
+    return (f"# {found.classes} classes: students of a teacher, as far as it is sure, and of each other.\n"
             f"#   tutelage train {path} --out {path.parent / 'runs' / 'students'}\n\n{_data(found, plan)}\n"
             f"[models.teacher]\narch = {json.dumps(teacher)}\n{'' if pretrained else _stem(teacher, plan)}"
             f'weights = "runs/teacher"      # seen from this file: where teacher.toml is trained to\n\n{networks}\n'

@@ -305,7 +305,8 @@ def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: l
     if data.root is not None and _seen_from(source.path, data.root).exists():
         data = _absolute(data, source.path, "root")  # else the data set looks where it lies
     return Recipe(data, models,
-                  source.table(train, ("train",), TrainSettings, extra=list(optimizers)), added_keys.resolved(tables.get("method", {})),
+                  source.table(train, ("train",), TrainSettings, extra=list(optimizers)),
+                  added_keys.resolved(tables.get("method", {})),
                   tables.get("nodes", {}), tables.get("edges", []), optimizers, quick, plugins, number,
                   source.where(()))
 

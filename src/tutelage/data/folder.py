@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tutelage.data.images import EXTENSIONS, decode, header, open_regular, printable, require_image
+from tutelage.data.images import EXTENSIONS, Range, decode, header, open_regular, printable, require_image
 from tutelage.errors import DataError, SecurityError, UserError, unknown
 from tutelage.types import Content
 
@@ -119,9 +119,10 @@ def folder_fingerprint(found: Mapping[str, Content]) -> str:
     return total.hexdigest()
 
 
-def damaged(listing: Listing, max_pixels: int) -> dict[int, UserError]:
+def damaged(listing: Listing, max_pixels: int, value_range: Range | None = None) -> dict[int, UserError]:
     """Decode every image, on all cores: the place in `images` of each that cannot be used -> what is wrong with it."""
-    seen = in_threads(partial(_decoded, max_pixels=max_pixels), [image.path for image in listing.images])
+    look = partial(_decoded, max_pixels=max_pixels, value_range=value_range)
+    seen = in_threads(look, [image.path for image in listing.images])
     return {place: error for place, error in enumerate(seen) if error is not None}
 
 
@@ -241,9 +242,9 @@ def _inspect(path: Path, max_pixels: int, whole: bool, headers: bool) -> str | U
     return content.hexdigest()
 
 
-def _decoded(path: Path, max_pixels: int) -> UserError | None:
+def _decoded(path: Path, max_pixels: int, value_range: Range | None) -> UserError | None:
     try:
-        decode(path, 3, max_pixels)
+        decode(path, 3, max_pixels, value_range=value_range)
     except UserError as error:
         return error
     return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tutelage.data import folder, images
+from tutelage.data.file_kinds import SUFFIXES
 from tutelage.errors import UserError
 
 SHOWN = 20
@@ -103,8 +104,8 @@ def _look(path: Path, max_pixels: int) -> _Seen:
                 content.update(part)
     except UserError as error:
         return _Seen(error)
-    suffix = path.suffix.lower().lstrip(".")
-    mislabelled = {"jpg": "JPEG", "jpeg": "JPEG"}.get(suffix, suffix.upper()) != head.format
+    kind = {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(head.format), str(head.format))
+    mislabelled = path.suffix != "" and path.suffix.lower() not in SUFFIXES[kind]
     frames = getattr(head, "n_frames", 1)  # only formats with animations know it
     return _Seen(None, head.mode, f"{head.width} x {head.height}", frames, mislabelled, content.hexdigest())
 

@@ -27,6 +27,7 @@ from tutelage.data.images import (
     prepare_image,
     printable,
 )
+from tutelage.data.resize import turned_nothing
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, first
 from tutelage.data.stream import CPU
@@ -41,6 +42,8 @@ SKIPPED_AT_MOST = 0.01
 SKIPPED_SHOWN = 20
 """Of the images that are left out, so many are named."""
 AS_STORED = "images are read as stored: an EXIF orientation is not applied"
+TURNED_NOTHING = ("an earlier version of pre-resize made this folder, and did not turn images by their EXIF: "
+                  "photographs may lie on their side; make it again")
 QUICK_ROWS = {"train": 64, "validation": 32, "test": 32}
 
 
@@ -214,7 +217,10 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     splits, notes = _without(_folder_splits(settings, listing), listing, bad)
     splits["train"] = _chosen(splits["train"], settings)
     prepared = preparation_of(settings)
-    notes += (AS_STORED,) if settings.orientation == "as stored" else ()
+    if settings.orientation == "as stored":
+        notes += (AS_STORED,)
+    elif turned_nothing(listing.root):
+        notes += (TURNED_NOTHING,)
     read = partial(_read, [image.path for image in listing.images], prepared, settings.max_pixels)
     data = _made(settings, listing.classes, read, splits, prepared, folder.folder_fingerprint(contents), seed, device)
 

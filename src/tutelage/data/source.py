@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from tutelage.data.balance import Balance
 from tutelage.types import Batch, ImageFiles
 
 
@@ -50,7 +51,8 @@ class Data:
     network receives; `preprocessing` can be written as JSON and turns an image file into that
     (`images.read_image`); `digest` is the SHA-256 of what the data are, see `digest`.
     `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no cache
-    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing.
+    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing. `balance`
+    says how often each class comes in an epoch, see `balance.rows_of_epoch`.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Data:
     augmentation: str = ""
     files: ImageFiles | None = None
     notes: tuple[str, ...] = ()
+    balance: Balance = "none"
 
 
 def digest(name: str, classes: Sequence[str], splits: Mapping[str, tuple[Tensor, Tensor]], content: str,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tutelage.data.balance import rows_of_epoch
 from tutelage.data.source import Data
 from tutelage.engine import precision
 from tutelage.engine.cuda_graph import FUSED, CapturedStep, NetworkStreams
@@ -37,7 +38,7 @@ from tutelage.graph.objective import forward
 from tutelage.system.distributed import World, average, gather_rows
 from tutelage.system.files import fingerprint
 from tutelage.system.machine import keep_memory
-from tutelage.system.random import derive, drawn, permutation, reseed
+from tutelage.system.random import drawn, reseed
 from tutelage.types import Batch, Inputs, Outputs, Reader, Scores
 
 TOGETHER_JUDGED = 256
@@ -293,7 +294,7 @@ def set_modes(run: Run) -> None:
 
 def _batches(run: Run) -> Iterator[list[Batch]]:
     """The rest of this epoch: for each step the micro-batches of this rank."""
-    order = permutation(derive(run.settings.seed, "order", run.epoch), len(run.data.train.ids))
+    order = rows_of_epoch(run.data.train.labels, run.data.balance, run.settings.seed, run.epoch)
     size, first = run.settings.batch_size, run.step % run.steps_per_epoch
     plan = [run.world.own(rows) for step in range(first, run.steps_per_epoch)
             for rows in order[step * size : (step + 1) * size].chunk(run.settings.accumulate)]

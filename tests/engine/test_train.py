@@ -19,6 +19,7 @@ from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.methods.dual_student import PAPER, dual_student
 from tutelage.runs.checkpoint import named_state
+from tutelage.runs.folder import finished, read_records
 from tutelage.system.files import fingerprint, pack, unpack
 
 
@@ -355,6 +356,26 @@ def test_best_keeps_the_weights_with_the_best_validation_accuracy(tmp_path):
     for node in ("a", "b"):
         net, _ = load(tmp_path, node, into=network(9, width={"a": 4, "b": 5}[node]))
         assert fingerprint(net.state_dict()) == kept[node][1]
+
+
+@pytest.mark.parametrize(("score", "better"), [("top1", max), ("balanced_accuracy", max), ("nll", min), ("ece", min)])
+def test_best_keeps_the_weights_that_the_named_score_prefers(tmp_path, score, better):
+    networks, epochs = train_in(tmp_path, best=score, epochs=4)
+    seen = {"a": {}, "b": {}}
+    for _ in epochs:
+        (record,) = [line for line in read_records(tmp_path) if line["event"] == "epoch"][-1:]
+        for node, weights in seen.items():
+            value = record["metrics"]["nodes"][node][score]
+            weights.setdefault(value, fingerprint(networks[node].state_dict()))
+    for node, weights in seen.items():
+        net, _ = load(tmp_path, node, into=network(9, width={"a": 4, "b": 5}[node]))
+        assert fingerprint(net.state_dict()) == weights[better(weights)]
+        assert finished(tmp_path)["metrics"]["nodes"][node][score] == better(weights)
+
+
+def test_best_by_a_score_that_there_is_not_names_those_there_are():
+    with pytest.raises(UsageError, match=r"unknown score 'top-1'[\s\S]*balanced_accuracy"):
+        run(best="top-1")
 
 
 @pytest.mark.parametrize(("options", "error", "says"), [

@@ -12,8 +12,8 @@ from tutelage.data.augment import Augmentation
 from tutelage.data.balance import Balance, notes_on_classes
 from tutelage.data.images import Preparation
 from tutelage.data.memory import in_memory
-from tutelage.data.source import Data, Source, digest
-from tutelage.data.splits import Cut
+from tutelage.data.source import Data, Part, Source, digest
+from tutelage.data.splits import Cut, first
 from tutelage.data.stream import CPU, KeptSource, StreamSource
 
 Policy = Literal["none", "crop", "crop-flip", "random-resized-crop", "randaugment"]
@@ -78,6 +78,13 @@ def augmentation(policy: Policy, shape: tuple[int, int, int], *, seed: int, mixu
     padding = 0 if resized or policy == "none" else shape[1] // 8
     return Augmentation(seed, padding, flip=policy not in ("none", "crop"), resized_crop=resized,
                         randaugment=policy == "randaugment", mixup=mixup, cutmix=cutmix)
+
+
+def sample_of(source: Source, count: int) -> Part:
+    """`count` rows with a label, the first by the hash of their ids, or all; no more images than these are read."""
+    rows = (source.labels >= 0).nonzero()[:, 0]
+    rows = rows[first(source.ids[rows], count)]
+    return Part(source.stream if isinstance(source, KeptSource) else source, rows)
 
 
 def held_out(rows: Rows, share: float, purpose: str, cut: Cut) -> tuple[Rows, Rows]:

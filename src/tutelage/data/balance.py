@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tutelage.data.splits import by_class, places_in_class
@@ -33,11 +33,24 @@ def rows_of_epoch(labels: Int[Tensor, " rows"], balance: Balance, seed: int, epo
         return permutation(derive(seed, "order", epoch), len(labels))
     order = by_class(permutation(derive(seed, "rows of an epoch", epoch), len(labels)), labels)
     classes, sizes = labels.unique(return_counts=True)
-    draws = sizes.clone()
-    draws[classes >= 0] = _draws(sizes[classes >= 0], _POWERS[balance], derive(seed, "draws of classes", epoch))
+    draws, wanted = sizes.clone(), rows_of_classes(labels, balance, int(classes.max()) + 1)
+    draws[classes >= 0] = _draws(wanted[classes[classes >= 0]], derive(seed, "draws of classes", epoch))
     times = (draws // sizes).repeat_interleave(sizes) + (places_in_class(sizes)
                                                          < (draws % sizes).repeat_interleave(sizes)).long()
     return order.repeat_interleave(times)[permutation(derive(seed, "order", epoch), len(labels))]
+
+
+def rows_of_classes(labels: Int[Tensor, " rows"], balance: Balance, classes: int) -> Float64[Tensor, " classes"]:
+    """How many rows of each class an epoch has, in the mean: those with a label, shared out as `rows_of_epoch` does.
+
+    >>> rows_of_classes(torch.tensor([0] * 8 + [1] * 2), "uniform", 2).tolist()
+    [5.0, 5.0]
+    """
+    sizes = labels[labels >= 0].bincount(minlength=classes).double()
+    if balance == "none" or not bool(sizes.any()):
+        return sizes
+    shares = torch.where(sizes > 0, sizes ** _POWERS[balance], 0)
+    return sizes.sum() * shares / shares.sum()
 
 
 def notes_on_classes(classes: Sequence[str], labels: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -68,10 +81,10 @@ def named(numbers: Sequence[int], classes: Sequence[str]) -> str:
     return ", ".join(classes[number] for number in numbers[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _draws(sizes: Tensor, power: float, key: int) -> Tensor:
-    """So many draws of each class, as many in all as there are rows: systematic sampling, so each is within one."""
-    shares = sizes.double() ** power
-    ends = (shares.cumsum(0) / shares.sum() * sizes.sum()).clamp(max=sizes.sum())
-    ends[-1:] = sizes.sum()
+def _draws(wanted: Tensor, key: int) -> Tensor:
+    """Whole numbers of draws, each within one of what is wanted and so in the mean over keys: systematic sampling."""
+    total = wanted.sum().round()
+    ends = wanted.cumsum(0).clamp(max=total)
+    ends[-1:] = total
     start = uniform(key, torch.zeros(1, dtype=torch.int64), 1).double()[0, 0]
     return (ends + start).floor().long().diff(prepend=torch.zeros(1, dtype=torch.int64))

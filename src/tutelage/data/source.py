@@ -43,6 +43,29 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows [n] of a source, in this order."""
+
+    whole: Source
+    rows: Tensor
+
+    @property
+    def ids(self) -> Tensor:
+        """See `Source`."""
+        return self.whole.ids[self.rows]
+
+    @property
+    def labels(self) -> Tensor:
+        """See `Source`."""
+        return self.whole.labels[self.rows]
+
+    def batches(self, plan: Sequence[Tensor], *, draw: int | None,
+                views: Sequence[str] = ("",)) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        return self.whole.batches([self.rows[rows] for rows in plan], draw=draw, views=views)
+
+
 @dataclass(frozen=True)
 class Data:
     """A data set, ready to train on and to be judged on.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tutelage.data.balance import rows_of_epoch
+from tutelage.data.balance import rows_of_classes, rows_of_epoch
 from tutelage.data.source import Data
 from tutelage.engine import precision
 from tutelage.engine.cuda_graph import FUSED, CapturedStep, NetworkStreams
@@ -33,6 +33,7 @@ from tutelage.engine.teacher_cache import use
 from tutelage.graph import fused_losses
 from tutelage.graph.ends import End
 from tutelage.graph.graph import Graph
+from tutelage.graph.label_balance import with_class_counts
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.objective import forward
 from tutelage.system.distributed import World, average, gather_rows
@@ -79,6 +80,7 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     """Refuse what cannot train, by one dry run; else what a run starts from."""
     check_batches(len(data.train.ids), settings, world)
     check_labels(data)
+    graph = with_class_counts(graph, rows_of_classes(data.train.labels, data.balance, len(data.classes)).tolist())
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))

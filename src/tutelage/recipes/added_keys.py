@@ -12,7 +12,7 @@ from typing import Any
 
 Keys = Mapping[str, Mapping[str, Any]]
 """Table -> key -> value."""
-ADDED: Keys = {"data": {"orientation": "as stored"}}
+ADDED: Keys = {"data": {"orientation": "as stored", "split_rule": 1, "every_class": False}}
 """What these keys mean where a resolved recipe lacks them."""
 
 

@@ -265,7 +265,7 @@ def test_the_command_prints_json(command):
     (["recipe.toml", "--node", "big", "--semantic", "camm"], 2, ["unknown semantic term", "did you mean 'cam'?"]),
     (["recipe.toml", "--node", "big", "--candidates", "none.toml"], 2, ["cannot read the candidates", "none.toml"]),
     (["recipe.toml", "--node", "big", "--blocks", "1", "--max-parameters", "5"], 2, ["no candidate is small enough"]),
-    (["recipe.toml", "--node", "big", "--batch", "5000"], 3, ["fewer labelled training images", "--batch 1294"]),
+    (["recipe.toml", "--node", "big", "--batch", "5000"], 3, ["fewer labelled training images", "--batch 1296"]),
     (["recipe.toml", "--node", "big", "--set", "models.big.arch=timm:vit_tiny_patch16_224",
       "--set", "models.big.options={}"], 4, ["does not run on these images", "network 'teacher'"]),
 ])

@@ -432,6 +432,6 @@ def test_no_more_than_twenty_are_named(many, monkeypatch):
     write_image(many / "val" / "cat" / "0.png", 0)
     for number in range(22):
         truncate(many / "train" / "cat" / f"{number:02}.png")
-    (note,) = skipping(many).notes
+    note = skipping(many).notes[0]
     assert note.startswith("damaged images are left out, 22 of 200 of train: train/cat/00.png, train/cat/01.png, ")
     assert note.endswith("train/cat/19.png and 2 more")

@@ -1,6 +1,7 @@
 """Folders of images: what is read, what is left out, and what is refused with its path."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,50 @@ def test_a_folder_that_is_not_split_gives_up_a_fifth_for_the_test(flat):
     assert [len(part) for part in parts] == [43, 5, 12]
     assert set.union(*parts) == set(range(60))
     assert data.test.labels.bincount().tolist() == [4, 4, 4]
+
+
+def splits_by_path(root: Path, **settings: object) -> dict[str, str]:
+    """Path within the folder -> the split that it is in."""
+    data, listing = loaded(root, **settings), folder.list_folder(root)
+    return {listing.name(listing.images[id_]): split for split in ("train", "validation", "test")
+            for id_ in getattr(data, split).ids.tolist()}
+
+
+def test_an_image_more_anywhere_moves_at_most_two_others_and_a_class_more_moves_none_of_another(flat, image_file):
+    before = splits_by_path(flat)
+    for name in ("0.png", "07x.png", "zz.png", "deeper/1.png"):
+        path = image_file(flat / "a" / name, seed=1)
+        after = splits_by_path(flat)
+        assert len([name for name in before if before[name] != after[name]]) <= 2
+        path.unlink()
+    for number in range(20):
+        image_file(flat / "d" / f"{number}.png", seed=number)
+    after = splits_by_path(flat)
+    assert {name for name in before if before[name] != after[name]} == set()
+
+
+def test_the_cut_is_that_of_the_paths_wherever_the_folder_lies(flat, tmp_path):
+    before = splits_by_path(flat)
+    shutil.copytree(flat, tmp_path / "elsewhere" / "else")
+    assert splits_by_path(tmp_path / "elsewhere" / "else") == before
+
+
+def test_folders_keep_rule_1_where_it_is_asked_for(flat):
+    assert loaded(flat, split_rule=1).test.ids.tolist() == [2, 10, 16, 19, 25, 28, 32, 35, 47, 48, 56, 58]
+    assert loaded(flat).test.ids.tolist() != loaded(flat, split_rule=1).test.ids.tolist()
+
+
+def test_a_class_with_one_image_goes_to_training_and_who_has_too_few_is_named_once(flat, image_file):
+    image_file(flat / "rare" / "1.png")
+    for number in range(2):
+        image_file(flat / "scarce" / f"{number}.png", seed=number)
+    data = loaded(flat)
+    assert int((data.train.labels == 3).sum()) == 1
+    assert int((data.train.labels == 4).sum()) >= 1
+    told = "\n".join(data.notes)
+    assert "no validation image judges 2 of 5 classes: rare (1 to train on), scarce (" in told
+    assert "no test image judges" in told
+    assert told.count("classes of unequal size: 15 training images of") == 1
 
 
 def test_validation_is_matched_by_class_name(photos):

@@ -60,6 +60,31 @@ def test_a_share_is_held_out_of_the_labelled_rows_only():
     assert next(data.train.batches([torch.arange(5)], draw=0)).labels.shape == (5, 3)
 
 
+def test_tensors_are_cut_by_their_numbers_and_by_rule_1_as_they_were_before():
+    images = torch.arange(60 * 64).remainder(256).to(torch.uint8).view(60, 1, 8, 8)
+    labels = torch.tensor([0] * 5 + [1] * 15 + [2] * 40)
+    before, now = (from_tensors((images, labels), 0.2, split_rule=rule) for rule in (1, 2))
+    assert before.validation.ids.tolist() == [0, 9, 13, 17, 20, 23, 28, 34, 42, 48, 55, 59]
+    assert before.digest == "6f2a4ed006fc7e29d18b96832ca874fb8a05dec52c37a08137698122f51b7d2c"
+    assert now.validation.ids.tolist() == [4, 8, 11, 18, 24, 28, 30, 31, 37, 38, 40, 42]
+    assert now.digest != before.digest
+
+
+def test_a_class_of_one_row_is_trained_on_and_the_rest_is_told():
+    labels = torch.tensor([0] * 30 + [1] * 30 + [2])
+    data = from_tensors((torch.zeros(61, 1, 8, 8, dtype=torch.uint8), labels), 0.5)
+    assert 60 in data.train.ids.tolist()
+    assert data.notes == ("no validation image judges 1 of 3 classes: 2 (1 to train on)",
+                          "classes of unequal size: 15 training images of 0, 1 of 2; "
+                          "docs/recipes.md has what can be done")
+
+
+def test_too_few_rows_to_hold_any_out_are_refused():
+    labels = torch.arange(2)
+    with pytest.raises(DataError, match="too few images to hold out some for validation"):
+        from_tensors((torch.zeros(2, 1, 8, 8, dtype=torch.uint8), labels), 0.4)
+
+
 @pytest.mark.parametrize(("label", "split"), [(-100, "train"), (3, "train"), (-1, "test")])
 def test_a_label_out_of_range_is_told_with_its_row(label, split):
     images, labels = tensors()

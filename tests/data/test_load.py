@@ -1,5 +1,6 @@
 """The [data] table: what each name gives, what it needs, and what is said when that is missing."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def everything(source: Source) -> Batch:
 
 def test_digits_are_split_without_overlap_and_the_same_for_every_seed():
     data, other = load_data(DataSettings("digits")), load_data(DataSettings("digits"), seed=7)
-    assert [len(part) for part in parts(data)] == [1294, 144, 359]
+    assert [len(part) for part in parts(data)] == [1296, 143, 358]
     assert set.union(*parts(data)) == set(range(1797))
     assert parts(data) == parts(other)
     assert data.digest == other.digest
@@ -54,7 +55,7 @@ def test_digits_are_never_flipped_by_default():
 
 def test_the_validation_share_and_the_limit_are_as_asked():
     whole, some = (load_data(DataSettings("digits", validation=0.25, limit=limit)) for limit in (None, 100))
-    assert len(whole.validation.ids) == round(0.25 * 1438)
+    assert len(whole.validation.ids) == 361  # a quarter of 1439, to within the rounding of ten classes
     assert len(some.train.ids) == 100
     assert parts(some)[0] < parts(whole)[0]
     assert parts(some)[1:] == parts(whole)[1:]
@@ -156,10 +157,57 @@ def test_the_rows_to_train_on_may_be_chosen_by_their_ids(tmp_path):
     whole = load_data(DataSettings("digits"))
     wanted = whole.train.ids[[5, 900, 17]]
     np.save(tmp_path / "rows.npy", wanted.numpy())
-    some = load_data(DataSettings("digits", only=str(tmp_path / "rows.npy")))
+    some = load_data(DataSettings("digits", only=str(tmp_path / "rows.npy"), every_class=False))
     assert some.train.ids.tolist() == sorted(wanted.tolist())
     assert some.train.labels.tolist() == [int(whole.train.labels[whole.train.ids == id_]) for id_ in some.train.ids]
     assert parts(some)[1:] == parts(whole)[1:]
+
+
+def hashes(data: Data) -> list[str]:
+    return [hashlib.sha256(split.ids.numpy().tobytes()).hexdigest()[:16]
+            for split in (data.train, data.validation, data.test)]
+
+
+@pytest.mark.parametrize(("settings", "quick", "digest", "ids"), [
+    ({}, False, "4dc1a58e2df0121d", ["fce2c8dafddcfdf1", "ca834a66321b28b7", "06045b8d6820fc79"]),
+    ({"limit": 100}, False, "b907b0626a72b9cf", ["80631e767510bc16", "ca834a66321b28b7", "06045b8d6820fc79"]),
+    ({"validation": 0.25}, False, "e220a5429d75d872", ["9b73086c4c4eaf20", "a334a169ad565bc4", "06045b8d6820fc79"]),
+    ({}, True, "7438b0eb9bba7dae", ["ee635072ed165ddc", "ef33a20148fb6039", "d53f09e508224efc"])])
+def test_rule_1_gives_runs_made_before_the_rows_and_the_digest_they_had(settings, quick, digest, ids):
+    data = load_data(DataSettings("digits", **settings, split_rule=1), quick=quick)
+    assert data.digest[:16] == digest
+    assert hashes(data) == ids
+    now = load_data(DataSettings("digits", **settings), quick=quick)
+    assert now.digest != data.digest
+    assert hashes(now) != ids
+
+
+def test_rows_that_leave_a_class_without_any_are_refused_with_its_name_unless_that_is_meant(tmp_path):
+    whole = load_data(DataSettings("digits"))
+    np.save(tmp_path / "rows.npy", whole.train.ids[(whole.train.labels != 3) & (whole.train.labels != 8)].numpy())
+    with pytest.raises(DataError, match=r"classes without a training image[\s\S]*no image of 3, 8\n[\s\S]*every_class"):
+        load_data(DataSettings("digits", only=str(tmp_path / "rows.npy")))
+    some = load_data(DataSettings("digits", only=str(tmp_path / "rows.npy"), every_class=False))
+    assert some.train.labels.bincount()[[3, 8]].tolist() == [0, 0]
+    assert some.notes == ()
+
+
+def test_fewer_rows_than_classes_are_refused_with_both_numbers():
+    assert sorted(load_data(DataSettings("digits", limit=10)).train.labels.tolist()) == list(range(10))
+    with pytest.raises(UsageError, match=r"\[data\] limit\n[\s\S]*limit = 9\n[\s\S]*10 or more"):
+        load_data(DataSettings("digits", limit=9))
+    assert len(load_data(DataSettings("digits", limit=9, split_rule=1)).train.ids) == 9
+
+
+def test_a_class_that_other_labels_name_once_keeps_its_row_within_a_limit(tmp_path):
+    plain = load_data(DataSettings("digits", limit=30))
+    far = next(id_ for id_ in load_data(DataSettings("digits")).train.ids.tolist() if id_ not in plain.train.ids)
+    told = np.zeros(1797, int)
+    told[far] = 9
+    np.save(tmp_path / "told.npy", told)
+    data = load_data(DataSettings("digits", limit=30, labels=str(tmp_path / "told.npy")))
+    assert data.train.labels.bincount().tolist() == [29, *[0] * 8, 1]
+    assert data.notes[0] == "no training image teaches 8 of 10 classes: 1, 2, 3, 4, 5, 6, 7, 8"
 
 
 @pytest.mark.parametrize("ids", [[-1], [0.5], [], [[0, 1]]])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor, nn
 
 from every import every
@@ -71,7 +71,9 @@ def ece_by_hand(p: Tensor, labels: Tensor, bins: int = 15) -> float:
 
 def expected(logits: Tensor, labels: Tensor) -> dict[str, float]:
     p, every = logits.softmax(-1), list(range(CLASSES))
-    return {"top1": accuracy_score(labels, p.argmax(-1)), "top5": top_k_accuracy_score(labels, p, k=5, labels=every),
+    return {"top1": accuracy_score(labels, p.argmax(-1)),
+            "balanced_accuracy": balanced_accuracy_score(labels, p.argmax(-1)),
+            "top5": top_k_accuracy_score(labels, p, k=5, labels=every),
             "nll": log_loss(labels, p, labels=every), "ece": ece_by_hand(p, labels)}
 
 
@@ -94,8 +96,8 @@ def test_every_number_is_scikit_learns_whatever_the_batch(batch_size):
 def test_score_by_hand():
     logits = torch.tensor([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]], dtype=torch.float64).log()
     found = score(logits, torch.tensor([0, 0, 1]))
-    assert found == pytest.approx({"top1": 2 / 3, "top5": 1.0, "nll": -math.log(0.5 * 0.2 * 0.8) / 3,
-                                   "ece": (0.5 + 0.6 + 0.2) / 3})
+    assert found == pytest.approx({"top1": 2 / 3, "balanced_accuracy": 3 / 4, "top5": 1.0,
+                                   "nll": -math.log(0.5 * 0.2 * 0.8) / 3, "ece": (0.5 + 0.6 + 0.2) / 3})
 
 
 def test_rows_without_a_label_do_not_count_but_are_predicted():

@@ -48,10 +48,14 @@ def own_memory(tmp_path, monkeypatch) -> Path:
     return tmp_path / "memory" / "teachers"
 
 
-def data(first: int = 0, augment: Policy = "crop-flip", **options) -> Data:
+UNEQUAL = torch.tensor([0] * 40 + [1] * 8 + [2] * 4 + [3] * 4)
+EQUAL = torch.arange(56) % 4
+
+
+def data(first: int = 0, augment: Policy = "crop-flip", labels: Tensor = EQUAL, **options) -> Data:
     images = torch.randint(0, 255, (56, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[0, 0, 0, 0] = first
-    return from_tensors((images, torch.arange(56) % 4), validation=0.25, augment=augment, **options)
+    return from_tensors((images, labels), validation=0.25, augment=augment, **options)
 
 
 def graph() -> Graph:
@@ -91,6 +95,17 @@ def test_exact_training_has_the_same_bits_online_while_filling_and_from_the_cach
     assert rows == 4 * 36
     assert trained(precision="exact", **options) == (online, 2 * (36 + 12))
     assert trained(precision="exact", **options) == (online, 0)
+
+
+@pytest.mark.parametrize("balance", ["sqrt", "uniform"])
+def test_rows_that_come_several_times_in_an_epoch_or_never_have_the_same_bits_from_the_cache(balance):
+    given = {"precision": "exact", "balance": balance, "labels": UNEQUAL, "mixup": 0.4}
+    online, _ = trained(cache=False, **given)
+    filling, rows = trained(**given)
+    assert filling == online
+    assert rows > 2 * 36, "the rows that no batch had were computed at the end of a draw"
+    assert trained(**given) == (online, 0)
+    assert trained(**given | {"balance": "none"})[0] != online
 
 
 def test_with_half_the_bits_a_run_that_fills_equals_one_that_looks_up():

@@ -1,6 +1,7 @@
 """The engine: what a step does, and that a run goes on to the same bits from wherever it was stopped."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,16 +11,22 @@ import tutelage
 from every import every
 from toys import SGD, data, everything, models, network, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
+from tutelage.data import from_tensors
 from tutelage.engine import python_config
 from tutelage.engine.loop import mean_losses, steps_of
 from tutelage.engine.run import Run
+from tutelage.engine.settings import Settings
 from tutelage.engine.state import capture, restore
-from tutelage.engine.train import load
+from tutelage.engine.train import load, train_in_folder
 from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.methods.dual_student import dual_student
 from tutelage.runs.checkpoint import named_state
+from tutelage.runs.folder import finished, read_records
+from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint, pack, unpack
+
+CPU = World(torch.device("cpu"))
 
 
 def finish(run: Run) -> Run:
@@ -355,6 +362,46 @@ def test_best_keeps_the_weights_with_the_best_validation_accuracy(tmp_path):
     for node in ("a", "b"):
         net, _ = load(tmp_path, node, into=network(9, width={"a": 4, "b": 5}[node]))
         assert fingerprint(net.state_dict()) == kept[node][1]
+
+
+def test_a_balanced_run_that_is_broken_off_within_an_epoch_goes_on_to_the_same_bits(tmp_path):
+    images = torch.rand(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0] * 40 + [1] * 12 + [2] * 8 + [3] * 4)
+    unequal = from_tensors((images, labels), (images[:8], labels[:8]), augment="crop-flip", balance="uniform")
+    graph = Graph({"a": Trained()}, [Edge("labels", "a", partial(cross_entropy, logit_adjustment=0.5))])
+    words = Settings(2, SGD, batch_size=8, precision="exact", checkpoint_steps=1)
+
+    def trained(folder: Path, stop: int | None = None) -> str:
+        net = network(0)
+        for number, _ in enumerate(train_in_folder(folder, graph, {"a": net}, unequal, words, CPU, tensorboard=False)):
+            if number == stop:
+                break
+        return fingerprint(net.state_dict())
+
+    whole = trained(tmp_path / "whole")
+    for stop in (4, 11):
+        assert trained(tmp_path / f"{stop}", stop) != whole
+        assert trained(tmp_path / f"{stop}") == whole
+
+
+@pytest.mark.parametrize(("score", "better"), [("top1", max), ("balanced_accuracy", max), ("nll", min), ("ece", min)])
+def test_best_keeps_the_weights_that_the_named_score_prefers(tmp_path, score, better):
+    networks, epochs = train_in(tmp_path, best=score, epochs=4)
+    seen = {"a": {}, "b": {}}
+    for _ in epochs:
+        (record,) = [line for line in read_records(tmp_path) if line["event"] == "epoch"][-1:]
+        for node, weights in seen.items():
+            value = record["metrics"]["nodes"][node][score]
+            weights.setdefault(value, fingerprint(networks[node].state_dict()))
+    for node, weights in seen.items():
+        net, _ = load(tmp_path, node, into=network(9, width={"a": 4, "b": 5}[node]))
+        assert fingerprint(net.state_dict()) == weights[better(weights)]
+        assert finished(tmp_path)["metrics"]["nodes"][node][score] == better(weights)
+
+
+def test_best_by_a_score_that_there_is_not_names_those_there_are():
+    with pytest.raises(UsageError, match=r"unknown score 'top-1'[\s\S]*balanced_accuracy"):
+        run(best="top-1")
 
 
 @pytest.mark.parametrize(("options", "error", "says"), [

@@ -151,7 +151,7 @@ def test_the_old_meaning_of_one_methods_option_is_none_of_anothers(tmp_path, dua
     older = {"method.dual_student": {"preset": "cautious"}}
     assert "preset" not in read(older=older).method
     assert read_recipe(dual, older=older).method["preset"] == "cautious"
-    assert as_overrides(older, {"method": read_recipe(dual, older=older).method}) == ["method.preset=cautious"]
+    assert as_overrides(older, {"method": read_recipe(dual, older=older).method}) == ['method.preset="cautious"']
     assert as_overrides(older, {"method": read(older=older).method}) == []
 
 

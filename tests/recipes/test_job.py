@@ -1,5 +1,7 @@
 """A recipe made real: what is allowed and yet looks like a mistake is said; folders of older versions go on."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,28 @@ def test_a_teacher_that_saw_images_of_another_size_is_told_of(teacher):
 
 def test_a_teacher_that_saw_the_same_images_is_not(teacher):
     assert make_job(distill(teacher, 8), CPU).notes == ()
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_teacher_from_before_the_rule_of_splits_is_told_of_and_is_at_home_with_its_own(teacher, tmp_path, as_file):
+    old = tmp_path / "old"
+    shutil.copytree(teacher, old)
+    text = (old / "config.toml").read_text()
+    (old / "config.toml").write_text(text.replace("split_rule = 2\n", ""))
+    recipe = distill(old / "models" / "teacher.safetensors" if as_file else old, 8)
+    (note,) = make_job(recipe, CPU).notes
+    assert "teacher was trained where split_rule = 1, here it is 2" in note
+    assert make_job(replace(recipe, data=replace(recipe.data, split_rule=1)), CPU).notes == ()
+
+
+def test_class_weights_and_logit_adjustment_reach_the_edges_from_labels():
+    words = ["train.logit_adjustment=1", "train.class_weights=balanced"]
+    graph = make_job(tiny("scratch.toml", *words), CPU).graph
+    assert graph.edges[0].divergence.keywords == {"class_weights": "balanced", "logit_adjustment": 1.0}
+    for sets, says in ((["train.logit_adjustment=-1"], "logit adjustment that cannot be"),
+                       (["train.class_weights=balance"], "balanced"), (["train.best=top-1"], "unknown score 'top-1'")):
+        with pytest.raises(UsageError, match=says):
+            make_job(tiny("scratch.toml", *sets), CPU)
 
 
 ADDED = ("follow_symlinks =", "second_head =", "cache_gib =")

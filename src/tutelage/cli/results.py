@@ -6,25 +6,47 @@ from pathlib import Path
 from tutelage.system.text import table
 
 PAIRS_SHOWN = 15
-NAMES = {"top1": "top-1", "top5": "top-5", "nll": "NLL", "brier": "Brier", "ece": "ECE", "adaptive_ece": "adaptive ECE",
-         "classwise_ece": "class-wise ECE", "macro_f1": "macro F1", "aurc": "AURC"}
+WORST_SHOWN = 5
+NAMES = {"top1": "top-1", "balanced_accuracy": "balanced", "top5": "top-5", "nll": "NLL", "brier": "Brier",
+         "ece": "ECE", "adaptive_ece": "adaptive ECE", "classwise_ece": "class-wise ECE", "macro_f1": "macro F1",
+         "aurc": "AURC"}
 
 
 def evaluation_text(metrics: Mapping, cost: Mapping | None) -> str:
     """What an evaluation says, as text for a person."""
-    parts = [_nodes(metrics), _pairs(metrics["pairs"]), _trust(metrics["uncertainty"], metrics["nodes"]),
+    parts = [_nodes(metrics), _training(metrics["training"]), _worst(metrics), _pairs(metrics["pairs"]),
+             _trust(metrics["uncertainty"], metrics["nodes"]),
              _robust(metrics["robust"]), _cost(cost)]
     return "\n\n".join(part for part in parts if part)
 
 
 def _nodes(of: Mapping) -> str:
-    shares = ("top1", "top5", "macro_f1")
+    shares = ("top1", "balanced_accuracy", "top5", "macro_f1")
     rows = [["network", *NAMES.values(), "T", "ECE at T"]]
     for node, scores in of["nodes"].items():
         cells = [f"{scores[name]:.2%}" if name in shares else _number(scores[name]) for name in NAMES]
         warm = scores["temperature"] or {"value": None, "ece_after": None}
         rows.append([node, *cells, _number(warm["value"], 3), _number(warm["ece_after"])])
     return f"{of['on']}, {of['rows']} images\n\n{table(rows)}"
+
+
+def _training(training: Mapping | None) -> str:
+    if training is None:
+        return ""
+    shares = ", ".join(f"{node} {share:.2%}" for node, share in training["top1"].items())
+    return f"top-1 on {training['images']} of the {training['of']} labelled training images, as they are: {shares}"
+
+
+def _worst(metrics: Mapping) -> str:
+    """The classes that each network knows least, with how many images judge them."""
+    count = metrics["images_per_class"]
+    there = [number for number, images in enumerate(count) if images]
+    rows = [["network", "worst classes: top-1 of n images"]]
+    for node, scores in metrics["nodes"].items():
+        shares = scores["per_class"]
+        worst = sorted(there, key=shares.__getitem__)[:WORST_SHOWN]
+        rows.append([node, ", ".join(f"{metrics['classes'][i]} {shares[i]:.1%} of {count[i]}" for i in worst)])
+    return table(rows) if len(there) > 1 else ""
 
 
 def _pairs(pairs: Mapping) -> str:

@@ -9,10 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data.augment import Augmentation
+from tutelage.data.balance import Balance, notes_on_classes
 from tutelage.data.images import Preparation
 from tutelage.data.memory import in_memory
-from tutelage.data.source import Data, Source, digest
-from tutelage.data.splits import hold_out
+from tutelage.data.source import Data, Part, Source, digest
+from tutelage.data.splits import Cut, first
 from tutelage.data.stream import CPU, KeptSource, StreamSource
 
 Policy = Literal["none", "crop", "crop-flip", "random-resized-crop", "randaugment"]
@@ -79,19 +80,31 @@ def augmentation(policy: Policy, shape: tuple[int, int, int], *, seed: int, mixu
                         randaugment=policy == "randaugment", mixup=mixup, cutmix=cutmix)
 
 
-def held_out(rows: Rows, share: float, purpose: str) -> tuple[Rows, Rows]:
+def sample_of(source: Source, count: int) -> Part:
+    """`count` rows with a label, the first by the hash of their ids, or all; no more images than these are read."""
+    rows = (source.labels >= 0).nonzero()[:, 0]
+    rows = rows[first(source.ids[rows], count)]
+    return Part(source.stream if isinstance(source, KeptSource) else source, rows)
+
+
+def held_out(rows: Rows, share: float, purpose: str, cut: Cut) -> tuple[Rows, Rows]:
     """The rows that stay, and those held out; a row without a label always stays."""
     labelled = rows.labels >= 0
     held = torch.zeros_like(labelled)
-    held[labelled] = hold_out(rows.ids[labelled], rows.labels[labelled], share, purpose)
+    held[labelled] = cut.held(rows.ids[labelled], rows.labels[labelled], share, purpose)
     return Rows(rows.ids[~held], rows.labels[~held]), Rows(rows.ids[held], rows.labels[held])
 
 
 def assembled(name: str, classes: Sequence[str], maker: Maker, splits: Mapping[str, Rows], how: Augmentation,
-              preprocessing: Mapping[str, object], content: str, rule: str) -> Data:
-    """The data set of these splits: `train` is augmented, `validation` and `test` (may be missing) never are."""
+              preprocessing: Mapping[str, object], content: str, rule: str, balance: Balance = "none", *,
+              told: bool = True) -> Data:
+    """The data set of these splits: `train` is augmented, `validation` and `test` (may be missing) never are.
+
+    Its notes say what classes lack, where they are to be `told`.
+    """
     plain = Augmentation(how.seed)
     sources = {split: maker.source(rows, how if split == "train" else plain) for split, rows in splits.items()}
     seal = digest(name, classes, splits, content, rule)
     return Data(name, tuple(classes), maker.shape, sources["train"], sources["validation"], sources.get("test"),
-                preprocessing, seal, repr(how))
+                preprocessing, seal, repr(how), balance=balance,
+                notes=notes_on_classes(classes, {split: rows.labels for split, rows in splits.items()}) if told else ())

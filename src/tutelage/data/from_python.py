@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
+from tutelage.data.balance import Balance
 from tutelage.data.images import Orientation, Preparation, Range, Sides, as_array, flatten, pair
 from tutelage.data.pixel_modes import GREY, upright
 from tutelage.data.source import Data
+from tutelage.data.splits import Cut
 from tutelage.data.stream import CPU
 from tutelage.errors import DataError
 
@@ -26,11 +28,13 @@ Images = Any
 def from_tensors(train: Pair, validation: Pair | float = 0.1,
                  test: Pair | None = None, *, classes: Sequence[str] | None = None,
                  augment: Policy = "none", mixup: float = 0.0, cutmix: float = 0.0, name: str = "tensors",
-                 seed: int = 0, device: torch.device = CPU) -> Data:
+                 seed: int = 0, device: torch.device = CPU, split_rule: int = 2,
+                 balance: Balance = "none") -> Data:
     """Data from images [N, C, H, W] (uint8, or float in [0, 1]) and labels [N] int64 (-1 in train: no label).
 
     `validation` is a pair like the others, or the share of the training rows to hold out. Without `classes` the
-    classes are called "0", "1", ...; the ids count through train, validation and test.
+    classes are called "0", "1", ...; the ids count through train, validation and test. `split_rule` and `balance` are
+    those of `DataSettings`.
 
     >>> data = from_tensors((torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2), validation=0.2)
     >>> len(data.train.ids), len(data.validation.ids), data.classes
@@ -47,15 +51,15 @@ def from_tensors(train: Pair, validation: Pair | float = 0.1,
     maker = Maker(images, (channels, height, width), len(names), device=device)
     how = augmentation(augment, maker.shape, seed=seed, mixup=mixup, cutmix=cutmix)
     content = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
-    return assembled(name, names, maker, _splits(labels, validation), how, _as_given(maker.shape), content,
-                     f"validation {validation if isinstance(validation, float) else 'given'}")
+    return assembled(name, names, maker, _splits(labels, validation, split_rule), how, _as_given(maker.shape),
+                     content, _rule(validation, split_rule, balance), balance)
 
 
 def from_dataset(train: Images, validation: Images | float = 0.1, test: Images | None = None, *,
                  classes: Sequence[str] | None = None, image_size: Sides | None = None, augment: Policy = "none",
                  mixup: float = 0.0, cutmix: float = 0.0, name: str = "dataset", seed: int = 0,
                  device: torch.device = CPU, workers: int = 0, orientation: Orientation = "upright",
-                 value_range: Range | None = None) -> Data:
+                 value_range: Range | None = None, split_rule: int = 2, balance: Balance = "none") -> Data:
     """Data from map-style torch data sets of (image, class number).
 
     An image is a PIL image, cut and scaled to `image_size` (pixels of both sides, or (height, width); default: the
@@ -80,8 +84,8 @@ def from_dataset(train: Images, validation: Images | float = 0.1, test: Images |
     maker = Maker(joined, shape, len(names), prepared, workers, device)
     how = augmentation(augment, shape, seed=seed, mixup=mixup, cutmix=cutmix, files=prepared is not None)
     preprocessing = prepared.as_json() if prepared else _as_given(shape)
-    return assembled(name, names, maker, _splits(labels, validation), how, preprocessing, content.hexdigest(),
-                     f"validation {validation if isinstance(validation, float) else 'given'}")
+    return assembled(name, names, maker, _splits(labels, validation, split_rule), how, preprocessing,
+                     content.hexdigest(), _rule(validation, split_rule, balance), balance)
 
 
 @dataclass(frozen=True)
@@ -190,14 +194,20 @@ def _class_names(classes: Sequence[str] | None, labels: Mapping[str, Tensor]) ->
     return tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
 
 
-def _splits(labels: Mapping[str, Tensor], validation: object) -> dict[str, Rows]:
+def _rule(validation: object, split_rule: int, balance: Balance) -> str:
+    cut = f"{validation}" + (f", split rule {split_rule}" if split_rule > 1 else "")
+    how = "" if balance == "none" else f", balance {balance}"
+    return f"validation {cut if isinstance(validation, float) else 'given'}{how}"
+
+
+def _splits(labels: Mapping[str, Tensor], validation: object, split_rule: int) -> dict[str, Rows]:
     """The ids count through train, validation and test; a share is held out of train."""
     splits, count = {}, 0
     for split, numbers in labels.items():
         splits[split] = Rows(torch.arange(count, count + len(numbers)), numbers)
         count += len(numbers)
     if isinstance(validation, float):
-        splits["train"], splits["validation"] = held_out(splits["train"], validation, "validation")
+        splits["train"], splits["validation"] = held_out(splits["train"], validation, "validation", Cut(split_rule))
     return splits
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tutelage.data import folder, label_files, published
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
+from tutelage.data.balance import Balance, named
 from tutelage.data.images import (
     MAX_PIXELS,
     Orientation,
@@ -29,7 +30,7 @@ from tutelage.data.images import (
 )
 from tutelage.data.resize import turned_nothing
 from tutelage.data.source import Data, digest
-from tutelage.data.splits import TEST_SHARE, first
+from tutelage.data.splits import TEST_SHARE, Cut, SplitRule, names_of_paths
 from tutelage.data.stream import CPU
 from tutelage.errors import DataError, SecurityError, UsageError, UserError, unknown
 from tutelage.system.random import derive
@@ -57,7 +58,8 @@ class DataSettings:
     batch_size: rows of a training batch (read by the trainer).
     image_size: pixels of both sides, or [height, width]; default 16 for digits (8 x 8 scaled up), 32 for cifar and
         fashion_mnist (28 x 28 with a black border of 2), 224 for folders.
-    validation: the share held out of the training rows, where a set has no validation split of its own.
+    validation: the share held out of the training rows, where a set has no validation split of its own; of those
+        that are left once a fifth went to the test split, where a set has none of that either.
     unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
     augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
         digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders.
@@ -65,12 +67,20 @@ class DataSettings:
     workers: processes that read images; "auto" takes half the cores (up to 16) if an accelerator computes, else
         a quarter (up to 8).
     download: fetch cifar and fashion_mnist if they are not there.
-    limit: train on so many rows only, the first by the hash of their ids.
+    limit: train on so many rows only, of each class in proportion and one at least; a smaller limit keeps a part of
+        what a larger one does. (By split rule 1 the first by the hash of their ids, whatever their classes.)
     labels: a file with other labels for the training images of digits, cifar or fashion_mnist, as people or machines
         gave them: .npy, or FILE.npz:NAME; a whole number for each, in the order of the set's files, -1 for none. What
         is held out of them for validation keeps the labels of the set. A relative path is looked for here, then
         under $TUTELAGE_DATA.
     only: a .npy file with the ids of the rows to train on, for whoever chooses them; before `limit`.
+    every_class: refuse an `only` that leaves a class without a training row. The phases of `class_incremental`, which
+        learn from some classes on purpose, say false.
+    split_rule: how rows are held out and limited, see `splits`. Each class keeps a training row by rule 2, and an image
+        more moves at most two others; 1 is the rule of runs made before there was another.
+    balance: how often the rows of a class come in an epoch, which is as long as ever: "none", each once; "sqrt", a
+        class in proportion to the square root of its rows; "uniform", all classes alike. A row that comes more than
+        once in an epoch comes in the same augmentation; a row without a label comes once.
     max_pixels: a larger image is refused before it is decoded.
     follow_symlinks: follow links out of the folder of images.
     on_bad_image: what a damaged image of a folder does: "error" stops the run when it is read; "skip" decodes every
@@ -95,6 +105,9 @@ class DataSettings:
     limit: int | None = None
     labels: str | None = None
     only: str | None = None
+    every_class: bool = True
+    split_rule: SplitRule = 2
+    balance: Balance = "none"
     max_pixels: int = MAX_PIXELS
     follow_symlinks: bool = False
     on_bad_image: OnBadImage = "error"
@@ -116,6 +129,8 @@ class DataSettings:
         if self.value_range is not None and not is_range(self.value_range):
             raise UsageError("a range that is none", where="[data] value_range", found=self.value_range,
                              expected="[LOW, HIGH], two numbers, the lower first")
+        if self.balance not in get_args(Balance):
+            raise unknown("balance", self.balance, get_args(Balance), where="[data] balance")
         limits = {"batch_size": (self.batch_size, 1, 2**20),
                   "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
@@ -139,7 +154,7 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
 
     >>> data = load_data(DataSettings("digits"))
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
-    ((1, 16, 16), [1294, 144, 359])
+    ((1, 16, 16), [1296, 143, 358])
     """
     if settings.name in ("folder", "imagenet100"):
         return _quick(settings, seed, device) if quick else _folder(settings, seed, device)
@@ -184,23 +199,24 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
         case _:
             arrays = published.cifar(10 if settings.name == "cifar10" else 100, root, settings.download)
     every = Rows(torch.arange(len(arrays.labels)), arrays.labels)
+    cut = Cut(settings.split_rule)
     training, test = (Rows(*(part[:arrays.training] for part in every)),
                       Rows(*(part[arrays.training:] for part in every)))
     if not len(test.ids):
-        training, test = held_out(training, TEST_SHARE, "test")
-    splits = _with_validation(settings, {"train": training, "test": test})
+        training, test = held_out(training, TEST_SHARE, "test", cut)
+    splits = _with_validation(settings, {"train": training, "test": test}, cut)
     if settings.labels is not None:
         file, _, name = settings.labels.partition(":")
         told = label_files.labels_of(_found(file), name, arrays)
         splits["train"] = Rows(splits["train"].ids, told[splits["train"].ids])
     if quick:
-        splits = {name: _first(rows, QUICK_ROWS[name]) for name, rows in splits.items()}
+        splits = {name: _first(rows, rows.labels, QUICK_ROWS[name], cut) for name, rows in splits.items()}
     prepared = preparation_of(settings)
     content = hashlib.sha256(arrays.images.numpy().tobytes()).hexdigest()
-    splits["train"] = _chosen(splits["train"], settings)
+    splits["train"] = _chosen(splits["train"], settings, arrays.classes, arrays.labels, cut, quick)
     kept = torch.cat([rows.ids for rows in splits.values()])
     return _made(settings, arrays.classes, _prepared(arrays.images, prepared, kept), splits, prepared, content, seed,
-                 device)
+                 device, quick)
 
 
 def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
@@ -214,8 +230,10 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     bad = folder.damaged(listing, settings.max_pixels, ranges) if settings.on_bad_image == "skip" else {}
     kept = replace(listing, images=tuple(image for place, image in enumerate(listing.images) if place not in bad))
     contents = folder.contents(kept, settings.max_pixels)
-    splits, notes = _without(_folder_splits(settings, listing), listing, bad)
-    splits["train"] = _chosen(splits["train"], settings)
+    cut = Cut(settings.split_rule, names_of_paths([image.path.relative_to(listing.root) for image in listing.images]))
+    labels = _folder_labels(listing)
+    splits, notes = _without(_folder_splits(settings, listing, labels, cut), listing, bad)
+    splits["train"] = _chosen(splits["train"], settings, listing.classes, labels, cut)
     prepared = preparation_of(settings)
     if settings.orientation == "as stored":
         notes += (AS_STORED,)
@@ -234,7 +252,7 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     def damaged() -> list[str]:
         return [kept.name(kept.images[place]) for place in folder.damaged(kept, settings.max_pixels, ranges)]
 
-    return replace(data, files=ImageFiles(contents, sealed, named, damaged), notes=notes)
+    return replace(data, files=ImageFiles(contents, sealed, named, damaged), notes=(*notes, *data.notes))
 
 
 def _without(splits: Mapping[str, Rows], listing: folder.Listing,
@@ -264,18 +282,21 @@ def _without(splits: Mapping[str, Rows], listing: folder.Listing,
     return kept, (note,) if names else ()
 
 
-def _folder_splits(settings: DataSettings, listing: folder.Listing) -> dict[str, Rows]:
-    label_files = {name: number for number, name in enumerate(listing.classes)} | {folder.UNLABELLED: -1}
-    labels = torch.tensor([label_files[image.label] for image in listing.images])
+def _folder_labels(listing: folder.Listing) -> Tensor:
+    numbers = {name: number for number, name in enumerate(listing.classes)} | {folder.UNLABELLED: -1}
+    return torch.tensor([numbers[image.label] for image in listing.images])
+
+
+def _folder_splits(settings: DataSettings, listing: folder.Listing, labels: Tensor, cut: Cut) -> dict[str, Rows]:
     places: dict[str, list[int]] = {}
     for place, image in enumerate(listing.images):
         places.setdefault(image.split, []).append(place)
     found = {split: Rows(torch.tensor(rows), labels[rows]) for split, rows in places.items()}
     splits = {"train": found["all"] if "all" in found else found["train"]}
     if "all" in found:
-        splits["train"], splits["test"] = held_out(splits["train"], TEST_SHARE, "test")
+        splits["train"], splits["test"] = held_out(splits["train"], TEST_SHARE, "test", cut)
     splits |= {name: found[split] for name, split in {"validation": "val", "test": "test"}.items() if split in found}
-    splits = _with_validation(settings, splits)
+    splits = _with_validation(settings, splits, cut)
     if settings.unlabelled and "unlabelled" in found:
         both = zip(splits["train"], found["unlabelled"], strict=True)
         splits["train"] = Rows(*(torch.cat(pair) for pair in both))
@@ -296,8 +317,8 @@ def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
     images = (127 * (pattern[labels] + noise)).to(torch.uint8)
     parts = torch.arange(rows).split(list(QUICK_ROWS.values()))
     splits = {name: Rows(ids, labels[ids]) for name, ids in zip(QUICK_ROWS, parts, strict=True)}
-    splits["train"] = _chosen(splits["train"], settings)
-    return _made(settings, classes, images, splits, prepared, "synthetic", seed, device)
+    splits["train"] = _chosen(splits["train"], settings, classes, labels, Cut(settings.split_rule), quick=True)
+    return _made(settings, classes, images, splits, prepared, "synthetic", seed, device, quick=True)
 
 
 def _quick_classes(settings: DataSettings) -> tuple[str, ...]:
@@ -308,14 +329,15 @@ def _quick_classes(settings: DataSettings) -> tuple[str, ...]:
 
 
 def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | partial, splits: dict[str, Rows],
-          prepared: Preparation, content: str, seed: int, device: torch.device) -> Data:
+          prepared: Preparation, content: str, seed: int, device: torch.device, quick: bool = False) -> Data:
     workers = _workers(device) if settings.workers == "auto" else settings.workers
     maker = Maker(images, prepared.shape, len(classes), prepared, workers, device)
     files = settings.name in ("folder", "imagenet100")
     own = "random-resized-crop" if files else "crop" if settings.name == "digits" else "crop-flip"
     how = augmentation(settings.augment or own, prepared.shape, seed=seed, mixup=settings.mixup,
                        cutmix=settings.cutmix, files=files)
-    return assembled(settings.name, classes, maker, splits, how, prepared.as_json(), content, _rule(settings))
+    return assembled(settings.name, classes, maker, splits, how, prepared.as_json(), content, _rule(settings),
+                     settings.balance, told=settings.every_class and not quick)
 
 
 def _rule(settings: DataSettings) -> str:
@@ -325,26 +347,41 @@ def _rule(settings: DataSettings) -> str:
         rule += ", upright"
     if settings.value_range is not None:
         rule += f", values {settings.value_range[0]:g} to {settings.value_range[1]:g}"
-    return rule
+    if settings.split_rule > 1:
+        rule += f", split rule {settings.split_rule}"
+    return rule if settings.balance == "none" else f"{rule}, balance {settings.balance}"
 
 
-def _with_validation(settings: DataSettings, splits: dict[str, Rows]) -> dict[str, Rows]:
+def _with_validation(settings: DataSettings, splits: dict[str, Rows], cut: Cut) -> dict[str, Rows]:
     if "validation" in splits:
         return splits
-    train, validation = held_out(splits["train"], settings.validation, "validation")
+    train, validation = held_out(splits["train"], settings.validation, "validation", cut)
     return splits | {"train": train, "validation": validation}
 
 
-def _chosen(rows: Rows, settings: DataSettings) -> Rows:
-    """The training rows that the settings ask for."""
+def _chosen(rows: Rows, settings: DataSettings, classes: Sequence[str], labels: Tensor, cut: Cut,
+            quick: bool = False) -> Rows:
+    """The training rows that the settings ask for; a smoke run may have fewer than there are classes.
+
+    `labels` are the set's own, of each id.
+    """
     if settings.only is not None:
         kept = label_files.rows_of(_found(settings.only), rows.ids)
+        lost = sorted(set(rows.labels.tolist()) - set(rows.labels[kept].tolist()) - {-1})
+        if lost and settings.every_class:
+            raise DataError("classes without a training image", where=f"[data] only = {settings.only}",
+                            found=f"no image of {named(lost, classes)}", expected="one of each class at least",
+                            fix="add the id of one, or set every_class = false to train without these classes")
         rows = Rows(rows.ids[kept], rows.labels[kept])
-    return _first(rows, settings.limit)
+    there = len(set(rows.labels.tolist()) - {-1})
+    if settings.limit is not None and settings.limit < there and cut.rule > 1 and not quick:
+        raise UsageError("fewer images than classes: some would have none", where="[data] limit",
+                         found=f"limit = {settings.limit}", expected=f"{there} or more, as there are classes")
+    return _first(rows, labels[rows.ids], settings.limit, cut)
 
 
-def _first(rows: Rows, limit: int | None) -> Rows:
-    kept = first(rows.ids, limit)
+def _first(rows: Rows, own: Tensor, limit: int | None, cut: Cut) -> Rows:
+    kept = cut.first(rows.ids, rows.labels, own, limit)
     return Rows(rows.ids[kept], rows.labels[kept])
 
 

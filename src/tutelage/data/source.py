@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from tutelage.data.balance import Balance
 from tutelage.types import Batch, ImageFiles
 
 
@@ -42,6 +43,29 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows [n] of a source, in this order."""
+
+    whole: Source
+    rows: Tensor
+
+    @property
+    def ids(self) -> Tensor:
+        """See `Source`."""
+        return self.whole.ids[self.rows]
+
+    @property
+    def labels(self) -> Tensor:
+        """See `Source`."""
+        return self.whole.labels[self.rows]
+
+    def batches(self, plan: Sequence[Tensor], *, draw: int | None,
+                views: Sequence[str] = ("",)) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        return self.whole.batches([self.rows[rows] for rows in plan], draw=draw, views=views)
+
+
 @dataclass(frozen=True)
 class Data:
     """A data set, ready to train on and to be judged on.
@@ -50,7 +74,8 @@ class Data:
     network receives; `preprocessing` can be written as JSON and turns an image file into that
     (`images.read_image`); `digest` is the SHA-256 of what the data are, see `digest`.
     `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no cache
-    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing.
+    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing. `balance`
+    says how often each class comes in an epoch, see `balance.rows_of_epoch`.
     """
 
     name: str
@@ -64,6 +89,7 @@ class Data:
     augmentation: str = ""
     files: ImageFiles | None = None
     notes: tuple[str, ...] = ()
+    balance: Balance = "none"
 
 
 def digest(name: str, classes: Sequence[str], splits: Mapping[str, tuple[Tensor, Tensor]], content: str,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tutelage.data.balance import rows_of_classes, rows_of_epoch
 from tutelage.data.source import Data
 from tutelage.engine import precision
 from tutelage.engine.cuda_graph import FUSED, CapturedStep, NetworkStreams
@@ -32,12 +33,13 @@ from tutelage.engine.teacher_cache import use
 from tutelage.graph import fused_losses
 from tutelage.graph.ends import End
 from tutelage.graph.graph import Graph
+from tutelage.graph.label_balance import with_class_counts
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.objective import forward
 from tutelage.system.distributed import World, average, gather_rows
 from tutelage.system.files import fingerprint
 from tutelage.system.machine import keep_memory
-from tutelage.system.random import derive, drawn, permutation, reseed
+from tutelage.system.random import drawn, reseed
 from tutelage.types import Batch, Inputs, Outputs, Reader, Scores
 
 TOGETHER_JUDGED = 256
@@ -78,6 +80,7 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     """Refuse what cannot train, by one dry run; else what a run starts from."""
     check_batches(len(data.train.ids), settings, world)
     check_labels(data)
+    graph = with_class_counts(graph, rows_of_classes(data.train.labels, data.balance, len(data.classes)).tolist())
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
@@ -293,7 +296,7 @@ def set_modes(run: Run) -> None:
 
 def _batches(run: Run) -> Iterator[list[Batch]]:
     """The rest of this epoch: for each step the micro-batches of this rank."""
-    order = permutation(derive(run.settings.seed, "order", run.epoch), len(run.data.train.ids))
+    order = rows_of_epoch(run.data.train.labels, run.data.balance, run.settings.seed, run.epoch)
     size, first = run.settings.batch_size, run.step % run.steps_per_epoch
     plan = [run.world.own(rows) for step in range(first, run.steps_per_epoch)
             for rows in order[step * size : (step + 1) * size].chunk(run.settings.accumulate)]

@@ -19,14 +19,16 @@ from tutelage.tasks.classification import calibration, metrics
 from tutelage.tasks.classification.attacks import Attack, pgd
 from tutelage.types import Logits, Scores
 
+SCORES = {"top1": 1, "balanced_accuracy": 1, "top5": 1, "nll": -1, "ece": -1}
+"""What is said of a node after each epoch, and whether more of it is better (1) or less (-1)."""
 
 def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int,
              batch_size: int = 256, nodes: Sequence[str] | None = None, world: World | None = None,
              known: Mapping[str, Logits] | None = None) -> Scores:
     """{"nodes": {node: its metrics}, "pairs": {"a|b": their metrics}}, for all nodes that count and all pairs of them.
 
-    Of a node: top1, top5 and ece in [0, 1], nll in nats. Of a pair: agreement, the share, in [0, 1], of all rows on
-    which both choose the same class; a comes before b in the graph.
+    Of a node: `score`. Of a pair: agreement, the share, in [0, 1], of all rows on which both choose the same class; a
+    comes before b in the graph.
     A node counts if its logits have as many columns as there are classes and it reads neither labels nor ids.
     Rows without a label are left out; with several ranks every row counts once. Networks run in eval mode, and each
     is put back into the mode it was in. `known` are predictions that need no pass.
@@ -45,8 +47,9 @@ def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, c
 
 
 def score(logits: Logits, labels: Tensor) -> dict[str, float]:
-    """The metrics of one node's logits [N, C] against class numbers [N]."""
-    return {"top1": metrics.top1(logits, labels), "top5": metrics.top5(logits, labels),
+    """Of one node's logits [N, C] against class numbers [N]: nll in nats, the others in [0, 1]."""
+    return {"top1": metrics.top1(logits, labels), "balanced_accuracy": metrics.balanced_accuracy(logits, labels),
+            "top5": metrics.top5(logits, labels),
             "nll": metrics.nll(logits, labels), "ece": calibration.ece(logits, labels)}
 
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from tutelage.data.source import Data
 from tutelage.engine.optimizers import MakeOptimizer
-from tutelage.errors import DataError, UsageError
+from tutelage.engine.predict import SCORES
+from tutelage.errors import DataError, UsageError, unknown
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Trained
 from tutelage.graph.schedules import cosine
@@ -31,7 +32,7 @@ class Settings:
     precision: str = "auto"
     seed: int = 0
     checkpoint_steps: int | None = None
-    best: bool = False
+    best: bool | str = False
     limit_draws: int | None = None
     cache: bool | str = "auto"
     cache_gib: float = 20.0
@@ -41,6 +42,11 @@ class Settings:
     def draws(self) -> int:
         """How many draws of the augmentation there are; epoch e has draw e modulo that."""
         return self.epochs if self.limit_draws is None else min(self.limit_draws, self.epochs)
+
+    @property
+    def judge(self) -> str | None:
+        """The score by which the best weights are kept; None where the last are."""
+        return "top1" if self.best is True else self.best or None
 
     def __post_init__(self) -> None:
         _at_least("epochs", self.epochs, 1)
@@ -52,6 +58,8 @@ class Settings:
         _at_least("cache_gib", self.cache_gib, 0)
         if self.cache not in (True, False, "auto"):
             raise UsageError("unknown cache", where="cache", found=repr(self.cache), expected="true, false or 'auto'")
+        if isinstance(self.best, str) and self.best not in SCORES:
+            raise unknown("score", self.best, SCORES, where="best")
         _at_least("cache_top", self.cache_top, 1)
         if self.cache_top is not None and (self.cache is not True or self.precision == "exact"):
             raise UsageError("the largest logits alone change what is learned", where="cache_top",

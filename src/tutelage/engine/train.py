@@ -19,6 +19,7 @@ from tutelage.engine.dry_run import prepare as prepare
 from tutelage.engine.loop import check, hash_frozen, mean_losses, steps_of
 from tutelage.engine.numerics import Settled, read_settled, write_settled
 from tutelage.engine.optimizers import MakeOptimizer
+from tutelage.engine.predict import SCORES
 from tutelage.engine.python_config import described_in
 from tutelage.engine.run import Epoch as Epoch
 from tutelage.engine.run import Run
@@ -85,7 +86,7 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
           optimizer: MakeOptimizer | Mapping[str, MakeOptimizer], rate: Schedule = cosine, warmup_epochs: float = 0,
           accumulate: int = 1, clip_norm: float | None = None, precision: str = "auto", seed: int = 0,
           out: str | Path | None = None, batch_size: int = 128, device: str = "auto",
-          checkpoint_steps: int | None = None, best: bool = False, draws: int | None = None,
+          checkpoint_steps: int | None = None, best: bool | str = False, draws: int | None = None,
           cache: bool | str = "auto", cache_gib: float = 20.0,
           cache_top: int | None = None) -> Generator[Epoch, None, None]:
     """Train the networks of `graph`, in place, and yield an `Epoch` after each epoch.
@@ -97,10 +98,11 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
     (float32), "bf16" (autocast; losses stay float32) or "auto" (bf16 on a GPU that has it). With `out` there is a run
     folder; a run found there is resumed, its past epochs are yielded again from the records, and the result has the
     bits of the uninterrupted run. `checkpoint_steps` saves within an epoch too; `best` keeps each network's best
-    weights on validation data, besides the last. `draws` limits how many augmentations of an image there are: epoch e
-    has draw e modulo that. What frozen networks say of a draw is kept in `cache_gib` GiB at most of a folder for all
-    runs if `cache` is true, or "auto" and draws come again or are there already; with `cache_top` of its logits the so
-    many largest alone, which is less than the teacher says (docs/speed.md) and is noted.
+    weights on validation data, besides the last: by `top1` if it is true, or by the score that it names, such as
+    "balanced_accuracy" (`predict.SCORES`). `draws` limits how many augmentations of an image there are: epoch e has
+    draw e modulo that. What frozen networks say of a draw is kept in `cache_gib` GiB at most of a folder for all runs
+    if `cache` is true, or "auto" and draws come again or are there already; with `cache_top` of its logits the so many
+    largest alone, which is less than the teacher says (docs/speed.md) and is noted.
     """
     settings = Settings(epochs, optimizer, rate, warmup_epochs, batch_size, accumulate, clip_norm, precision, seed,
                         checkpoint_steps, best, draws, cache, cache_gib, cache_top)
@@ -262,7 +264,7 @@ def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator
 def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
     for node in learned(run):
         scores = run.scores["nodes"].get(node)
-        if run.settings.best and scores and scores["top1"] > run.best.get(node, {"top1": -1.0})["top1"]:
+        if scores and _is_better(run.settings.judge, scores, run.best.get(node)):
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights_of(run.models[node]).items()}
             run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors}
     if folder.records is not None:
@@ -273,6 +275,13 @@ def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
                            peak_bytes=peak_memory(run.world.device),
                            notes=[] if run.cache is None else run.cache.notes)
     _save(run, folder)
+
+
+def _is_better(judge: str | None, scores: Mapping[str, float], held: Mapping | None) -> bool:
+    """Whether the score that judges is better than that of the weights that are held."""
+    if judge is None:
+        return False
+    return held is None or SCORES[judge] * scores[judge] > SCORES[judge] * held["scores"][judge]
 
 
 def _stop_if_asked(run: Run, folder: Folder, interrupted: Callable[[], int]) -> None:

@@ -8,6 +8,9 @@ On an edge from `labels` the teacher *is* the labels, and only `cross_entropy` a
 """
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,18 +23,34 @@ LEAST_LOG_PROBABILITY = -30.0
 """Where a probability stands under a negative exponent, it is taken to be this at least."""
 
 
-def cross_entropy(student: Logits, teacher: Labels, labels: object = None, *, smoothing: float = 0.0) -> PerSample:
+def cross_entropy(student: Logits, teacher: Labels, labels: object = None, *, smoothing: float = 0.0,
+                  class_weights: Literal["none", "balanced"] = "none", logit_adjustment: float = 0.0,
+                  class_counts: Sequence[int | float] | None = None) -> PerSample:
     """Cross-entropy of the student's prediction with hard or soft labels, in nats.
 
     `teacher` is class numbers [B] (-1: no label, the row gives 0) or soft labels [B, C] (what a row sums to is its
     share of labels; zeros give 0). `smoothing` in [0, 1) moves that share of every label to all classes evenly, the
     true one included (Szegedy et al., 2016, eq. 14: eps / C).
 
+    For classes of unequal size: `class_weights` "balanced" multiplies the term of class c by N / (C n_c), where n_c of
+    N training rows are of class c and C classes have any: all classes count alike, and the mean weight is 1.
+    `logit_adjustment` tau adds tau log(n_c / N) to the student's logits; with tau = 1 those without it then aim at the
+    mean accuracy of the classes (Menon et al., 2021, arXiv:2007.07314, eq. 10). `class_counts` are the n_c. Training
+    takes them from its data where they are not given. A class without rows counts there as one with one.
+
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([1, -1])).tolist() == [torch.tensor(4.0).log().item(), 0.0]
     True
     """
+    weight = None
+    if class_weights != "none" or logit_adjustment:
+        weight, prior = _of_classes(class_counts and tuple(class_counts), student.device, student.dtype)
+        weight = None if class_weights == "none" else weight
+        student = student + logit_adjustment * prior
     if not teacher.is_floating_point():
-        return F.cross_entropy(student, teacher, ignore_index=-1, label_smoothing=smoothing, reduction="none")
+        return F.cross_entropy(student, teacher, weight, ignore_index=-1, label_smoothing=smoothing, reduction="none")
+    if weight is not None:
+        return -(((1 - smoothing) * teacher + smoothing * teacher.mean(-1, keepdim=True)) * weight
+                 * student.log_softmax(-1)).sum(-1)
     log_student = student.log_softmax(-1)
     true = -(teacher * log_student).sum(-1)
     if smoothing == 0.0:
@@ -155,6 +174,19 @@ NEEDS_LOGITS = (kl, reverse_kl, js, mse, alpha_beta, plackett_luce)
 """What reads the teacher end as logits or features: not for an edge from `labels`."""
 THROUGH_SOFTMAX = (kl, reverse_kl, js)
 """What sees both ends through a softmax alone, so that a row's level does not matter."""
+
+
+@lru_cache(maxsize=64)
+def _of_classes(counts: tuple[int | float, ...] | None, device: torch.device,
+                dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The balanced weight and the logarithm of the prior of each class."""
+    if counts is None:
+        raise UsageError("how many rows each class has is not known", where="class_counts",
+                         fix="give class_counts = (rows of class 0, ...), or let `train` take them from its data")
+    rows, there = torch.tensor(counts, dtype=torch.float64), sum(count > 0 for count in counts)
+    weight = rows.sum() / (there * rows.clamp(min=1))
+    prior = (rows.clamp(min=1) / rows.sum()).log()
+    return weight.to(device, dtype), prior.to(device, dtype)
 
 
 def _check_temperature(temperature: float) -> None:

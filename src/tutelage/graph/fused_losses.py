@@ -73,7 +73,8 @@ def _has_closed_form(edge: Edge, outputs: Outputs, labels: Tensor) -> bool:
     if student.dim() != 2 or len(student) != len(labels):
         return False
     if edge.teacher == "labels":
-        return unbound(edge.divergence) is cross_entropy and _are_labels_of(student, labels)
+        plain = _options(edge.divergence).keys() <= {"smoothing"}
+        return unbound(edge.divergence) is cross_entropy and plain and _are_labels_of(student, labels)
     return edge.divergence is kl and teacher is not None and teacher.shape == student.shape
 
 

@@ -7,6 +7,7 @@ keeps it.
 """
 
 import inspect
+import json
 import pkgutil
 import tomllib
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from tutelage import methods
 
 Keys = Mapping[str, Mapping[str, Any]]
 """Table -> key -> value; the options of a method stand under "method.NAME"."""
-ADDED: Keys = {"data": {"orientation": "as stored"}}
+ADDED: Keys = {"data": {"orientation": "as stored", "split_rule": 1, "every_class": False}}
 """What these keys mean where a resolved recipe lacks them."""
 
 
@@ -63,7 +64,7 @@ def lacking_in(run: Path) -> dict[str, dict[str, Any]]:
 
 def as_overrides(keys: Keys, tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Overrides that say the values which these keys have in the tables of a resolved recipe."""
-    return [f"{head}.{key}={tables[head][key]}" for table, more in keys.items() if _is_there(table, tables)
+    return [f"{head}.{key}={json.dumps(tables[head][key])}" for table, more in keys.items() if _is_there(table, tables)
             for head in (table.partition(".")[0],) for key in more]
 
 

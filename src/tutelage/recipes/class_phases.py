@@ -244,7 +244,7 @@ def _reward(phases: Phases, number: int, folder: Path, small: Path) -> float:
 def _with_rows(recipe: Recipe, rows: Path) -> Recipe:
     """The recipe on these rows alone, in batches no larger than they are many."""
     count = len(np.load(rows, allow_pickle=False))
-    return replace(recipe, data=replace(recipe.data, only=str(rows.resolve()), limit=None,
+    return replace(recipe, data=replace(recipe.data, only=str(rows.resolve()), every_class=False, limit=None,
                                         batch_size=min(recipe.data.batch_size, count)))
 
 

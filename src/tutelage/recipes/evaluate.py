@@ -1,12 +1,13 @@
 """A finished run measured on one of its splits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from tutelage.data.assemble import sample_of
 from tutelage.data.source import Source
 from tutelage.engine.predict import predict, robustness
 from tutelage.graph.ends import parse_end
@@ -18,10 +19,12 @@ from tutelage.recipes.trained_run import FinishedRun, finished_run
 from tutelage.runs.evaluations import finite, write_cost, write_evaluation
 from tutelage.system.distributed import World, lead
 from tutelage.tasks.classification.attacks import Adversary, Attack
-from tutelage.tasks.classification.evaluate import assess
+from tutelage.tasks.classification.evaluate import assess, of_training
 
 ENSEMBLE = "ensemble"
 STEPS_OF_ATTACK = 10
+TRAINING_IMAGES = 1000
+"""Of what was learned from, so many images are looked at, to say how much of it a network knows."""
 
 
 def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (), *, cost: bool = True,
@@ -42,11 +45,12 @@ def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (
     predictions = ask(source)
     held_out = predictions if split == "validation" else ask(opened.data.validation)
     robust = _robust(opened, source, list(predictions), eps, world)
+    training = _training(opened.data.train, ask) if split != "train" else None
     found: list[dict] = []
 
     def measure() -> None:
         evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
-                            (opened.data.validation, held_out), robust)
+                            (opened.data.validation, held_out), robust, training)
         write_evaluation(run, evaluation)
         found.append(finite(evaluation.metrics))
         if cost:
@@ -55,6 +59,12 @@ def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (
 
     lead(world, measure if world.main else None)
     return (found[0] if found else {}), (found[1] if len(found) > 1 else None)
+
+
+def _training(source: Source, ask: Callable[[Source], Mapping[str, Tensor]]) -> dict[str, object] | None:
+    """How well the networks know images that they learned from, as they are: a sample; None where none has a label."""
+    sample, labelled = sample_of(source, TRAINING_IMAGES), int((source.labels >= 0).sum())
+    return of_training(sample, ask(sample), labelled) if labelled else None
 
 
 def _robust(opened: FinishedRun, source: Source, nodes: Sequence[str], eps: float | None, world: World) -> dict | None:

@@ -23,7 +23,7 @@ from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.class_phases import train_phases
-from tutelage.recipes.recipe import Recipe, graph_of, in_phases, place_of, settings_of
+from tutelage.recipes.recipe import Recipe, graph_of, in_phases, place_of, read_recipe, settings_of
 from tutelage.recipes.sequence import gather, open_whole, runs_of
 from tutelage.system.distributed import World, lead
 
@@ -115,7 +115,23 @@ def notes_of(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, .
                  if key in told and told[key] != value]
         if other:
             notes.append(f"{node} was trained on images prepared in another way: {'; '.join(other)}")
+        rule = _cut_by(weights, recipe) if weights else recipe.data.split_rule
+        if rule != recipe.data.split_rule:
+            notes.append(f"{node} was trained where split_rule = {rule}, here it is {recipe.data.split_rule}: it may "
+                         f"have learned from images that are held out here; write split_rule = {rule} in [data]")
     return tuple(notes)
+
+
+def _cut_by(weights: str, recipe: Recipe) -> int:
+    """By which rule the images were cut that these weights learned from; that of `recipe` where it is not known."""
+    place = Path(weights)
+    run = place if place.is_dir() else place.parent.parent  # RUN/models/NODE.safetensors
+    try:
+        then = read_recipe(run / "config.toml", plugins=recipe.plugins).data
+    except UserError:
+        return recipe.data.split_rule
+    same = (then.name, then.root) == (recipe.data.name, recipe.data.root)
+    return then.split_rule if same else recipe.data.split_rule
 
 
 def network_in(recipe: Recipe, node: str, arch: Architecture, data: data_page.Data, where: object) -> nn.Module:

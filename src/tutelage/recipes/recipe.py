@@ -5,6 +5,7 @@ so. A function with options is a table, `{ name = "ramp_up", to = 0.5 }`, wherev
 """
 
 import inspect
+import math
 import os
 import pkgutil
 import tomllib
@@ -24,6 +25,7 @@ from tutelage.engine.settings import Settings
 from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown
 from tutelage.graph import schedules
 from tutelage.graph.graph import Graph
+from tutelage.graph.label_balance import with_label_options
 from tutelage.graph.nodes import Frozen, Kind, Trained
 from tutelage.models.architecture import Architecture
 from tutelage.recipes import added_keys
@@ -56,7 +58,9 @@ class TrainSettings(OptimizerSettings):
     precision: str = "auto"
     device: str = "auto"
     checkpoint_steps: int | None = None
-    best: bool = False
+    best: bool | str = False
+    class_weights: Literal["none", "balanced"] = "none"
+    logit_adjustment: float = 0.0
     draws: int | None = None
     cache: bool | Literal["auto"] = "auto"
     cache_gib: float = 20.0
@@ -163,6 +167,7 @@ def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
     """The graphs that the recipe's [method], or its [nodes] and [[edges]], describe: one for each run that it is."""
     file = place_of(recipe, where)
     graphs = _from_method(recipe.method, file.of("method")) if recipe.method else [_own_graph(recipe, file)]
+    graphs = [_label_balanced(graph, recipe.train, file.of("train")) for graph in graphs]
     if recipe.number is not None:
         if not 1 <= recipe.number <= len(graphs):
             raise UsageError("the method has no such run", where=file.of("run").at("number"), found=recipe.number,
@@ -178,6 +183,16 @@ def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
                              expected=f"one of: {', '.join(dict.fromkeys(given))}",
                              fix="name it in [method], or take it out")
     return graphs
+
+
+def _label_balanced(graph: Graph, train: TrainSettings, where: Place) -> Graph:
+    """The graph with what [train] says of classes of unequal size on its edges from labels."""
+    if not 0 <= train.logit_adjustment < math.inf:
+        raise UsageError("a logit adjustment that cannot be", where=where.at("logit_adjustment"),
+                         found=train.logit_adjustment, expected="0 or more; 1 is the paper's")
+    options = {} if train.class_weights == "none" else {"class_weights": train.class_weights}
+    options |= {"logit_adjustment": train.logit_adjustment} if train.logit_adjustment else {}
+    return told(lambda: with_label_options(graph, options), where) if options else graph
 
 
 def place_of(recipe: Recipe, where: object, *table: str | int) -> Place:

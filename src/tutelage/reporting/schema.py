@@ -41,6 +41,7 @@ class NodeScores(TypedDict):
     """One node on one split. `confusion[i][j]` counts images of class i that were taken for class j."""
 
     top1: float | None
+    balanced_accuracy: NotRequired[float | None]
     top5: float | None
     nll: float | None
     brier: float | None
@@ -106,6 +107,14 @@ class Uncertainty(TypedDict):
     least: list[Trusted]
 
 
+class Training(TypedDict):
+    """Top-1 accuracy of each node on a sample of the training images."""
+
+    images: int
+    of: int
+    top1: dict[str, float | None]
+
+
 class Metrics(TypedDict):
     """evaluation/SPLIT/metrics.json; the keys of `pairs` are "a|b"."""
 
@@ -116,6 +125,8 @@ class Metrics(TypedDict):
     pairs: dict[str, PairScores]
     uncertainty: Uncertainty | None
     robust: NotRequired[dict[str, Any] | None]
+    images_per_class: NotRequired[list[int]]
+    training: NotRequired[Training | None]
 
 
 class Latency(TypedDict):

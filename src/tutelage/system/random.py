@@ -40,6 +40,16 @@ def uniform(key: int, ids: Tensor, count: int) -> Tensor:
     return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
 
 
+def hashed(key: int, ids: Tensor) -> Tensor:
+    """A whole number in [0, 2^63) for each id: [B] int64 -> [B] int64. Two ids have the same one once in 2^63 pairs.
+
+    >>> ids = torch.tensor([7, 3])
+    >>> bool((hashed(1, ids) == hashed(1, ids.flip(0)).flip(0)).all())
+    True
+    """
+    return _mix(_mix(ids ^ _signed(key)) + _signed(_GOLDEN)) & ((1 << 63) - 1)
+
+
 def normal(key: int, ids: Tensor, count: int) -> Tensor:
     """`count` standard normal numbers for each id, as `uniform` gives uniform ones: [B, count], within 5.5 of 0."""
     return torch.special.ndtri(uniform(key, ids, count).clamp(min=2.0**-25))

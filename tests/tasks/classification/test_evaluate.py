@@ -22,6 +22,7 @@ from toys import Rows, free_port
 from tutelage import Frozen, Graph, Trained
 from tutelage.cli.results import evaluation_text
 from tutelage.data.images import png
+from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError, NumericError, UsageError
 from tutelage.models.cost import costs
 from tutelage.models.saved import load_network
@@ -72,15 +73,16 @@ def test_what_is_given_back_is_what_lies_in_the_folder(dual, found):
 
 def test_the_keys_are_those_that_readers_rely_on(found):
     metrics, cost = found
-    assert list(metrics) == ["on", "rows", "classes", "nodes", "pairs", "uncertainty", "robust"]
+    assert list(metrics) == ["on", "rows", "classes", "images_per_class", "training", "nodes", "pairs", "uncertainty",
+                             "robust"]
     assert metrics["robust"] is None, "nobody was attacked"
-    assert (metrics["on"], metrics["rows"], len(metrics["classes"])) == ("test", 359, 10)
+    assert (metrics["on"], metrics["rows"], len(metrics["classes"])) == ("test", 358, 10)
     assert list(metrics["nodes"]) == ["teacher", "resnet8", "mobilenetv2", "ensemble"]
     node = metrics["nodes"]["resnet8"]
-    assert set(node) == {"top1", "top5", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "macro_f1", "aurc",
-                         "per_class", "confusion", "reliability", "temperature", "diversity"}
+    assert set(node) == {"top1", "balanced_accuracy", "top5", "nll", "brier", "ece", "adaptive_ece", "classwise_ece",
+                         "macro_f1", "aurc", "per_class", "confusion", "reliability", "temperature", "diversity"}
     assert np.array(node["confusion"]).shape == (10, 10)
-    assert np.array(node["confusion"]).sum() == 359
+    assert np.array(node["confusion"]).sum() == 358
     assert set(node["temperature"]) == {"value", "nll_before", "nll_after", "ece_before", "ece_after"}
     assert len(metrics["pairs"]) == 6
     assert set(metrics["pairs"]["teacher|resnet8"]) == {"agreement", "kl", "both_right", "one_right", "both_wrong"}
@@ -150,10 +152,37 @@ def test_example_images_are_the_images_of_their_ids(dual, found):
 
 def test_the_tables_show_every_network_and_number(found):
     text = evaluation_text(*found)
-    for word in ("test, 359 images", "teacher and resnet8", "class-wise ECE", "AUROC", "decile", "1.00x", "2 FLOP"):
+    for word in ("test, 358 images", "teacher and resnet8", "class-wise ECE", "AUROC", "decile", "1.00x", "2 FLOP"):
         assert word in text
     assert f"{found[0]['nodes']['ensemble']['top1']:.2%}" in text
     assert "compression" not in evaluation_text(found[0], None)
+
+
+def test_what_is_known_of_training_images_is_said_of_a_stated_sample(dual, teacher, found, monkeypatch):
+    data = make_job(read_recipe(dual / "config.toml"), CPU).data
+    monkeypatch.setattr("tutelage.recipes.evaluate.TRAINING_IMAGES", 5)
+    metrics, _ = evaluate_run(dual, "validation", CPU, cost=False)
+    assert evaluate_run(dual, "train", CPU, cost=False)[0]["training"] is None, "the split says it itself"
+    rows = first(data.train.ids, 5)
+    (batch,) = data.train.batches([rows], draw=None)
+    logits = plain_logits(dual, teacher, batch.inputs)
+    assert metrics["training"] == {"images": 5, "of": len(data.train.ids), "top1": {
+        node: accuracy_score(batch.labels, logits[node].argmax(-1)) for node in metrics["nodes"]}}
+    assert f"top-1 on 5 of the {len(data.train.ids)} labelled training images" in evaluation_text(metrics, None)
+    assert found[0]["training"]["images"] == min(1000, len(data.train.ids))
+
+
+def test_the_worst_classes_are_shown_with_how_many_images_judge_them():
+    def change(logits: dict) -> None:
+        for node in "ta":  # right in class 0 twice of three, in 1 once of two, in 4 never, in 2 always
+            logits[node][:] = torch.nn.functional.one_hot(torch.tensor([0, 0, 1, 1, 0, 3, 2]), 5) * 3.0
+
+    metrics = judged([0, 0, 0, 1, 1, 4, 2], 5, change).metrics
+    assert metrics["images_per_class"] == [3, 2, 1, 0, 1]
+    assert metrics["nodes"]["t"]["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2 + 1 + 0) / 4)
+    text = evaluation_text(metrics, None)
+    assert "class 4 0.0% of 1, class 1 50.0% of 2, class 0 66.7% of 3, class 2 100.0% of 1" in text
+    assert "class 3" not in text
 
 
 def test_measuring_changes_nothing_else_in_the_folder_and_can_be_repeated(dual, found):
@@ -409,7 +438,7 @@ def test_two_ranks_count_every_image_once_and_one_writes(dual, found, tmp_path):
     run = copied(dual, tmp_path / "run")
     shutil.rmtree(run / "evaluation", ignore_errors=True)
     first, second = command("evaluate", str(run), "--on", "test", "--no-cost", ranks=2)
-    assert "test, 359 images" in first.stdout, first.stderr
+    assert "test, 358 images" in first.stdout, first.stderr
     assert second.stdout == ""
     written = evaluation_of(run, "test")
     assert torch.equal(written.ids, evaluation_of(dual, "test").ids)

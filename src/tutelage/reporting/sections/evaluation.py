@@ -13,9 +13,10 @@ MOST_NODES = 6
 MOST_CLASSES = 30
 """Classes with a row and a column of their own in a chart."""
 MOST_CONFUSIONS = 12
-SCORES = (("top1", "top-1", "share"), ("top5", "top-5", "share"), ("nll", "NLL", "number"),
-          ("brier", "Brier", "number"), ("ece", "ECE", "share"), ("adaptive_ece", "adaptive ECE", "share"),
-          ("classwise_ece", "class-wise ECE", "share"), ("macro_f1", "macro F1", "share"), ("aurc", "AURC", "number"))
+SCORES = (("top1", "top-1", "share"), ("balanced_accuracy", "balanced accuracy", "share"), ("top5", "top-5", "share"),
+          ("nll", "NLL", "number"), ("brier", "Brier", "number"), ("ece", "ECE", "share"),
+          ("adaptive_ece", "adaptive ECE", "share"), ("classwise_ece", "class-wise ECE", "share"),
+          ("macro_f1", "macro F1", "share"), ("aurc", "AURC", "number"))
 
 
 MAIN = ("top1", "nll", "brier", "ece", "macro_f1", "aurc")
@@ -32,8 +33,18 @@ def evaluation_section(group: Group) -> Section:
     metrics = group.first.evaluations[group.measured].metrics
     told = f"Details are of the run {group.first.name}." if len(group.members) > 1 else ""
     sections = [_calibration(group, metrics), _agreement(metrics), _classes(group, metrics)]
-    return Section(f"Held-out data: {group.measured}", [*parts, *([Text(told)] if told else [])],
+    words = [Text(text) for text in (told, _training_words(metrics)) if text]
+    return Section(f"Held-out data: {group.measured}", [*parts, *words],
                    [section for section in sections if not section.empty])
+
+
+def _training_words(metrics: Metrics) -> str:
+    training = metrics.get("training")
+    if not training:
+        return ""
+    shares = ", ".join(f"{node} {share:.2%}" for node, share in training["top1"].items() if share is not None)
+    return (f"Top-1 accuracy on {training['images']} of the {training['of']} labelled training images, as they are: "
+            f"{shares}.")
 
 
 def _means_table(group: Group) -> DocumentTable:
@@ -136,6 +147,9 @@ def _classes(group: Group, metrics: Metrics) -> Section:
         worst = sorted(range(len(rows)), key=lambda i: _mean_of(rows[i][1:]))
         brief = [*worst[:MOST_CLASSES], *worst[-MOST_CLASSES // 2 :]]
     note = "The classes that are hardest, and those that are easiest." if brief else ""
+    if counts := metrics.get("images_per_class"):
+        columns = [*columns, Column("images", "integer")]
+        rows = [(*row, count) for row, count in zip(rows, counts, strict=True)]
     items.append(DocumentTable("Accuracy by class", columns, rows, note, brief, folded=True))
     return Section("Classes", items if names and nodes else [])
 

@@ -20,12 +20,13 @@ Fit = tuple[Source, Mapping[str, Tensor]]
 
 
 def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, Logits], classes: Sequence[str],
-           fit: Fit, robust: Mapping[str, object] | None = None) -> Evaluation:
+           fit: Fit, robust: Mapping[str, object] | None = None,
+           training: Mapping[str, object] | None = None) -> Evaluation:
     """Everything that docs/evaluation.md lists, of `predictions` for the rows of `source`, in their order.
 
     `fit` is validation data with its predictions, to which temperatures are fitted; `graph` is what the run learned by;
-    `robust` is what was found of the networks under attack. DataError if no row has a label, NumericError if a logit is
-    not finite.
+    `robust` is what was found of the networks under attack, `training` how well they know images that they learned from
+    (`of_training`). DataError if no row has a label, NumericError if a logit is not finite.
     """
     given = source.labels >= 0
     labels, ids = source.labels[given], source.ids[given]
@@ -34,6 +35,7 @@ def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, L
         metrics.check_finite(logits, source.ids, node)
     labelled = predictions if bool(given.all()) else {node: logits[given] for node, logits in predictions.items()}
     found = {"on": split, "rows": len(source.ids), "classes": list(classes),
+             "images_per_class": labels.bincount(minlength=len(classes)).tolist(), "training": training,
              "nodes": {node: measure(logits, labels) | {"temperature": _temperature(node, fit, logits, labels)}
                        for node, logits in labelled.items()},
              "pairs": {f"{a}|{b}": {"agreement": metrics.agreement(predictions[a], predictions[b]),
@@ -47,10 +49,17 @@ def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, L
     return Evaluation(found, predictions, source.labels, source.ids, images)
 
 
+def of_training(sample: Source, predictions: Mapping[str, Logits], labelled: int) -> dict[str, object]:
+    """The top-1 accuracy of each node on a sample of the `labelled` training rows with a label."""
+    return {"images": len(sample.ids), "of": labelled,
+            "top1": {node: metrics.top1(logits, sample.labels) for node, logits in predictions.items()}}
+
+
 def measure(logits: Logits, labels: metrics.ClassNumbers) -> dict[str, object]:
     """What is said of one node's logits [N, C] against class numbers [N]."""
     scores: dict[str, object] = {
-        "top1": metrics.top1(logits, labels), "top5": metrics.top5(logits, labels), "nll": metrics.nll(logits, labels),
+        "top1": metrics.top1(logits, labels), "balanced_accuracy": metrics.balanced_accuracy(logits, labels),
+        "top5": metrics.top5(logits, labels), "nll": metrics.nll(logits, labels),
         "brier": metrics.brier(logits, labels), "ece": calibration.ece(logits, labels),
         "adaptive_ece": calibration.adaptive_ece(logits, labels),
         "classwise_ece": calibration.classwise_ece(logits, labels), "macro_f1": metrics.macro_f1(logits, labels),

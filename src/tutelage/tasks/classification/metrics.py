@@ -91,6 +91,16 @@ def per_class_accuracy(logits: Logits, labels: ClassNumbers) -> list[float | Non
     return class_means(right(logits, labels).double(), labels, logits.shape[-1])
 
 
+def balanced_accuracy(logits: Logits, labels: ClassNumbers) -> float:
+    """The mean over the classes that have rows of the accuracy on the rows of each: all classes count alike.
+
+    >>> balanced_accuracy(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 0, 1]))
+    0.5
+    """
+    shares = [share for share in per_class_accuracy(logits, labels) if share is not None]
+    return sum(shares) / len(shares)
+
+
 def class_means(values: PerSample, labels: ClassNumbers, classes: int) -> list[float | None]:
     """The mean of a number over the rows of each class; None for a class without rows."""
     rows = torch.bincount(labels, minlength=classes)

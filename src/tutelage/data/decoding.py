@@ -16,6 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from tutelage.data.file_kinds import kind_of as kind_of
+from tutelage.data.file_kinds import why_not as why_not
 from tutelage.errors import DataError, SecurityError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

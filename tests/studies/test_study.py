@@ -242,6 +242,24 @@ def test_a_study_of_a_version_with_fewer_keys_goes_on(write, tmp_path):
         claim(out, cells(write(STUDY), out, set=("data.follow_symlinks=true",)), "test")
 
 
+def test_a_study_from_before_a_key_goes_on_as_it_began_and_so_do_its_new_runs(write, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    claim(out, cells(write(STUDY), out, seeds=1), "test")
+    there = json.loads((out / "study.json").read_text())
+    there["cells"] = {cell: text.replace('orientation = "upright"\n', "") for cell, text in there["cells"].items()}
+    (out / "study.json").write_text(json.dumps(there))
+    more = cells(write(STUDY), out, seeds=2)
+    claim(out, more, "test")
+    assert {cell.recipe.data.orientation for cell in more} == {"as stored"}
+    assert every("data.orientation=as stored" in cell.words for cell in more), "what trains them is told too"
+    for cell in more:
+        overrides = [word for before, word in zip(cell.words, cell.words[1:], strict=False) if before == "--set"]
+        assert read_recipe(Path(cell.words[0]), overrides) == cell.recipe
+    with pytest.raises(UsageError, match="another study"):
+        claim(out, cells(write(STUDY), out, set=("data.orientation=upright",)), "test")
+
+
 def test_a_study_on_validation_images_never_comes_to_look_at_test_images(write, tmp_path):
     made = cells(write(STUDY), tmp_path / "out")
     (tmp_path / "out").mkdir()

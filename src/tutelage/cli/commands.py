@@ -39,6 +39,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
     if resume is not None and (out is not None or set_ or quick):
         raise UsageError("a resumed run keeps its own recipe", where="--resume",
                          found="--resume with --out, --set, --quick or --download", fix="tutelage train --resume DIR")
+    from tutelage.recipes.added_keys import lacking_in
     from tutelage.recipes.job import Job, train_recipe
     from tutelage.recipes.recipe import read_recipe
     from tutelage.recipes.trained_run import recipe_of_run
@@ -49,7 +50,8 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
     else:
         assert recipe is not None
         assert out is not None
-        where, folder, words = recipe, out, read_recipe(recipe, set_, quick=quick, plugins=plugin or [])
+        words = read_recipe(recipe, set_, quick=quick, plugins=plugin or [], older=lacking_in(out))
+        where, folder = recipe, out
     asked = listen_to_signals()
     world = connect(words.train.device)
     try:

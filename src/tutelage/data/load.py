@@ -24,6 +24,7 @@ from tutelage.types import Content, ImageFiles
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
 OnBadImage = Literal["error", "skip"]
+Orientation = Literal["upright", "as stored"]
 SKIPPED_AT_MOST = 0.01
 """Of the images of a split."""
 SKIPPED_SHOWN = 20
@@ -59,6 +60,8 @@ class DataSettings:
     follow_symlinks: follow links out of the folder of images.
     on_bad_image: what a damaged image of a folder does: "error" stops the run when it is read; "skip" decodes every
         image at every start, and leaves out those that cannot be: at most 1 % of a split, never a class's last image.
+    orientation: how images of files are read: "upright" turns them as their EXIF tag says; "as stored" does not, as
+        was done before there was this key, and is what run folders from then mean.
     """
 
     name: Name
@@ -78,6 +81,7 @@ class DataSettings:
     max_pixels: int = MAX_PIXELS
     follow_symlinks: bool = False
     on_bad_image: OnBadImage = "error"
+    orientation: Orientation = "upright"
 
     def __post_init__(self) -> None:
         if self.name not in get_args(Name):
@@ -86,6 +90,8 @@ class DataSettings:
             raise unknown("augmentation", self.augment, get_args(Policy), where="[data] augment")
         if self.on_bad_image not in get_args(OnBadImage):
             raise unknown("choice", self.on_bad_image, get_args(OnBadImage), where="[data] on_bad_image")
+        if self.orientation not in get_args(Orientation):
+            raise unknown("choice", self.orientation, get_args(Orientation), where="[data] orientation")
         limits = {"batch_size": (self.batch_size, 1, 2**20), "image_size": (self.image_size, 8, 4096),
                   "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),

@@ -26,6 +26,7 @@ from tutelage.graph import schedules
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Kind, Trained
 from tutelage.models.architecture import Architecture
+from tutelage.recipes import added_keys
 from tutelage.recipes.lookup import edge_of, function_of, kind_of, told, typed, wrong_type
 from tutelage.recipes.places import Keys, Place, override_keys, shown_key
 
@@ -92,7 +93,8 @@ class Recipe:
     def text_in(self, run: Path) -> str:
         """The text that a run folder has of this very recipe, else `text`.
 
-        The two differ where the folder was made before a key was added: what it lacks has its default.
+        The two differ where the folder was made before a key was added: what it lacks has its default, or its old
+        meaning (`added_keys`).
         """
         try:
             return self.text_like((run / "config.toml").read_text(encoding="utf-8"), run / "config.toml")
@@ -109,18 +111,21 @@ class Recipe:
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), *, quick: bool = False,
-                plugins: Sequence[str] = ()) -> Recipe:
-    """A TOML file with `--set` overrides ("train.seed=1"), checked key by key; it allows itself no plugin."""
+                plugins: Sequence[str] = (), older: added_keys.Keys | None = None) -> Recipe:
+    """A TOML file with `--set` overrides ("train.seed=1"), checked key by key; it allows itself no plugin.
+
+    `older` are values for keys that it does not say, from a run that it goes on with (`added_keys.lacking_in`).
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("cannot read the recipe", where=path, found=error,
                          fix="give the path of a TOML file") from None
-    return recipe_of(text, path, overrides, quick=quick, plugins=plugins)
+    return recipe_of(text, path, overrides, quick=quick, plugins=plugins, older=older)
 
 
 def recipe_of(text: str, path: Path, overrides: Sequence[str] = (), *, quick: bool = False,
-              plugins: Sequence[str] = ()) -> Recipe:
+              plugins: Sequence[str] = (), older: added_keys.Keys | None = None) -> Recipe:
     """`read_recipe` of a file that has been read."""
     try:
         tables = tomllib.loads(text)
@@ -134,6 +139,7 @@ def recipe_of(text: str, path: Path, overrides: Sequence[str] = (), *, quick: bo
         if module not in plugins:
             raise SecurityError(f"this file asks to run the Python module {module!r}, which is not allowed",
                                 where=source.where(("run",), "plugins"), fix=f"if you trust it, add --plugin {module}")
+    tables = added_keys.with_keys(added_keys.with_keys(tables, added_keys.lacking(tables)), older or {})
     recipe = _recipe(tables, source, quick=quick or run.quick, plugins=list(dict.fromkeys([*run.plugins, *plugins])),
                      number=run.number)
     return _quickened(recipe) if recipe.quick else recipe

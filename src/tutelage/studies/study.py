@@ -30,7 +30,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ from tutelage.engine.numerics import NUMERICS_FILE
 from tutelage.errors import UsageError, unknown
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Trained
+from tutelage.recipes import added_keys
 from tutelage.recipes.recipe import Recipe, TomlFile, graph_of, read_recipe, settings_of
 from tutelage.runs.folder import read_json
 from tutelage.system.files import write_json
@@ -171,14 +172,15 @@ def under_conditions(study: Study, only: Sequence[str] = ()) -> dict[str, Study]
 def cells_of(study: Study, asked: Asked, out: Path) -> list[Cell]:
     """All runs of a study, seed by seed, so that a study that is stopped holds whole seeds; every recipe is checked."""
     cells: dict[Path, Cell] = {}
+    older = _older(out)
     for seed in range(asked.seeds):
         for name, teacher in study.teachers.items():
             if seed == 0 or teacher.seeds == "each":
-                cell = _cell(study, asked, out, name, teacher.recipe, [*study.table.set, *teacher.set], seed)
+                cell = _cell(study, asked, out, name, teacher.recipe, [*study.table.set, *teacher.set], seed, older)
                 cells[cell.run] = cell
         for name, method in study.methods.items():
             for recipe in method.recipes:
-                cell = _cell(study, asked, out, name, recipe, [*study.table.set, *method.set], seed)
+                cell = _cell(study, asked, out, name, recipe, [*study.table.set, *method.set], seed, older)
                 if cell.run in cells:
                     raise UsageError("two runs of one name", where=f"{study.path}, [methods.{name}]", found=str(cell),
                                      fix="rename a method, a teacher or a recipe")
@@ -186,6 +188,17 @@ def cells_of(study: Study, asked: Asked, out: Path) -> list[Cell]:
     _check_order(cells)
     _check_nodes(study, [cell for cell in cells.values() if cell.seed == 0])
     return list(cells.values())
+
+
+def _older(out: Path) -> added_keys.Keys:
+    """The old meanings that a study begun earlier goes on with, in its new runs too: its runs are compared."""
+    if not (out / STUDY_FILE).exists():
+        return {}
+    older: dict[str, dict[str, Any]] = {}
+    for text in read_json(out / STUDY_FILE)["cells"].values():
+        for table, keys in added_keys.lacking(tomllib.loads(text)).items():
+            older.setdefault(table, {}).update(keys)
+    return older
 
 
 def learners(graph: Graph) -> list[str]:
@@ -265,12 +278,14 @@ def _from_tables(tables: dict[str, Any], source: TomlFile) -> Study:
     return study
 
 
-def _cell(study: Study, asked: Asked, out: Path, name: str, recipe: str, overrides: Sequence[str], seed: int) -> Cell:
+def _cell(study: Study, asked: Asked, out: Path, name: str, recipe: str, overrides: Sequence[str], seed: int,
+          older: added_keys.Keys) -> Cell:
     path = study.folder / recipe
     several = name in study.methods and len(study.methods[name].recipes) > 1
     run = out / "runs" / (f"{name}-{path.stem}" if several else name) / f"seed-{seed}"
     sets = [*overrides, *asked.set, f"train.seed={seed}"]
-    plain = read_recipe(path, sets, plugins=asked.plugins)
+    plain = read_recipe(path, sets, plugins=asked.plugins, older=older)
+    sets += added_keys.as_overrides(older, {"data": asdict(plain.data)})
     graph = graph_of(plain, path)
     settings_of(plain, graph)
     needs = {node: _teacher_run(study, out, node, seed) for node in graph.named(Frozen)

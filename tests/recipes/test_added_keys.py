@@ -1,0 +1,99 @@
+"""Keys whose default is not what was done before them: folders of runs from then keep what was done."""
+
+import pytest
+
+from tutelage.data.load import DataSettings
+from tutelage.errors import UsageError
+from tutelage.recipes.added_keys import ADDED, lacking_in
+from tutelage.recipes.recipe import Recipe, read_recipe
+
+RECIPE = """\
+[data]
+name = "digits"
+
+[models.a]
+arch = "resnet8"
+
+[method]
+name = "scratch"
+student = "a"
+"""
+
+
+def without_added(text: str) -> str:
+    """A resolved recipe as it was written before there were these keys."""
+    keys = tuple(f"{key} =" for table in ADDED.values() for key in table)
+    lines = text.splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(keys)]
+    assert len(lines) - len(kept) == len(keys)
+    return "".join(kept)
+
+
+@pytest.fixture
+def read(tmp_path):
+    def recipe(*overrides: str, **options) -> Recipe:
+        path = tmp_path / "recipe.toml"
+        path.write_text(RECIPE)
+        return read_recipe(path, overrides, **options)
+    return recipe
+
+
+@pytest.fixture
+def old_run(tmp_path, read):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").write_text(without_added(read().text()))
+    return run
+
+
+def test_each_added_key_is_one_of_the_recipe_and_meant_something_else_before():
+    for key, old in ADDED["data"].items():
+        assert getattr(DataSettings("digits"), key) != old
+        DataSettings("digits", **{key: old})
+
+
+def test_a_recipe_that_a_person_wrote_means_the_default_and_writes_it_down(read):
+    assert read().data == DataSettings("digits")
+    assert 'orientation = "upright"' in read().text()
+
+
+def test_the_folder_of_an_old_run_means_what_was_done_then(read, old_run):
+    assert read_recipe(old_run / "config.toml").data.orientation == "as stored"
+    assert read_recipe(old_run / "config.toml", ["data.orientation=upright"]).data.orientation == "upright"
+
+
+def test_the_folder_of_a_new_run_means_what_it_says(read, old_run):
+    (old_run / "config.toml").write_text(read().text())
+    assert lacking_in(old_run) == {}
+    assert read_recipe(old_run / "config.toml").data.orientation == "upright"
+
+
+def test_the_same_command_goes_on_with_an_old_run_as_it_began(read, old_run):
+    again = read(older=lacking_in(old_run))
+    assert again.data.orientation == "as stored"
+    assert again.text_in(old_run) == (old_run / "config.toml").read_text()
+    assert read().text_in(old_run) == read().text(), "a recipe that was not read for this folder is another one"
+
+
+def test_a_recipe_that_says_the_key_is_another_run_in_an_old_folder(read, old_run):
+    stated = read("data.orientation=upright", older=lacking_in(old_run))
+    assert stated.data.orientation == "upright"
+    assert stated.text_in(old_run) == stated.text()
+
+
+@pytest.mark.parametrize("there", ["", "]", "run = 5", "[run]\nquick = 1\n", "[python]\nseed = 1\n"])
+def test_a_folder_that_keeps_no_recipe_asks_for_nothing_that_harms(read, tmp_path, there):
+    (tmp_path / "config.toml").write_text(there)
+    lacking_in(tmp_path)
+    lacking_in(tmp_path / "nowhere")
+
+
+def test_a_data_table_that_is_none_is_told_of_as_ever(tmp_path):
+    (tmp_path / "config.toml").write_text("data = 5\n[models.a]\n[run]\nquick = false\n")
+    with pytest.raises(UsageError, match="must be a table"):
+        read_recipe(tmp_path / "config.toml")
+
+
+def test_an_orientation_that_does_not_exist_is_told_with_the_nearest(read):
+    with pytest.raises(UsageError, match="orientation"):
+        read("data.orientation=uprite")

@@ -345,7 +345,7 @@ def many(tmp_path) -> Path:
     """A hundred training images of each of two classes, not split further."""
     for label in ("cat", "dog"):
         for number in range(100):
-            write_image(tmp_path / "photos" / label / f"{number:02}.png", number + 1000 * len(label))
+            write_image(tmp_path / "photos" / label / f"{number:02}.png", number + 1000 * ord(label[0]))
     return tmp_path / "photos"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from tutelage.data import folder, label_files, published
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare_image, printable
+from tutelage.data.leakage import Judged, Leakage, judge_files, judge_leaks, keys_of_rows
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, first
 from tutelage.data.stream import CPU
@@ -25,6 +27,7 @@ from tutelage.types import Content, ImageFiles
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
 OnBadImage = Literal["error", "skip"]
 Orientation = Literal["upright", "as stored"]
+FilesAre = Literal["content", "suffix"]
 SKIPPED_AT_MOST = 0.01
 """Of the images of a split."""
 SKIPPED_SHOWN = 20
@@ -62,6 +65,10 @@ class DataSettings:
         image at every start, and leaves out those that cannot be: at most 1 % of a split, never a class's last image.
     orientation: how images of files are read: "upright" turns them as their EXIF tag says; "as stored" does not, as
         was done before there was this key, and is what run folders from then mean.
+    leakage: what the same image in two splits, or under two classes, does: see `leakage`. By default one for training
+        and for testing is an error, in a published set a note; every other is a note.
+    images_by: by what a file of a folder is an image: its "content" or, as in runs made before there was this key, the
+        "suffix" of its name; splits then go by the names train, val, valid, validation and test alone.
     """
 
     name: Name
@@ -82,6 +89,8 @@ class DataSettings:
     follow_symlinks: bool = False
     on_bad_image: OnBadImage = "error"
     orientation: Orientation = "upright"
+    leakage: Leakage = "auto"
+    images_by: FilesAre = "content"
 
     def __post_init__(self) -> None:
         if self.name not in get_args(Name):
@@ -92,6 +101,10 @@ class DataSettings:
             raise unknown("choice", self.on_bad_image, get_args(OnBadImage), where="[data] on_bad_image")
         if self.orientation not in get_args(Orientation):
             raise unknown("choice", self.orientation, get_args(Orientation), where="[data] orientation")
+        if self.leakage not in get_args(Leakage):
+            raise unknown("choice", self.leakage, get_args(Leakage), where="[data] leakage")
+        if self.images_by not in get_args(FilesAre):
+            raise unknown("choice", self.images_by, get_args(FilesAre), where="[data] images_by")
         limits = {"batch_size": (self.batch_size, 1, 2**20), "image_size": (self.image_size, 8, 4096),
                   "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
@@ -163,14 +176,20 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
     prepared = preparation_of(settings)
     content = hashlib.sha256(arrays.images.numpy().tobytes()).hexdigest()
     splits["train"] = _chosen(splits["train"], settings)
-    kept = torch.cat([rows.ids for rows in splits.values()])
-    return _made(settings, arrays.classes, _prepared(arrays.images, prepared, kept), splits, prepared, content, seed,
-                 device)
+    if settings.leakage != "allow" and not quick:
+        keys = keys_of_rows(arrays.images)
+        judged = judge_leaks(settings.leakage, splits, keys, "image {}".format, settings.name, published=True)
+    else:
+        judged = Judged(splits)
+    kept = torch.cat([rows.ids for rows in judged.splits.values()])
+    data = _made(settings, arrays.classes, _prepared(arrays.images, prepared, kept), judged.splits, prepared, content,
+                 seed, device)
+    return replace(data, notes=judged.notes, also_in_training=judged.also_in_training)
 
 
 def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     """A folder of images; what has no test and no validation folder gives up shares for them."""
-    listing = folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks)
+    listing = _listing(settings)
     folder.require_sound(listing)
     if settings.name == "imagenet100" and len(listing.classes) != 100:
         raise DataError("this is not ImageNet-100", where=listing.root, found=f"{len(listing.classes)} classes",
@@ -178,8 +197,8 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     bad = folder.damaged(listing, settings.max_pixels) if settings.on_bad_image == "skip" else {}
     kept = replace(listing, images=tuple(image for place, image in enumerate(listing.images) if place not in bad))
     contents = folder.contents(kept, settings.max_pixels)
-    splits, notes = _without(_folder_splits(settings, listing), listing, bad)
-    splits["train"] = _chosen(splits["train"], settings)
+    splits, notes = folder_rows(settings, listing, bad)
+    splits, leaks, also = judge_files(settings.leakage, splits, listing, contents, settings.max_pixels)
     prepared = preparation_of(settings)
     read = partial(_read, [image.path for image in listing.images], prepared.channels, settings.max_pixels)
     data = _made(settings, listing.classes, read, splits, prepared, folder.folder_fingerprint(contents), seed, device)
@@ -194,7 +213,16 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     def damaged() -> list[str]:
         return [kept.name(kept.images[place]) for place in folder.damaged(kept, settings.max_pixels)]
 
-    return replace(data, files=ImageFiles(contents, sealed, named, damaged), notes=notes)
+    return replace(data, files=ImageFiles(contents, sealed, named, damaged), also_in_training=also,
+                   notes=(*listing.notes, *notes, *leaks))
+
+
+def folder_rows(settings: DataSettings, listing: folder.Listing,
+                bad: Mapping[int, UserError] = MappingProxyType({})) -> tuple[dict[str, Rows], tuple[str, ...]]:
+    """The rows of each split of a folder, ids being places in its listing, without the `bad`; and notes of those."""
+    splits, notes = _without(_folder_splits(settings, listing), listing, bad)
+    splits["train"] = _chosen(splits["train"], settings)
+    return splits, notes
 
 
 def _without(splits: Mapping[str, Rows], listing: folder.Listing,
@@ -262,9 +290,17 @@ def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
 
 def _quick_classes(settings: DataSettings) -> tuple[str, ...]:
     if settings.name == "folder" and settings.root is not None and _root(settings).is_dir():
-        return folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks).classes
+        listing = _listing(settings)
+        if not listing.classes:
+            folder.require_sound(listing)
+        return listing.classes
     counts = {"cifar100": 100, "imagenet100": 100}
     return tuple(f"class {number}" for number in range(counts.get(settings.name, 10)))
+
+
+def _listing(settings: DataSettings) -> folder.Listing:
+    return folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks,
+                              by_content=settings.images_by == "content")
 
 
 def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | partial, splits: dict[str, Rows],

@@ -12,7 +12,7 @@ from typing import Any
 
 Keys = Mapping[str, Mapping[str, Any]]
 """Table -> key -> value."""
-ADDED: Keys = {"data": {"orientation": "as stored"}}
+ADDED: Keys = {"data": {"orientation": "as stored", "leakage": "allow", "images_by": "suffix"}}
 """What these keys mean where a resolved recipe lacks them."""
 
 

@@ -32,8 +32,10 @@ def decoding_error(path: Path) -> DataError | SecurityError | None:
     return None
 
 
-@pytest.mark.parametrize(("format_", "suffix"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("BMP", "bmp")])
-def test_all_four_formats_are_read(tmp_path, format_, suffix):
+@pytest.mark.parametrize(("format_", "suffix"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("BMP", "bmp"),
+                                                 ("TIFF", "tiff"), ("GIF", "gif"), ("AVIF", "avif"),
+                                                 ("JPEG", "jfif"), ("JPEG", "png"), ("TIFF", ""), ("PNG", "pdf")])
+def test_all_formats_are_read_whatever_the_file_is_called(tmp_path, format_, suffix):
     path = tmp_path / f"image.{suffix}"
     Image.new("RGB", (20, 10), (200, 100, 50)).save(path, format_)
     image = decode(path)
@@ -64,15 +66,9 @@ def test_cmyk_becomes_rgb(tmp_path):
     assert blue < 15
 
 
-def test_sixteen_bits_are_refused(tmp_path):
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"range of values[\s\S]*a\.png[\s\S]*I;16[\s\S]*8 bits"):
-        decode(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize(("content", "found"), [(b"", "an empty file"), (b"<html><body>", "starts with b'<html>"),
-                                                (b"8BPS\0\1", "Photoshop"), (b"II*\0....", "TIFF"),
-                                                (b"%!PS-Adobe-3.0 EPSF", "PostScript"), (b"GIF89a...", "GIF")])
+@pytest.mark.parametrize(("content", "found"), [(b"", "an empty file"), (b"<html><body>", "a web page"),
+                                                (b"??<html>", "starts with b'??<html>"), (b"8BPS\0\1", "Photoshop"),
+                                                (b"%!PS-Adobe-3.0 EPSF", "PostScript"), (b"%PDF-1.7", "PDF")])
 def test_what_is_no_image_is_told_by_its_first_bytes(tmp_path, content, found):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
@@ -82,7 +78,7 @@ def test_what_is_no_image_is_told_by_its_first_bytes(tmp_path, content, found):
     assert caught.value.where == str(path)
 
 
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
 def test_a_cut_or_garbled_file_is_a_data_error_with_its_path(tmp_path, format_):
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

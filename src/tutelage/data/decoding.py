@@ -1,84 +1,126 @@
 """From an image file to pixels: one rule, for training, evaluation and prediction, and no torch in it.
 
-Files are JPEG, PNG, WebP or BMP, recognised by their first bytes; no other decoder is ever run. What is
-transparent is laid on white; palettes, CMYK and grey become the wanted channels as Pillow converts them; of an
-animation the first frame counts; the orientation is as stored (an EXIF rotation is not applied). Images with
-16 or 32 bits a pixel and channel are refused, for there is no rule by which their range would be known.
+Files are recognised by their first bytes, whatever they are called, and only the decoder of what was recognised is
+run (`file_kinds`). Of an animation, or of several pages, the first counts. An image is turned upright as its EXIF
+orientation says, unless it is wanted "as stored"; then its pixels become grey or RGB of 8 bits (`pixel_modes`).
 """
 
 import os
 import stat
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, TypeGuard, TypeVar, get_args
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
+from tutelage.data.file_kinds import HEAD_BYTES, KINDS, SUFFIXES
 from tutelage.data.file_kinds import kind_of as kind_of
 from tutelage.data.file_kinds import why_not as why_not
+from tutelage.data.pixel_modes import Range, flatten, stored_turn, turn_back, turn_upright
 from tutelage.errors import DataError, SecurityError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+T = TypeVar("T")
+Orientation = Literal["upright", "as stored"]
+Sides = int | tuple[int, int]
+"""Pixels of both sides, or of height and width."""
+EXTENSIONS = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 MAX_PIXELS = 64_000_000
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")
-_OTHER_TYPES = {b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "Photoshop (PSD)",
-                b"%!PS": "PostScript (EPS)", b"%PDF": "PDF"}
+_DNG_VERSION, _KIND_OF_PAGE = 50706, 254
+_WARNINGS = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image becomes a square: as if its shorter side were scaled to `resize`, cut to the central `crop`.
+    """How an image becomes what a network receives: scaled so that it just covers `resize`, cut to the central `crop`.
 
-    The scaling is bilinear with antialiasing; `pad` black pixels are then put on every side. Lengths in pixels.
+    Both are pixels: of a square, or (height, width), in the same proportion. The scaling is bilinear with
+    antialiasing; `pad` black pixels are then put on every side. `value_range` is what becomes 0 .. 255 in files with
+    more than 8 bits a channel: needed for 32 bits, else all 16.
     """
 
     channels: int
-    resize: int
-    crop: int
+    resize: Sides
+    crop: Sides
     pad: int = 0
+    orientation: Orientation = "upright"
+    value_range: Range | None = None
+
+    @property
+    def covers(self) -> tuple[int, int]:
+        """Height and width of `resize`."""
+        return _pair(self.resize)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of `crop`."""
+        return _pair(self.crop)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the result."""
-        side = self.crop + 2 * self.pad
-        return self.channels, side, side
+        height, width = self.size
+        return self.channels, height + 2 * self.pad, width + 2 * self.pad
 
     def as_json(self) -> dict[str, object]:
-        """What travels with a model; `preparation` reads it back."""
-        return {"channels": self.channels, "resize": self.resize, "crop": self.crop, "pad": self.pad,
-                "interpolation": "bilinear, antialiased", "alpha": "on white", "orientation": "as stored",
+        """What travels with a model; `preparation` reads it back. Sides are a number where both are the same."""
+        resize, crop = ([*sides] if isinstance(sides, tuple) else sides for sides in (self.resize, self.crop))
+        told = {"channels": self.channels, "resize": resize, "crop": crop, "pad": self.pad,
+                "interpolation": "bilinear, antialiased", "alpha": "on white", "orientation": self.orientation,
                 "range": [0.0, 1.0]}
+        return told if self.value_range is None else {**told, "value_range": [*self.value_range]}
 
 
 def preparation(preprocessing: Mapping[str, object]) -> Preparation:
-    """The preparation that a model brought along as JSON."""
-    names = ("channels", "resize", "crop", "pad")
-    numbers = {name: preprocessing.get(name) for name in names}
-    for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 65536:
-            raise DataError("preprocessing cannot be read", where=name, found=repr(number),
-                            expected="a whole number of pixels or channels")
-    return Preparation(**{name: number for name, number in numbers.items() if isinstance(number, int)})
+    """The preparation that a model brought along as JSON; one that tells of no orientation is of images as stored."""
+    resize, crop = (_read_sides(preprocessing, name) for name in ("resize", "crop"))
+    channels, pad = (_read_pixels(name, preprocessing.get(name)) for name in ("channels", "pad"))
+    found, bounds = preprocessing.get("orientation", "as stored"), preprocessing.get("value_range")
+    orientation = next((word for word in get_args(Orientation) if word == found), None)
+    if orientation is None:
+        raise _unreadable("orientation", found, " or ".join(get_args(Orientation)))
+    if bounds is not None and not is_range(bounds):
+        raise _unreadable("value_range", bounds, "two numbers, the lower first")
+    return Preparation(channels, resize, crop, pad, orientation, (bounds[0], bounds[1]) if bounds else None)
+
+
+def is_range(bounds: object) -> TypeGuard[Sequence[float]]:
+    """Whether these are two finite numbers, the lower first."""
+    return (isinstance(bounds, list | tuple) and len(bounds) == 2
+            and all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in bounds)
+            and -np.inf < bounds[0] < bounds[1] < np.inf)
 
 
 def pixels(image: Image.Image, how: Preparation) -> np.ndarray:
     """A decoded image, cut, scaled and padded: [channels, height, width] uint8.
 
-    Only the central square is ever scaled, so that an image of 1 x 30000 pixels costs no more than another.
+    Only the central part is ever scaled, so that an image of 1 x 30000 pixels costs no more than another.
 
     >>> pixels(Image.new("RGB", (40, 30)), Preparation(3, 32, 28, pad=2)).shape
     (3, 32, 32)
     """
     width, height = image.size
-    side = min(width, height) * how.crop / how.resize
-    left, top = (width - side) / 2, (height - side) / 2
-    if (width, height) != (how.crop, how.crop) or how.resize != how.crop:
-        image = image.resize((how.crop, how.crop), Image.Resampling.BILINEAR,
-                             box=(left, top, left + side, top + side))
+    if (height, width) != how.size or how.covers != how.size:
+        tall, wide = cut(height, width, how)
+        left, top = (width - wide) / 2, (height - tall) / 2
+        image = image.resize((how.size[1], how.size[0]), Image.Resampling.BILINEAR,
+                             box=(left, top, left + wide, top + tall))
     return np.pad(as_array(image), ((0, 0), (how.pad, how.pad), (how.pad, how.pad)))
+
+
+def cut(height: int, width: int, how: Preparation) -> tuple[float, float]:
+    """Height and width, in pixels of the image, of the central part that becomes the `crop`.
+
+    >>> cut(480, 640, Preparation(3, 256, 224)), cut(480, 640, Preparation(3, (64, 128), (32, 64)))
+    ((420.0, 420.0), (160.0, 320.0))
+    """
+    # The side that runs out first is scaled to its side of `resize`.
+    side, over = min(((height, how.covers[0]), (width, how.covers[1])), key=lambda pair: pair[0] / pair[1])
+    return side * how.size[0] / over, side * how.size[1] / over
 
 
 def as_array(image: Image.Image) -> np.ndarray:
@@ -87,35 +129,32 @@ def as_array(image: Image.Image) -> np.ndarray:
     return values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
-def decode(path: Path, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The whole image, grey (1 channel) or RGB (3); whatever is wrong with it is an error that names the file."""
+def decode(path: Path, channels: int = 3, max_pixels: int = MAX_PIXELS, *, orientation: Orientation = "upright",
+           value_range: Range | None = None) -> Image.Image:
+    """The whole image, grey (1 channel) or RGB (3); whatever is wrong with it is an error that names the file.
+
+    `value_range` is what becomes 0 .. 255 in a file with more than 8 bits a channel. HEIC is always upright.
+    """
     with open_regular(path) as file:
         image = _open(file, path, max_pixels)
+        stored = stored_turn(image)
         try:
-            image.load()
+            _undisturbed(image.load)
+            if orientation == "upright":
+                _undisturbed(lambda: turn_upright(image))
         except MemoryError:
             raise
         except Exception as error:
             raise DataError("an image cannot be decoded", where=printable(path), found=str(error) or repr(error),
                             fix="replace or remove the file; `tutelage check-data` lists all such files") from None
-    return flatten(image, channels, printable(path))
+    seen = flatten(image, channels, printable(path), value_range)
+    return seen if orientation == "upright" else turn_back(seen, stored)
 
 
 def header(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """What the first bytes tell of an image (size, mode, format), with the checks of `decode`, not decoded."""
     with open_regular(path) as file:
         return _open(file, path, max_pixels)
-
-
-def flatten(image: Image.Image, channels: int, where: str) -> Image.Image:
-    """The image in the mode that has so many channels; what is transparent is laid on white."""
-    if image.mode not in _MODES:
-        raise DataError("an image whose range of values is not known", where=where, found=f"mode {image.mode!r}",
-                        expected="8 bits a channel", fix="convert it to 8 bits a channel")
-    if image.mode.endswith("A") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if channels == 1 else "RGB")
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -132,25 +171,16 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def sniff(head: bytes) -> str | None:
-    """The format told by the first bytes of a file; `None` if it is none that we read."""
-    if head[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if head[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    return "BMP" if head[:2] == b"BM" else None
-
-
-def require_image(head: bytes, path: Path) -> None:
-    """Refuse a file that does not begin as an image does."""
-    if sniff(head) is None:
-        found = "an empty file" if not head else f"starts with {head[:12]!r}"
-        kind = _OTHER_TYPES.get(head[:4])
-        raise DataError("not an image that can be read", where=printable(path),
-                        found=f"{kind} ({found})" if kind else found, expected=", ".join(FORMATS),
+def require_image(head: bytes, path: Path) -> str:
+    """The format of a file that begins so; one that cannot be read is refused with what it is."""
+    kind = kind_of(head)
+    if kind is None:
+        reason = why_not(head)
+        found = reason if not head else f"{reason} (starts with {head[:12]!r})"
+        raise DataError("not an image that can be read", where=printable(path), found=found,
+                        expected=", ".join(KINDS),
                         fix="replace, convert or remove the file; `tutelage check-data` lists all such files")
+    return kind
 
 
 def printable(path: Path | str) -> str:
@@ -164,18 +194,63 @@ def printable(path: Path | str) -> str:
 
 
 def _open(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
-    require_image(file.read(16), path)
-    file.seek(0)
+    kind = require_image(file.read(HEAD_BYTES), path)
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = _undisturbed(lambda: _opened(file, kind))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error), max_pixels) from None
     except Exception as error:
-        raise DataError("the header of an image cannot be read", where=printable(path), found=type(error).__name__,
-                        fix="replace or remove the file") from None
+        odd = kind == "TIFF" and isinstance(error, Image.UnidentifiedImageError)
+        raise DataError("the header of an image cannot be read", where=printable(path),
+                        found=f"{kind}, {type(error).__name__}",
+                        expected="a TIFF file that Pillow reads: 1 to 4 bands, no 16- or 64-bit floats" if odd else None,
+                        fix="convert or remove the file" if odd else "replace or remove the file") from None
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width} x {image.height} pixels", max_pixels)
+    if isinstance(image, TiffImageFile) and (_DNG_VERSION in image.tag_v2 or image.tag_v2.get(_KIND_OF_PAGE) == 1):
+        raise DataError("a raw photograph, of which only a preview could be read", where=printable(path),
+                        fix="develop it: save it as JPEG, PNG or TIFF")
     return image
+
+
+def _opened(file: BinaryIO, kind: str) -> Image.Image:
+    file.seek(0)
+    if kind == "HEIC":
+        from pillow_heif import HeifImageFile  # pyright: ignore[reportMissingImports] - of an extra, which is there
+
+        return HeifImageFile(file)
+    return Image.open(file, formats=(kind,))
+
+
+def _undisturbed(act: Callable[[], T]) -> T:
+    """What `act` gives, where Pillow's warnings are errors too: damaged EXIF is no reason to refuse an image."""
+    try:
+        return act()
+    except UserWarning:
+        with _WARNINGS, warnings.catch_warnings():  # not safe in threads, so one at a time, and only then
+            warnings.simplefilter("ignore", UserWarning)
+            return act()
+
+
+def _pair(sides: Sides) -> tuple[int, int]:
+    return sides if isinstance(sides, tuple) else (sides, sides)
+
+
+def _read_sides(preprocessing: Mapping[str, object], name: str) -> Sides:
+    value = preprocessing.get(name)
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return _read_pixels(name, value[0]), _read_pixels(name, value[1])
+    return _read_pixels(name, value)
+
+
+def _read_pixels(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65536:
+        raise _unreadable(name, value, "a whole number of pixels or channels")
+    return value
+
+
+def _unreadable(name: str, value: object, expected: str) -> DataError:
+    return DataError("preprocessing cannot be read", where=name, found=repr(value), expected=expected)
 
 
 def _too_large(path: Path, found: str, max_pixels: int) -> SecurityError:

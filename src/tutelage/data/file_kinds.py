@@ -7,7 +7,10 @@ from PIL import features
 
 HEAD_BYTES = 4096
 """So many first bytes tell what a file is."""
-KINDS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIC")
+SUFFIXES = {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp", ".dib"),
+            "TIFF": (".tif", ".tiff"), "GIF": (".gif",), "AVIF": (".avif", ".avifs"), "HEIC": (".heic", ".heif")}
+"""How the files of each format are called; a file of any other name is read as well."""
+KINDS = tuple(SUFFIXES)
 """The formats that are read; AVIF where Pillow has it, HEIC with tutelage[heic]."""
 _IMAGES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP", b"GIF87a": "GIF", b"GIF89a": "GIF",
            b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from tutelage.data.decoding import EXTENSIONS as EXTENSIONS
 from tutelage.data.decoding import MAX_PIXELS, Preparation, as_array, decode, pixels
+from tutelage.data.decoding import Orientation as Orientation
+from tutelage.data.decoding import Range as Range
+from tutelage.data.decoding import Sides as Sides
 from tutelage.data.decoding import flatten as flatten
 from tutelage.data.decoding import header as header
 from tutelage.data.decoding import open_regular as open_regular
@@ -23,7 +26,8 @@ LARGEST_SIDE = 128
 
 def read_image(path: Path, how: Preparation, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "channels height width"]:
     """The image file as a network wants it, before the division by 255."""
-    return prepare_image(decode(path, how.channels, max_pixels), how)
+    image = decode(path, how.channels, max_pixels, orientation=how.orientation, value_range=how.value_range)
+    return prepare_image(image, how)
 
 
 def prepare_image(image: Image.Image, how: Preparation) -> UInt8[Tensor, "channels height width"]:

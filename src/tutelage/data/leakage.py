@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tutelage.data import folder
 from tutelage.data.assemble import Rows
-from tutelage.data.images import decode, printable
+from tutelage.data.images import Range, decode, printable
 from tutelage.errors import DataError, ResourceError, UserError
 from tutelage.system.files import write
 from tutelage.types import Content
@@ -61,6 +61,13 @@ class Leak(NamedTuple):
     def is_error(self, policy: Leakage, published: bool = False) -> bool:
         """Whether it stops a run."""
         return policy == "error" or (policy == "auto" and not published and (self.split, self.other) == _PAIRS[0])
+
+
+class Read(NamedTuple):
+    """How files are decoded, as `decode` says; upright always, so that an image and its turned copy are the same."""
+
+    max_pixels: int
+    value_range: Range | None = None
 
 
 class Judged(NamedTuple):
@@ -128,14 +135,14 @@ def judge_leaks(policy: Leakage, splits: Mapping[str, Rows], keys: Tensor, named
 
 
 def judge_files(policy: Leakage, splits: Mapping[str, Rows], listing: folder.Listing,
-                contents: Mapping[str, Content], max_pixels: int) -> Judged:
+                contents: Mapping[str, Content], read: Read) -> Judged:
     """`judge_leaks` of the images of a folder, each decoded once; of more than 1 GiB none is."""
     if policy == "allow":
         return Judged(dict(splits))
     images = [listing.images[place] for place in torch.cat([rows.ids for rows in splits.values()]).tolist()]
     if sum(image.size for image in images) > folder.BYTES_HASHED_AT_ONCE:
         return Judged(dict(splits), (NOT_LOOKED,))
-    hashes = _hashes_of_files(listing, images, contents, max_pixels)
+    hashes = _hashes_of_files(listing, images, contents, read)
     keys = keys_of([hashes.get(image.path) for image in listing.images])
     return judge_leaks(policy, splits, keys, lambda place: printable(listing.name(listing.images[place])),
                        printable(listing.root))
@@ -178,25 +185,25 @@ def _without_copies(splits: Mapping[str, Rows], keys: Tensor, where: object) -> 
 
 
 def _hashes_of_files(listing: folder.Listing, images: Sequence[folder.Image], contents: Mapping[str, Content],
-                     max_pixels: int) -> dict[Path, str | None]:
+                     read: Read) -> dict[Path, str | None]:
     """Path -> the hash of its pixels; what an earlier start has found of the same bytes is taken from its file."""
     bytes_of = {image.path: contents[listing.name(image)].sha256 for image in images}
     keeps = sum(image.size for image in images) >= KEPT_FROM_BYTES
     kept = _cache_file(listing.root)
-    known = _read_cache(kept) if keeps else {}
+    known = _read_cache(kept, read) if keeps else {}
     new = {bytes_of[path]: path for path in bytes_of if bytes_of[path] not in known}
     if new:
-        found = folder.in_threads(partial(hash_of_file, max_pixels=max_pixels), list(new.values()))
+        found = folder.in_threads(partial(_hash_of_file, read=read), list(new.values()))
         known |= dict(zip(new, found, strict=True))
         if keeps:
-            _write_cache(kept, {content: known[content] for content in bytes_of.values()})
+            _write_cache(kept, read, {content: known[content] for content in bytes_of.values()})
     return {path: known[content] for path, content in bytes_of.items()}
 
 
-def hash_of_file(path: Path, max_pixels: int) -> str | None:
+def _hash_of_file(path: Path, read: Read) -> str | None:
     """The hash of the pixels of a file; `None` of one that cannot be decoded, which is told where it is read."""
     try:
-        return pixel_hash(decode(path, 3, max_pixels))
+        return pixel_hash(decode(path, 3, read.max_pixels, value_range=read.value_range))
     except UserError:
         return None
 
@@ -206,22 +213,22 @@ def _cache_file(root: Path) -> Path:
     return home / "tutelage" / "pixels" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
 
 
-def _read_cache(path: Path) -> dict[str, str | None]:
+def _read_cache(path: Path, read: Read) -> dict[str, str | None]:
     try:
         held = json.loads(path.read_bytes())
-        return held["pixels"] if held["rule"] == _rule() else {}
+        return held["pixels"] if held["rule"] == _rule(read) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _write_cache(path: Path, pixels: Mapping[str, str | None]) -> None:
+def _write_cache(path: Path, read: Read, pixels: Mapping[str, str | None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps({"rule": _rule(), "pixels": pixels}).encode())
+        write(path, json.dumps({"rule": _rule(read), "pixels": pixels}).encode())
     except (OSError, ResourceError):  # it is decoded again, then
         pass
 
 
-def _rule() -> str:
+def _rule(read: Read) -> str:
     """By what the pixels were made: another Pillow may decode otherwise."""
-    return f"upright, RGB, Pillow {PIL.__version__}"
+    return f"upright, RGB, values {read.value_range}, at most {read.max_pixels}, Pillow {PIL.__version__}"

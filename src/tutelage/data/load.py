@@ -16,7 +16,7 @@ from torch import Tensor
 from tutelage.data import folder, label_files, published
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare_image, printable
-from tutelage.data.leakage import Judged, Leakage, judge_files, judge_leaks, keys_of_rows
+from tutelage.data.leakage import Judged, Leakage, Read, judge_files, judge_leaks, keys_of_rows
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, first
 from tutelage.data.stream import CPU
@@ -198,7 +198,7 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     kept = replace(listing, images=tuple(image for place, image in enumerate(listing.images) if place not in bad))
     contents = folder.contents(kept, settings.max_pixels)
     splits, notes = folder_rows(settings, listing, bad)
-    splits, leaks, also = judge_files(settings.leakage, splits, listing, contents, settings.max_pixels)
+    splits, leaks, also = judge_files(settings.leakage, splits, listing, contents, Read(settings.max_pixels))
     prepared = preparation_of(settings)
     read = partial(_read, [image.path for image in listing.images], prepared.channels, settings.max_pixels)
     data = _made(settings, listing.classes, read, splits, prepared, folder.folder_fingerprint(contents), seed, device)

@@ -2,9 +2,9 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.images import Preparation, as_tensor, flatten
+from tutelage.data.leakage import Judged, Leakage, judge_leaks, keys_of, keys_of_rows, pixel_hash
 from tutelage.data.source import Data
 from tutelage.data.stream import CPU
-from tutelage.errors import DataError
+from tutelage.errors import DataError, unknown
 
 Pair = tuple[Tensor, Tensor]
 Images = Any
@@ -25,11 +26,12 @@ Images = Any
 def from_tensors(train: Pair, validation: Pair | float = 0.1,
                  test: Pair | None = None, *, classes: Sequence[str] | None = None,
                  augment: Policy = "none", mixup: float = 0.0, cutmix: float = 0.0, name: str = "tensors",
-                 seed: int = 0, device: torch.device = CPU) -> Data:
+                 seed: int = 0, device: torch.device = CPU, leakage: Leakage = "auto") -> Data:
     """Data from images [N, C, H, W] (uint8, or float in [0, 1]) and labels [N] int64 (-1 in train: no label).
 
     `validation` is a pair like the others, or the share of the training rows to hold out. Without `classes` the
-    classes are called "0", "1", ...; the ids count through train, validation and test.
+    classes are called "0", "1", ...; the ids count through train, validation and test. `leakage` says what the same
+    image in two splits, or under two classes, does: by default a DataError if it is for training and for testing.
 
     >>> data = from_tensors((torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2), validation=0.2)
     >>> len(data.train.ids), len(data.validation.ids), data.classes
@@ -46,14 +48,16 @@ def from_tensors(train: Pair, validation: Pair | float = 0.1,
     maker = Maker(images, (channels, height, width), len(names), device=device)
     how = augmentation(augment, maker.shape, seed=seed, mixup=mixup, cutmix=cutmix)
     content = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
-    return assembled(name, names, maker, _splits(labels, validation), how, _as_given(maker.shape), content,
+    judged = _judged(leakage, labels, _splits(labels, validation), lambda: keys_of_rows(images))
+    data = assembled(name, names, maker, judged.splits, how, _as_given(maker.shape), content,
                      f"validation {validation if isinstance(validation, float) else 'given'}")
+    return replace(data, notes=(*data.notes, *judged.notes), also_in_training=judged.also_in_training)
 
 
 def from_dataset(train: Images, validation: Images | float = 0.1, test: Images | None = None, *,
                  classes: Sequence[str] | None = None, image_size: int | None = None, augment: Policy = "none",
                  mixup: float = 0.0, cutmix: float = 0.0, name: str = "dataset", seed: int = 0,
-                 device: torch.device = CPU, workers: int = 0) -> Data:
+                 device: torch.device = CPU, workers: int = 0, leakage: Leakage = "auto") -> Data:
     """Data from map-style torch data sets of (image, class number).
 
     An image is a PIL image, cut and scaled to `image_size` (default: the shorter side of the first), or a tensor
@@ -64,20 +68,23 @@ def from_dataset(train: Images, validation: Images | float = 0.1, test: Images |
     sets = {split: part for split, part in given.items() if part is not None and not isinstance(part, float)}
     shape, prepared = _form(train, image_size)
     joined = _Joined(tuple(sets.values()), shape[0])
-    labels, content = {}, hashlib.sha256()
+    labels, content, hashes = {}, hashlib.sha256(), list[str | None]()
     for split, part in sets.items():
         found = []
         for row in range(len(part)):
             image, label = part[row]
             content.update(_checked(image, shape, prepared, f"{split}, row {row}"))
+            hashes.append(None if leakage == "allow" else _hash_of(image, shape[0], f"{split}, row {row}"))
             found.append(_class_number(label, f"{split}, row {row}"))
         labels[split] = torch.tensor(found, dtype=torch.int64)
     names = _class_names(classes, labels)
     maker = Maker(joined, shape, len(names), prepared, workers, device)
     how = augmentation(augment, shape, seed=seed, mixup=mixup, cutmix=cutmix, files=prepared is not None)
     preprocessing = prepared.as_json() if prepared else _as_given(shape)
-    return assembled(name, names, maker, _splits(labels, validation), how, preprocessing, content.hexdigest(),
+    judged = _judged(leakage, labels, _splits(labels, validation), lambda: keys_of(hashes))
+    data = assembled(name, names, maker, judged.splits, how, preprocessing, content.hexdigest(),
                      f"validation {validation if isinstance(validation, float) else 'given'}")
+    return replace(data, notes=(*data.notes, *judged.notes), also_in_training=judged.also_in_training)
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,28 @@ def _splits(labels: Mapping[str, Tensor], validation: object) -> dict[str, Rows]
     if isinstance(validation, float):
         splits["train"], splits["validation"] = held_out(splits["train"], validation, "validation")
     return splits
+
+
+def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, Rows],
+            keys: Callable[[], Tensor]) -> Judged:
+    """What is left of the splits, and what is said of images that are in two of them."""
+    if leakage not in get_args(Leakage):
+        raise unknown("choice", leakage, get_args(Leakage), where="leakage")
+
+    def named(number: int) -> str:
+        for split, those in labels.items():
+            if number < len(those):
+                return f"row {number} of {split}"
+            number -= len(those)
+        raise AssertionError(number)
+
+    return Judged(splits) if leakage == "allow" else judge_leaks(leakage, splits, keys(), named, "the images")
+
+
+def _hash_of(image: Image.Image | Tensor, channels: int, where: str) -> str:
+    if isinstance(image, Image.Image):
+        return pixel_hash(flatten(image, channels, where))
+    return pixel_hash(image.numpy())
 
 
 def _as_given(shape: tuple[int, int, int]) -> dict[str, object]:

@@ -93,7 +93,7 @@ def keys_of(hashes: Sequence[str | None]) -> Tensor:
 
 def keys_of_rows(images: Tensor) -> Tensor:
     """`keys_of` images [N, C, H, W] in memory."""
-    rows = np.ascontiguousarray(images.numpy()).reshape(len(images), -1)
+    rows = images.contiguous().numpy().reshape(len(images), -1)
     return keys_of([hashlib.sha256(row.data).hexdigest() for row in rows])
 
 

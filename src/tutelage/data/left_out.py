@@ -1,5 +1,6 @@
 """What lies in a folder of images and is not used: counted by suffix and by the true reason."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,7 @@ def kinds_left_out(left_out: Iterable[LeftOut]) -> list[LeftOutKind]:
     ['1 .heic left out: HEIC: install tutelage[heic]']
     """
     groups: dict[tuple[str, str, str], list[Path]] = {}
-    for path, kind, reason in left_out:
+    for path, kind, reason in sorted(left_out, key=lambda one: os.fsencode(one.path)):
         name = {"file": path.suffix.lower() or "without a suffix", "folder": "folder"}.get(kind, "")
         groups.setdefault((kind, name, reason), []).append(path)
     order = sorted(groups.items(), key=lambda group: (group[0][0] == "hidden", -len(group[1]), group[0]))

@@ -46,7 +46,7 @@ def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (
 
     def measure() -> None:
         evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
-                            (opened.data.validation, held_out), robust)
+                            (opened.data.validation, held_out), robust, opened.data.also_in_training.get(split))
         write_evaluation(run, evaluation)
         found.append(finite(evaluation.metrics))
         if cost:

@@ -426,7 +426,7 @@ def test_a_run_that_leaves_images_out_says_so_resumes_and_is_measured(many, tmp_
 
 
 def test_no_more_than_twenty_are_named(many, monkeypatch):
-    monkeypatch.setattr("tutelage.data.load.SKIPPED_AT_MOST", 0.5)
+    monkeypatch.setattr("tutelage.data.bad_images.SKIPPED_AT_MOST", 0.5)
     shutil.move(many / "cat", many / "train" / "cat")
     shutil.move(many / "dog", many / "train" / "dog")
     write_image(many / "val" / "cat" / "0.png", 0)

@@ -34,7 +34,8 @@ def splits(listing: Listing) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(("word", "split"), [("validation", "val"), ("valid", "val"), ("dev", "val"), ("eval", "val"),
-                                             ("VAL", "val"), ("testing", "test"), ("holdout", "test"), ("Test", "test")])
+                                             ("VAL", "val"), ("testing", "test"), ("holdout", "test"),
+                                             ("Test", "test")])
 @pytest.mark.parametrize("train", ["train", "Training", "TRAIN"])
 def test_splits_go_by_the_words_people_use_in_any_case(made, word, split, train):
     root = made(*(f"{folder}/{label}" for folder in (train, word) for label in ("cat", "dog")))
@@ -51,8 +52,8 @@ def test_images_without_a_label_may_lie_beside_classes(made):
                                                                      "unlabelled": {"_unlabelled"}}
 
 
-@pytest.mark.parametrize(("first", "second", "purpose"), [("val", "dev", "validation"), ("train", "training", "training"),
-                                                          ("test", "TEST", "testing")])
+@pytest.mark.parametrize(("first", "second", "purpose"), [
+    ("val", "dev", "validation"), ("train", "training", "training"), ("test", "TEST", "testing")])
 def test_two_folders_for_one_split_are_refused(made, first, second, purpose):
     others = ("train",) if "train" not in (first, second) else ()
     text = problem(made(*(f"{folder}/{label}" for folder in (first, second, *others) for label in ("cat", "dog"))))

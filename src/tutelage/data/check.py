@@ -4,7 +4,7 @@ import json
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,8 @@ FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".p
 _BITS_OF_TIFF = 258
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True)
+class Finding:
     """All problems of a kind: what, how many, one example, and the fix.
 
     `paths` are the files or folders it is about, relative to the folder, as printable text; an `error` stops a run.
@@ -69,8 +70,8 @@ class Report:
     def as_json(self) -> str:
         """The report for a program: what `text` says, and every path."""
         fields = {"root": self.root, "counts": self.counts, "largest_and_smallest": self.balance(),
-                  "errors": [finding._asdict() for finding in self.errors],
-                  "warnings": [finding._asdict() for finding in self.warnings],
+                  "errors": [asdict(finding) for finding in self.errors],
+                  "warnings": [asdict(finding) for finding in self.warnings],
                   "modes": self.modes, "sizes": self.sizes}
         return json.dumps(fields, indent=1)
 

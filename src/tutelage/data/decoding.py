@@ -53,12 +53,12 @@ class Preparation:
     @property
     def covers(self) -> tuple[int, int]:
         """Height and width of `resize`."""
-        return _pair(self.resize)
+        return pair(self.resize)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of `crop`."""
-        return _pair(self.crop)
+        return pair(self.crop)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -77,6 +77,9 @@ class Preparation:
 
 def preparation(preprocessing: Mapping[str, object]) -> Preparation:
     """The preparation that a model brought along as JSON; one that tells of no orientation is of images as stored."""
+    if "resize" not in preprocessing and {"height", "width"} <= preprocessing.keys():  # of tensors, in early versions
+        sides = [preprocessing["height"], preprocessing["width"]]
+        preprocessing = {"resize": sides, "crop": sides, "pad": 0, **preprocessing}
     resize, crop = (_read_sides(preprocessing, name) for name in ("resize", "crop"))
     channels, pad = (_read_pixels(name, preprocessing.get(name)) for name in ("channels", "pad"))
     found, bounds = preprocessing.get("orientation", "as stored"), preprocessing.get("value_range")
@@ -86,6 +89,11 @@ def preparation(preprocessing: Mapping[str, object]) -> Preparation:
     if bounds is not None and not is_range(bounds):
         raise _unreadable("value_range", bounds, "two numbers, the lower first")
     return Preparation(channels, resize, crop, pad, orientation, (bounds[0], bounds[1]) if bounds else None)
+
+
+def pair(sides: Sides) -> tuple[int, int]:
+    """Height and width."""
+    return sides if isinstance(sides, tuple) else (sides, sides)
 
 
 def is_range(bounds: object) -> TypeGuard[Sequence[float]]:
@@ -201,10 +209,9 @@ def _open(file: BinaryIO, path: Path, max_pixels: int) -> Image.Image:
         raise _too_large(path, str(error), max_pixels) from None
     except Exception as error:
         odd = kind == "TIFF" and isinstance(error, Image.UnidentifiedImageError)
-        raise DataError("the header of an image cannot be read", where=printable(path),
-                        found=f"{kind}, {type(error).__name__}",
-                        expected="a TIFF file that Pillow reads: 1 to 4 bands, no 16- or 64-bit floats" if odd else None,
-                        fix="convert or remove the file" if odd else "replace or remove the file") from None
+        known = "a TIFF file that Pillow reads: 1 to 4 bands, no 16- or 64-bit floats" if odd else None
+        raise DataError("the header of an image cannot be read", where=printable(path), expected=known,
+                        found=f"{kind}, {type(error).__name__}", fix="replace, convert or remove the file") from None
     if image.width * image.height > max_pixels:
         raise _too_large(path, f"{image.width} x {image.height} pixels", max_pixels)
     if isinstance(image, TiffImageFile) and (_DNG_VERSION in image.tag_v2 or image.tag_v2.get(_KIND_OF_PAGE) == 1):
@@ -230,10 +237,6 @@ def _undisturbed(act: Callable[[], T]) -> T:
         with _WARNINGS, warnings.catch_warnings():  # not safe in threads, so one at a time, and only then
             warnings.simplefilter("ignore", UserWarning)
             return act()
-
-
-def _pair(sides: Sides) -> tuple[int, int]:
-    return sides if isinstance(sides, tuple) else (sides, sides)
 
 
 def _read_sides(preprocessing: Mapping[str, object], name: str) -> Sides:

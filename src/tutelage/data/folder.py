@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tutelage.data.images import decode, header, open_regular, printable, require_image
+from tutelage.data.images import Range, decode, header, open_regular, printable, require_image
 from tutelage.data.layout import (
     LAYOUTS,
     SUFFIXES,
@@ -69,9 +69,10 @@ class Listing:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is left out, a line for each reason, and what else is worth knowing."""
-        return (*self.remarks, *(f"{kind.what} ({'such as ' if len(kind.paths) > 1 else ''}"
-                                 f"{printable(kind.paths[0].relative_to(self.root))})"
-                                 for kind in kinds_left_out(self.left_out)))
+        lines = list(self.remarks)
+        for what, (first, *others) in kinds_left_out(self.left_out):
+            lines.append(f"{what} ({'such as ' if others else ''}{printable(first.relative_to(self.root))})")
+        return tuple(lines)
 
 
 def list_folder(root: Path, *, follow_symlinks: bool = False, by_content: bool = True) -> Listing:
@@ -135,9 +136,10 @@ def folder_fingerprint(found: Mapping[str, Content]) -> str:
     return total.hexdigest()
 
 
-def damaged(listing: Listing, max_pixels: int) -> dict[int, UserError]:
+def damaged(listing: Listing, max_pixels: int, value_range: Range | None = None) -> dict[int, UserError]:
     """Decode every image, on all cores: the place in `images` of each that cannot be used -> what is wrong with it."""
-    seen = in_threads(partial(_decoded, max_pixels=max_pixels), [image.path for image in listing.images])
+    look = partial(_decoded, max_pixels=max_pixels, value_range=value_range)
+    seen = in_threads(look, [image.path for image in listing.images])
     return {place: error for place, error in enumerate(seen) if error is not None}
 
 
@@ -309,9 +311,9 @@ def _inspect(path: Path, max_pixels: int, whole: bool, headers: bool) -> str | U
     return content.hexdigest()
 
 
-def _decoded(path: Path, max_pixels: int) -> UserError | None:
+def _decoded(path: Path, max_pixels: int, value_range: Range | None) -> UserError | None:
     try:
-        decode(path, 3, max_pixels)
+        decode(path, 3, max_pixels, value_range=value_range)
     except UserError as error:
         return error
     return None

@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
-from tutelage.data.images import Preparation, as_tensor, flatten
+from tutelage.data.images import Orientation, Preparation, Range, Sides, as_array, flatten, pair
 from tutelage.data.leakage import Judged, Leakage, judge_leaks, keys_of, keys_of_rows, pixel_hash
+from tutelage.data.pixel_modes import GREY, upright
 from tutelage.data.source import Data
 from tutelage.data.stream import CPU
 from tutelage.errors import DataError, unknown
@@ -55,26 +56,29 @@ def from_tensors(train: Pair, validation: Pair | float = 0.1,
 
 
 def from_dataset(train: Images, validation: Images | float = 0.1, test: Images | None = None, *,
-                 classes: Sequence[str] | None = None, image_size: int | None = None, augment: Policy = "none",
+                 classes: Sequence[str] | None = None, image_size: Sides | None = None, augment: Policy = "none",
                  mixup: float = 0.0, cutmix: float = 0.0, name: str = "dataset", seed: int = 0,
-                 device: torch.device = CPU, workers: int = 0, leakage: Leakage = "auto") -> Data:
+                 device: torch.device = CPU, workers: int = 0, orientation: Orientation = "upright",
+                 value_range: Range | None = None, leakage: Leakage = "auto") -> Data:
     """Data from map-style torch data sets of (image, class number).
 
-    An image is a PIL image, cut and scaled to `image_size` (default: the shorter side of the first), or a tensor
-    [C, H, W], uint8 or float in [0, 1], all of one shape. Every row is read once here, for its label and for the
+    An image is a PIL image, cut and scaled to `image_size` (pixels of both sides, or (height, width); default: the
+    shorter side of the first), or a tensor [C, H, W], uint8 or float in [0, 1], all of one shape. A PIL image that
+    still has an EXIF orientation is turned by it, unless `orientation` is "as stored"; `value_range` is what becomes
+    0 .. 255 in one of more than 8 bits a channel. Every row is read once here, for its label and for the
     digest, so the data sets should give the same image whenever they are asked: leave out their random transforms.
     """
     given = {"train": train, "validation": validation, "test": test}
     sets = {split: part for split, part in given.items() if part is not None and not isinstance(part, float)}
-    shape, prepared = _form(train, image_size)
-    joined = _Joined(tuple(sets.values()), shape[0])
+    shape, prepared = _form(train, image_size, orientation, value_range)
+    joined = _Joined(tuple(sets.values()), prepared)
     labels, content, hashes = {}, hashlib.sha256(), list[str | None]()
     for split, part in sets.items():
         found = []
         for row in range(len(part)):
             image, label = part[row]
             content.update(_checked(image, shape, prepared, f"{split}, row {row}"))
-            hashes.append(None if leakage == "allow" else _hash_of(image, shape[0], f"{split}, row {row}"))
+            hashes.append(None if leakage == "allow" else _hash_of(image, prepared, f"{split}, row {row}"))
             found.append(_class_number(label, f"{split}, row {row}"))
         labels[split] = torch.tensor(found, dtype=torch.int64)
     names = _class_names(classes, labels)
@@ -92,30 +96,33 @@ class _Joined:
     """The image of an id, where the ids count through several data sets."""
 
     sets: tuple[Images, ...]
-    channels: int
+    prepared: Preparation | None
 
     def __call__(self, number: int) -> Image.Image | Tensor:
         starts = [sum(len(part) for part in self.sets[:place]) for place in range(len(self.sets))]
         place = bisect_right(starts, number) - 1
         image = self.sets[place][number - starts[place]][0]
-        return flatten(image, self.channels, f"row {number}") if isinstance(image, Image.Image) else image
+        if self.prepared is None or not isinstance(image, Image.Image):
+            return image
+        return _flat(image, self.prepared, f"row {number}")
 
 
-def _form(images: Images, image_size: int | None) -> tuple[tuple[int, int, int], Preparation | None]:
+def _form(images: Images, image_size: Sides | None, orientation: Orientation,
+          value_range: Range | None) -> tuple[tuple[int, int, int], Preparation | None]:
     """The shape of what a network will receive, and how an image becomes that; tensors stay as they are."""
     if len(images) == 0:
         raise DataError("a data set without rows", where="train")
     first = images[0][0]
     if isinstance(first, Image.Image):
         size = image_size or min(first.size)
-        prepared = Preparation(1 if first.mode in ("1", "L", "LA") else 3, size, size)
+        prepared = Preparation(1 if first.mode in GREY else 3, size, size, 0, orientation, value_range)
         return prepared.shape, prepared
     if not isinstance(first, Tensor) or first.ndim != 3:
         raise DataError("a data set whose rows do not begin with an image", where="train, row 0",
                         found=tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__,
                         expected="a PIL image or a tensor [channels, height, width]",
                         fix="add torchvision.transforms.v2.PILToTensor() to its transform")
-    if image_size is not None and tuple(first.shape[1:]) != (image_size, image_size):
+    if image_size is not None and tuple(first.shape[1:]) != pair(image_size):
         raise DataError("tensors are not scaled to `image_size`", where="train, row 0", found=tuple(first.shape),
                         fix="let the data set give PIL images, or tensors of that size")
     channels, height, width = first.shape
@@ -127,13 +134,15 @@ def _checked(image: Image.Image | Tensor, shape: tuple[int, int, int], prepared:
     """The bytes of an image that may be used, for the digest."""
     if isinstance(image, Tensor) != (prepared is None):
         raise DataError("some rows are PIL images and some are tensors", where=where, fix="make them all alike")
-    tensor = image if isinstance(image, Tensor) else as_tensor(image)
-    if isinstance(image, Tensor):
-        if tuple(tensor.shape) != shape:
-            raise DataError("an image of another shape than the first", where=where, found=tuple(tensor.shape),
-                            expected=shape, fix="let the data set give PIL images, or scale them in its transform")
-        _check_range(tensor[None], where)
-    return tensor.contiguous().numpy().tobytes()
+    if not isinstance(image, Tensor):
+        assert prepared is not None, "refused above"
+        stored = as_array(image).tobytes()
+        return stored if prepared.orientation == "as stored" or upright(image) is image else stored + b"upright"
+    if tuple(image.shape) != shape:
+        raise DataError("an image of another shape than the first", where=where, found=tuple(image.shape),
+                        expected=shape, fix="let the data set give PIL images, or scale them in its transform")
+    _check_range(image[None], where)
+    return image.contiguous().numpy().tobytes()
 
 
 def _class_number(label: object, where: str) -> int:
@@ -214,15 +223,21 @@ def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, Ro
     return Judged(splits) if leakage == "allow" else judge_leaks(leakage, splits, keys(), named, "the images")
 
 
-def _hash_of(image: Image.Image | Tensor, channels: int, where: str) -> str:
-    if isinstance(image, Image.Image):
-        return pixel_hash(flatten(image, channels, where))
-    return pixel_hash(image.numpy())
+def _hash_of(image: Image.Image | Tensor, prepared: Preparation | None, where: str) -> str:
+    if isinstance(image, Tensor):
+        return pixel_hash(image.numpy())
+    assert prepared is not None, "images come with their preparation"
+    return pixel_hash(_flat(image, prepared, where))
+
+
+def _flat(image: Image.Image, prepared: Preparation, where: str) -> Image.Image:
+    """An image in grey or RGB, turned as its orientation says if that is wanted."""
+    image = upright(image) if prepared.orientation == "upright" else image
+    return flatten(image, prepared.channels, where, prepared.value_range)
 
 
 def _as_given(shape: tuple[int, int, int]) -> dict[str, object]:
-    """The preprocessing of tensors: theirs is not known; a file is scaled to them where they are square."""
+    """The preprocessing of tensors: theirs is not known; a file is cut and scaled to them."""
     channels, height, width = shape
-    if height == width:
-        return Preparation(channels, height, height).as_json()
-    return {"channels": channels, "height": height, "width": width, "range": [0.0, 1.0]}
+    sides = height if height == width else (height, width)
+    return Preparation(channels, sides, sides).as_json()

@@ -9,13 +9,16 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data.decoding import EXTENSIONS as EXTENSIONS
-from tutelage.data.decoding import MAX_PIXELS, Preparation, as_array, decode, pixels
+from tutelage.data.decoding import MAX_PIXELS, Preparation, decode, pixels
 from tutelage.data.decoding import Orientation as Orientation
 from tutelage.data.decoding import Range as Range
 from tutelage.data.decoding import Sides as Sides
+from tutelage.data.decoding import as_array as as_array
 from tutelage.data.decoding import flatten as flatten
 from tutelage.data.decoding import header as header
+from tutelage.data.decoding import is_range as is_range
 from tutelage.data.decoding import open_regular as open_regular
+from tutelage.data.decoding import pair as pair
 from tutelage.data.decoding import preparation as preparation
 from tutelage.data.decoding import printable as printable
 from tutelage.data.decoding import require_image as require_image

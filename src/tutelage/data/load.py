@@ -15,23 +15,32 @@ from torch import Tensor
 
 from tutelage.data import folder, label_files, published
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
-from tutelage.data.images import MAX_PIXELS, Preparation, as_image, decode, prepare_image, printable
+from tutelage.data.bad_images import without_damaged
+from tutelage.data.images import (
+    MAX_PIXELS,
+    Orientation,
+    Preparation,
+    Range,
+    Sides,
+    as_image,
+    decode,
+    is_range,
+    pair,
+    prepare_image,
+    printable,
+)
 from tutelage.data.leakage import Judged, Leakage, Read, judge_files, judge_leaks, keys_of_rows
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, first
 from tutelage.data.stream import CPU
-from tutelage.errors import DataError, SecurityError, UsageError, UserError, unknown
+from tutelage.errors import DataError, UsageError, UserError, unknown
 from tutelage.system.random import derive
 from tutelage.types import Content, ImageFiles
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
 OnBadImage = Literal["error", "skip"]
-Orientation = Literal["upright", "as stored"]
 FilesAre = Literal["content", "suffix"]
-SKIPPED_AT_MOST = 0.01
-"""Of the images of a split."""
-SKIPPED_SHOWN = 20
-"""Of the images that are left out, so many are named."""
+AS_STORED = "images are read as stored: an EXIF orientation is not applied"
 QUICK_ROWS = {"train": 64, "validation": 32, "test": 32}
 
 
@@ -43,8 +52,8 @@ class DataSettings:
     root: the folder of the files; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
     batch_size: rows of a training batch (read by the trainer).
-    image_size: pixels; default 16 for digits (8 x 8 scaled up), 32 for cifar and fashion_mnist (28 x 28 with a
-        black border of 2), 224 for folders.
+    image_size: pixels of both sides, or [height, width]; default 16 for digits (8 x 8 scaled up), 32 for cifar and
+        fashion_mnist (28 x 28 with a black border of 2), 224 for folders.
     validation: the share held out of the training rows, where a set has no validation split of its own.
     unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
     augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
@@ -69,12 +78,14 @@ class DataSettings:
         and for testing is an error, in a published set a note; every other is a note.
     images_by: by what a file of a folder is an image: its "content" or, as in runs made before there was this key, the
         "suffix" of its name; splits then go by the names train, val, valid, validation and test alone.
+    value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
+        for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
 
     name: Name
     root: str | None = None
     batch_size: int = 128
-    image_size: int | None = None
+    image_size: Sides | None = None
     validation: float = 0.1
     unlabelled: bool = False
     augment: Policy | None = None
@@ -91,8 +102,12 @@ class DataSettings:
     orientation: Orientation = "upright"
     leakage: Leakage = "auto"
     images_by: FilesAre = "content"
+    value_range: Range | None = None
 
     def __post_init__(self) -> None:
+        for key in ("image_size", "value_range"):  # a list is meant as it is in a recipe
+            if isinstance(value := vars(self)[key], list):
+                object.__setattr__(self, key, tuple(value))
         if self.name not in get_args(Name):
             raise unknown("data set", self.name, get_args(Name), where="[data] name")
         if self.augment is not None and self.augment not in get_args(Policy):
@@ -105,7 +120,10 @@ class DataSettings:
             raise unknown("choice", self.leakage, get_args(Leakage), where="[data] leakage")
         if self.images_by not in get_args(FilesAre):
             raise unknown("choice", self.images_by, get_args(FilesAre), where="[data] images_by")
-        limits = {"batch_size": (self.batch_size, 1, 2**20), "image_size": (self.image_size, 8, 4096),
+        if self.value_range is not None and not is_range(self.value_range):
+            raise UsageError("a range that is none", where="[data] value_range", found=self.value_range,
+                             expected="[LOW, HIGH], two numbers, the lower first")
+        limits = {"batch_size": (self.batch_size, 1, 2**20),
                   "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
                   "workers": (None if self.workers == "auto" else self.workers, 0, 1024),
@@ -113,7 +131,8 @@ class DataSettings:
         if self.labels is not None and self.name in ("folder", "imagenet100"):
             raise UsageError("the folders say what the labels are", where="[data] labels", found=self.labels,
                              fix="move the images, or leave it out")
-        for field, (value, low, high) in limits.items():
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
+        for field, (value, low, high) in [*limits.items(), *(("image_size", (side, 8, 4096)) for side in sides)]:
             if value is not None and not low <= value <= high:
                 raise UsageError("a setting out of range", where=f"[data] {field}", found=value,
                                  expected=f"{low} .. {high}")
@@ -138,17 +157,27 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
 
 def preparation_of(settings: DataSettings) -> Preparation:
     """How the images of a set become what a network receives."""
-    size = settings.image_size
+    def prepared(channels: int, default: int, scaled: float = 1.0, border: int = 0) -> Preparation:
+        height, width = pair(settings.image_size or default)
+        pad = border * min(height, width) // 32
+        inner = height - 2 * pad, width - 2 * pad
+        resize = round(inner[0] * scaled), round(inner[1] * scaled)
+        return Preparation(channels, _alike(resize), _alike(inner), pad, settings.orientation, settings.value_range)
+
     match settings.name:
         case "digits":
-            return Preparation(1, size or 16, size or 16)
+            return prepared(1, 16)
         case "cifar10" | "cifar100":
-            return Preparation(3, size or 32, size or 32)
+            return prepared(3, 32)
         case "fashion_mnist":
-            border = (size or 32) // 16
-            return Preparation(1, (size or 32) - 2 * border, (size or 32) - 2 * border, border)
+            return prepared(1, 32, border=2)
         case _:
-            return Preparation(3, round((size or 224) * 256 / 224), size or 224)
+            return prepared(3, 224, scaled=256 / 224)
+
+
+def _alike(sides: tuple[int, int]) -> Sides:
+    """One number where both are the same."""
+    return sides[0] if sides[0] == sides[1] else sides
 
 
 def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool) -> Data:
@@ -194,13 +223,15 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     if settings.name == "imagenet100" and len(listing.classes) != 100:
         raise DataError("this is not ImageNet-100", where=listing.root, found=f"{len(listing.classes)} classes",
                         expected="100 classes", fix='use name = "folder" for other sets of classes')
-    bad = folder.damaged(listing, settings.max_pixels) if settings.on_bad_image == "skip" else {}
+    ranges = settings.value_range
+    bad = folder.damaged(listing, settings.max_pixels, ranges) if settings.on_bad_image == "skip" else {}
     kept = replace(listing, images=tuple(image for place, image in enumerate(listing.images) if place not in bad))
     contents = folder.contents(kept, settings.max_pixels)
     splits, notes = folder_rows(settings, listing, bad)
-    splits, leaks, also = judge_files(settings.leakage, splits, listing, contents, Read(settings.max_pixels))
+    splits, leaks, also = judge_files(settings.leakage, splits, listing, contents, Read(settings.max_pixels, ranges))
     prepared = preparation_of(settings)
-    read = partial(_read, [image.path for image in listing.images], prepared.channels, settings.max_pixels)
+    notes += (AS_STORED,) if settings.orientation == "as stored" else ()
+    read = partial(_read, [image.path for image in listing.images], prepared, settings.max_pixels)
     data = _made(settings, listing.classes, read, splits, prepared, folder.folder_fingerprint(contents), seed, device)
 
     def sealed(changed: Mapping[str, Content]) -> str:
@@ -211,7 +242,7 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
         return next((kept.name(image) for image in kept.images if printable(image.path) == where), None)
 
     def damaged() -> list[str]:
-        return [kept.name(kept.images[place]) for place in folder.damaged(kept, settings.max_pixels)]
+        return [kept.name(kept.images[place]) for place in folder.damaged(kept, settings.max_pixels, ranges)]
 
     return replace(data, files=ImageFiles(contents, sealed, named, damaged), also_in_training=also,
                    notes=(*listing.notes, *notes, *leaks))
@@ -220,36 +251,9 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
 def folder_rows(settings: DataSettings, listing: folder.Listing,
                 bad: Mapping[int, UserError] = MappingProxyType({})) -> tuple[dict[str, Rows], tuple[str, ...]]:
     """The rows of each split of a folder, ids being places in its listing, without the `bad`; and notes of those."""
-    splits, notes = _without(_folder_splits(settings, listing), listing, bad)
+    splits, notes = without_damaged(_folder_splits(settings, listing), listing, bad)
     splits["train"] = _chosen(splits["train"], settings)
     return splits, notes
-
-
-def _without(splits: Mapping[str, Rows], listing: folder.Listing,
-             bad: Mapping[int, UserError]) -> tuple[dict[str, Rows], tuple[str, ...]]:
-    """The splits without damaged images, and a note of them; too many, or all of a class, are a DataError."""
-    for error in bad.values():
-        if isinstance(error, SecurityError):
-            raise error
-    kept, told, names = dict[str, Rows](), [], []
-    for split, rows in splits.items():
-        gone = torch.isin(rows.ids, torch.tensor(list(bad), dtype=torch.int64))
-        kept[split] = Rows(rows.ids[~gone], rows.labels[~gone])
-        own = [printable(listing.name(listing.images[place])) for place in rows.ids[gone].tolist()]
-        found = f"{len(own)} of {len(gone)} images: {', '.join(own[:3])}" + (", ..." if len(own) > 3 else "")
-        where, fix = f"{printable(listing.root)}, {split}", "replace or remove them; `tutelage check-data` lists them"
-        lost = sorted(set(rows.labels[gone].tolist()) - {-1} - set(kept[split].labels.tolist()))
-        if lost:
-            raise DataError(f"every image of the class {listing.classes[lost[0]]!r} is damaged", where=where,
-                            found=found, expected="one at least that can be read", fix=fix)
-        if len(own) > SKIPPED_AT_MOST * len(gone):
-            raise DataError("too many damaged images to leave out", where=where, found=found,
-                            expected=f'at most {SKIPPED_AT_MOST:.0%} of a split (on_bad_image = "skip")', fix=fix)
-        told += [f"{len(own)} of {len(gone)} of {split}"] if own else []
-        names += own
-    more = f" and {len(names) - SKIPPED_SHOWN} more" if len(names) > SKIPPED_SHOWN else ""
-    note = f"damaged images are left out, {', '.join(told)}: {', '.join(names[:SKIPPED_SHOWN])}{more}"
-    return kept, (note,) if names else ()
 
 
 def _folder_splits(settings: DataSettings, listing: folder.Listing) -> dict[str, Rows]:
@@ -315,7 +319,13 @@ def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | parti
 
 
 def _rule(settings: DataSettings) -> str:
-    return f"validation {settings.validation:g}, limit {settings.limit}"
+    """How rows are chosen and files are read; what was done before a setting was added is not told, then as now."""
+    rule = f"validation {settings.validation:g}, limit {settings.limit}"
+    if settings.name in ("folder", "imagenet100") and settings.orientation == "upright":
+        rule += ", upright"
+    if settings.value_range is not None:
+        rule += f", values {settings.value_range[0]:g} to {settings.value_range[1]:g}"
+    return rule
 
 
 def _with_validation(settings: DataSettings, splits: dict[str, Rows]) -> dict[str, Rows]:
@@ -340,7 +350,7 @@ def _first(rows: Rows, limit: int | None) -> Rows:
 
 def _prepared(images: Tensor, how: Preparation, kept: Tensor) -> Tensor:
     """Images [N, C, H, W] uint8 as files with these pixels would be prepared; resized are those in `kept` alone."""
-    if how.resize == how.crop == images.shape[2] == images.shape[3]:
+    if how.covers == how.size == images.shape[2:]:
         return torch.nn.functional.pad(images, [how.pad] * 4)
     prepared = torch.zeros(len(images), *how.shape, dtype=torch.uint8)
     for place in kept.tolist():
@@ -348,8 +358,8 @@ def _prepared(images: Tensor, how: Preparation, kept: Tensor) -> Tensor:
     return prepared
 
 
-def _read(paths: list[Path], channels: int, max_pixels: int, place: int) -> Image.Image:
-    return decode(paths[place], channels, max_pixels)
+def _read(paths: list[Path], how: Preparation, max_pixels: int, place: int) -> Image.Image:
+    return decode(paths[place], how.channels, max_pixels, orientation=how.orientation, value_range=how.value_range)
 
 
 def _root(settings: DataSettings) -> Path:

@@ -4,6 +4,7 @@
 What is transparent is laid on white. Palettes, CMYK and grey become the wanted channels as Pillow converts them.
 """
 
+import struct
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,8 @@ from tutelage.errors import DataError
 Range = tuple[float, float]
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+GREY = ("1", "L", "LA", *_WIDE)
+"""The modes without colours."""
 _BACK = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 """EXIF orientation -> how an image that was turned upright by it is turned back (`Image.Transpose`)."""
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339
@@ -32,6 +35,15 @@ def turn_upright(image: Image.Image) -> None:
         raise
     except Exception:  # a damaged block of EXIF: dozens of kinds of errors, and the pixels are whole
         return
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image of someone else, which stays as it is: turned if its EXIF asks for it, else itself."""
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):  # a damaged block of EXIF
+        return image
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def stored_turn(image: Image.Image) -> object:

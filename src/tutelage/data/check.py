@@ -85,7 +85,8 @@ class Report:
         lines = [self.root]
         for split, found in self.counts.items():
             total = sum(found.values())
-            lines.append(f"  {split:<10} {total} images" + (f" in {len(found)} classes" if split != "unlabelled" else ""))
+            of = f" in {len(found)} classes" if split != "unlabelled" else ""
+            lines.append(f"  {split:<10} {total} images{of}")
             if len(found) > 1:
                 (most, many), (least, few) = self.balance()[split]
                 lines.append(f"  {'':<10} largest class {images.printable(most)} ({many}), "

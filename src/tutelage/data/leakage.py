@@ -55,8 +55,9 @@ class Leak(NamedTuple):
         count, noun = len(self.ids), _NAMES[self.split]
         if self.split == self.other:
             return f"{count} of {rows} {noun} images lie under more than one class: {first} is {second}"
-        images = f"image is a {_NAMES[self.other]} image" if count == 1 else f"images are {_NAMES[self.other]} images"
-        return f"{count} of {rows} {noun} {images} too: {first} is {second}"
+        kind = _NAMES[self.other]
+        are = f"is a {kind} image" if count == 1 else f"are {kind} images"
+        return f"{count} of {rows} {noun} images {are} too: {first} is {second}"
 
     def is_error(self, policy: Leakage, published: bool = False) -> bool:
         """Whether it stops a run."""

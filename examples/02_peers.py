@@ -5,7 +5,8 @@ from functools import partial
 import torch
 
 import tutelage as tl
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.scratch import scratch
 from tutelage.models.architecture import Architecture

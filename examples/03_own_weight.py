@@ -7,7 +7,8 @@ from torch import Tensor
 
 import tutelage as tl
 from tutelage import Edge, Frozen, Graph, Trained
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.graph.divergences import cross_entropy
 from tutelage.methods.scratch import scratch
 from tutelage.models.architecture import Architecture

@@ -370,7 +370,7 @@ def test_trap_21_the_teacher_runs_without_gradient_and_validation_without_any():
 
 def test_trap_22_training_sees_the_validation_data_and_never_the_test_data():
     images, labels = torch.zeros(8, 1, 2, 2, dtype=torch.uint8), torch.arange(8) % 2
-    whole = from_tensors((images, labels), (images, labels), (images, labels))
+    whole = from_tensors((images, labels), (images, labels), (images, labels), leakage="allow")
 
     def forbidden(*args, **kwargs):
         raise AssertionError("test data were read")

@@ -15,7 +15,8 @@ from tutelage.analysis.search.run import Search, SearchSettings, fresh, search
 from tutelage.analysis.search.space import family, read_candidates
 from tutelage.cli import main
 from tutelage.cli.analysis_text import search_text
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.errors import DataError, UsageError, UserError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build

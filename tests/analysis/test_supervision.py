@@ -12,7 +12,8 @@ from tutelage import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
 from tutelage.analysis.ntk import hard_targets, ntk, soft_targets, supervision_complexity
 from tutelage.analysis.supervision import AnalysisSettings, analyse, supervisors
 from tutelage.cli import commands, main
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.engine.train import load as load_run
 from tutelage.errors import UserError
 from tutelage.graph.divergences import cross_entropy, kl

@@ -14,7 +14,8 @@ from torch import nn
 
 from toys import SGD
 from tutelage import Edge, Graph, Trained, train
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.engine import train as training
 from tutelage.errors import DataError, SecurityError, UsageError
 from tutelage.graph.divergences import cross_entropy
@@ -345,7 +346,7 @@ def many(tmp_path) -> Path:
     """A hundred training images of each of two classes, not split further."""
     for label in ("cat", "dog"):
         for number in range(100):
-            write_image(tmp_path / "photos" / label / f"{number:02}.png", number + 1000 * len(label))
+            write_image(tmp_path / "photos" / label / f"{number:02}.png", number + 1000 * ord(label[0]))
     return tmp_path / "photos"
 
 
@@ -426,7 +427,7 @@ def test_a_run_that_leaves_images_out_says_so_resumes_and_is_measured(many, tmp_
 
 
 def test_no_more_than_twenty_are_named(many, monkeypatch):
-    monkeypatch.setattr("tutelage.data.load.SKIPPED_AT_MOST", 0.5)
+    monkeypatch.setattr("tutelage.data.bad_images.SKIPPED_AT_MOST", 0.5)
     shutil.move(many / "cat", many / "train" / "cat")
     shutil.move(many / "dog", many / "train" / "dog")
     write_image(many / "val" / "cat" / "0.png", 0)

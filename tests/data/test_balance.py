@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from every import every
 from tutelage.data import from_tensors
 from tutelage.data.balance import notes_on_classes, rows_of_epoch
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.system.random import derive, permutation
 
 LABELS = torch.tensor([-1] * 5 + [0] * 40 + [1] * 3 + [2] * 17 + [4])

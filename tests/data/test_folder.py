@@ -10,7 +10,8 @@ from PIL import Image
 
 from every import every
 from tutelage.data import folder
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.errors import DataError, SecurityError, UsageError
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.data.source import Data, Source
 from tutelage.errors import DataError, UsageError
 from tutelage.types import Batch

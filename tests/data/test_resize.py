@@ -14,8 +14,9 @@ from PIL import Image
 from tutelage.data import resize
 from tutelage.data.check import check_folder
 from tutelage.data.images import Preparation, decode, read_image
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
 from tutelage.data.resize import pre_resize
+from tutelage.data.settings import DataSettings
 from tutelage.errors import BusyError, DataError, SecurityError, UsageError
 from tutelage.system.files import locked
 

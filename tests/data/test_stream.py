@@ -10,7 +10,8 @@ from PIL import Image
 
 from tutelage.data.augment import Augmentation
 from tutelage.data.images import Preparation, decode
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.data.stream import KeptSource, StreamSource
 from tutelage.errors import DataError
 

@@ -20,7 +20,8 @@ from torch import nn
 
 import tutelage as tl
 from tutelage.data.images import Preparation, as_tensor, prepare_image
-from tutelage.data.load import DataSettings, load_data
+from tutelage.data.load import load_data
+from tutelage.data.settings import DataSettings
 from tutelage.errors import DataError, ModelError, SecurityError, UsageError
 from tutelage.exporting import formats, verify
 from tutelage.exporting.export import Images, export_network

@@ -5,7 +5,7 @@ from inspect import signature
 
 import pytest
 
-from tutelage.data.load import DataSettings
+from tutelage.data.settings import DataSettings
 from tutelage.errors import UsageError
 from tutelage.methods.dual_student import dual_student
 from tutelage.recipes.added_keys import ADDED, as_overrides, lacking_in

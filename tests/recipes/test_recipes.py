@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.data.load import DataSettings
+from tutelage.data.settings import DataSettings
 from tutelage.graph.edge import Edge
 from tutelage.models.architecture import Architecture
 from tutelage.recipes.job import train_recipe

@@ -310,15 +310,16 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
 
 
 def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
+               every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                as_json: Json = False, debug: Debug = False) -> None:
-    """Open every image of a folder and say what is wrong with it, by file; exit code 3 if anything is.
+    """Open every image of a folder and say what is wrong, kind by kind; exit code 3 if a run would stop at it.
 
     tutelage check-data my-photos
     """
     from tutelage.data.check import check_folder
 
     report = check_folder(folder)
-    say(report.as_json() if as_json else str(report))
+    say(report.as_json() if as_json else report.text(every=every))
     if report.errors:
         raise typer.Exit(3)
 

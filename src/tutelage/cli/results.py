@@ -27,7 +27,10 @@ def _nodes(of: Mapping) -> str:
         cells = [f"{scores[name]:.2%}" if name in shares else _number(scores[name]) for name in NAMES]
         warm = scores["temperature"] or {"value": None, "ece_after": None}
         rows.append([node, *cells, _number(warm["value"], 3), _number(warm["ece_after"])])
-    return f"{of['on']}, {of['rows']} images\n\n{table(rows)}"
+    copies = of.get("also_in_training")
+    images = "is a training image" if copies == 1 else "are training images"
+    told = f", {copies} of which {images} too" if copies else ""
+    return f"{of['on']}, {of['rows']} images{told}\n\n{table(rows)}"
 
 
 def _training(training: Mapping | None) -> str:

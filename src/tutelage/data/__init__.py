@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tutelage.data.from_python import from_dataset, from_tensors
-    from tutelage.data.load import DataSettings
+    from tutelage.data.settings import DataSettings
     from tutelage.data.source import Data, Source
 
 __all__ = ["Data", "DataSettings", "Source", "from_dataset", "from_tensors"]

@@ -1,34 +1,49 @@
 """Everything that is wrong with a folder of images, found by decoding every one of them."""
 
-import hashlib
 import json
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from PIL import Image
+
 from tutelage.data import folder, images
+from tutelage.data.assemble import Rows
 from tutelage.data.file_kinds import SUFFIXES
-from tutelage.errors import UserError
+from tutelage.data.layout import WORDS
+from tutelage.data.leakage import find_leaks, keys_of, pixel_hash
+from tutelage.data.left_out import kinds_left_out
+from tutelage.data.load import folder_rows
+from tutelage.data.settings import DataSettings
+from tutelage.errors import SecurityError, UserError
 
-SHOWN = 20
-"""Of the problems of a kind, so many are printed; the JSON has all."""
+_BITS_OF_TIFF = 258
 
 
-class Finding(NamedTuple):
-    """One problem: what, and the files or folders it is about (relative to the folder, as printable text)."""
+@dataclass(frozen=True)
+class Finding:
+    """All problems of a kind: what, how many, one example, and the fix.
 
+    `paths` are the files or folders it is about, relative to the folder, as printable text; an `error` stops a run.
+    """
+
+    kind: str
     what: str
+    count: int
+    example: str
+    fix: str
     paths: tuple[str, ...]
-    kind: str = "data"
+    error: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found. Data with `errors` cannot be trained on; `warnings` deserve a look.
+    """What `check_folder` found. Data with `errors` cannot be trained on; `warnings` deserve a look.
 
     `counts` is split -> class -> images; `modes` counts how the files hold their pixels (CMYK, P ...) and `sizes`
     their (width x height), the most frequent first.
@@ -36,42 +51,77 @@ class Report:
 
     root: str
     counts: dict[str, dict[str, int]]
-    errors: tuple[Finding, ...]
-    warnings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
     modes: dict[str, int]
     sizes: dict[str, int]
 
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """What stops a run."""
+        return tuple(finding for finding in self.findings if finding.error)
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What does not."""
+        return tuple(finding for finding in self.findings if not finding.error)
+
     def as_json(self) -> str:
-        """The report for a program."""
-        fields = asdict(self)
-        for kind in ("errors", "warnings"):
-            fields[kind] = [finding._asdict() for finding in fields[kind]]
+        """The report for a program: what `text` says, and every path."""
+        fields = {"root": self.root, "counts": self.counts, "largest_and_smallest": self.balance(),
+                  "errors": [asdict(finding) for finding in self.errors],
+                  "warnings": [asdict(finding) for finding in self.warnings],
+                  "modes": self.modes, "sizes": self.sizes}
         return json.dumps(fields, indent=1)
 
-    def __str__(self) -> str:
+    def balance(self) -> dict[str, list[tuple[str, int]]]:
+        """Split -> its largest and its smallest class, each with how many images it has."""
+        return {split: [max(found.items(), key=lambda item: item[1]), min(found.items(), key=lambda item: item[1])]
+                for split, found in self.counts.items() if split != "unlabelled"}
+
+    def text(self, *, every: bool = False) -> str:
+        """The report for a person; with `every`, each path is named."""
         lines = [self.root]
-        for split, classes in self.counts.items():
-            few, many = min(classes.values()), max(classes.values())
-            total = sum(classes.values())
-            lines.append(f"  {split:<10} {total} images in {len(classes)} classes, {few} to {many} each")
-        lines.append("  sizes      " + _counted(self.sizes))
-        lines.append("  modes      " + _counted(self.modes))
-        for kind, findings in {"error": self.errors, "warning": self.warnings}.items():
-            lines += [f"  {kind:<10} {finding.what}: {', '.join(finding.paths)}" for finding in findings[:SHOWN]]
-            if len(findings) > SHOWN:
-                lines.append(f"  ... and {len(findings) - SHOWN} more of kind {kind}")
-        return "\n".join(lines) + ("" if self.errors or self.warnings else "\n  nothing wrong was found")
+        for split, found in self.counts.items():
+            total = sum(found.values())
+            of = f" in {len(found)} classes" if split != "unlabelled" else ""
+            lines.append(f"  {split:<10} {total} images{of}")
+            if len(found) > 1:
+                (most, many), (least, few) = self.balance()[split]
+                lines.append(f"  {'':<10} largest class {images.printable(most)} ({many}), "
+                             f"smallest {images.printable(least)} ({few})")
+        lines += ["  sizes      " + _counted(self.sizes), "  modes      " + _counted(self.modes)]
+        for finding in (*self.errors, *self.warnings):
+            lines.append(f"  {'error' if finding.error else 'warning':<10} {finding.what}")
+            lines.append(f"  {'':<12} {'example' if finding.count > 1 else 'where':<9} {finding.example}")
+            lines.append(f"  {'':<12} {'fix':<9} {finding.fix}")
+            lines += [f"  {'':<22} {path}" for path in finding.paths] if every else []
+        if not self.findings:
+            lines.append("  nothing wrong was found")
+        elif not every and any(finding.count > 1 for finding in self.findings):
+            lines.append("  --list names everything")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 class _Seen(NamedTuple):
-    """What decoding a file told: its error, or its mode, size, number of frames and content."""
+    """What decoding a file told: its error and whether a run minds, or its mode, size, frames, depth and pixels."""
 
     error: UserError | None
+    at_the_door: bool = False
     mode: str = ""
     size: str = ""
     frames: int = 1
     mislabelled: bool = False
-    content: str = ""
+    deep: bool = False
+    pixels: str = ""
+
+
+class _Good(NamedTuple):
+    image: folder.Image
+    name: str
+    told: _Seen
 
 
 def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_symlinks: bool = False) -> Report:
@@ -79,74 +129,156 @@ def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_syml
     listing = folder.list_folder(root, follow_symlinks=follow_symlinks)
     seen = folder.in_threads(partial(_look, max_pixels=max_pixels), [image.path for image in listing.images])
     names = [_relative(image.path, listing.root) for image in listing.images]
-    errors = [_finding(problem, problem.where or "", listing.root) for problem in listing.problems]
-    errors += [_finding(told.error, name, listing.root) for told, name in zip(seen, names, strict=True) if told.error]
-    good = [(image, name, told) for image, name, told in zip(listing.images, names, seen, strict=True)
+    wrong = [(problem, problem.where or "", True) for problem in listing.problems]
+    wrong += [(told.error, name, told.at_the_door or image.split != "unlabelled")
+              for image, told, name in zip(listing.images, seen, names, strict=True) if told.error]
+    good = [_Good(image, name, told) for image, name, told in zip(listing.images, names, seen, strict=True)
             if not told.error]
-    warnings = [*_ignored(listing), *_absent(listing), *_twins(listing.classes)]
-    warnings += [Finding("more than one frame, only the first is used", (name,)) for _, name, told in good
-                 if told.frames > 1]
-    warnings += [Finding("the name ends otherwise than the content", (name,)) for _, name, told in good
-                 if told.mislabelled]
-    warnings += _duplicates(good)
-    return Report(images.printable(listing.root), _counts(listing.images), tuple(errors), tuple(warnings),
-                  dict(Counter(told.mode for _, _, told in good).most_common()),
-                  dict(Counter(told.size for _, _, told in good).most_common()))
+    findings = [*_grouped(wrong, listing.root), *_leaks(listing, seen, root), *_left_out(listing), *_remarks(listing),
+                *_absent(listing), *_twins(listing.classes), *_odd(good, listing)]
+    return Report(images.printable(listing.root), _counts(listing.images), tuple(findings),
+                  dict(Counter(one.told.mode for one in good).most_common()),
+                  dict(Counter(one.told.size for one in good).most_common()))
 
 
 def _look(path: Path, max_pixels: int) -> _Seen:
     try:
         head = images.header(path, max_pixels)
-        images.decode(path, 3, max_pixels)
-        content = hashlib.sha256()
-        with images.open_regular(path) as file:
-            while part := file.read(2**20):
-                content.update(part)
+        frames, deep = getattr(head, "n_frames", 1), _is_deep(head, path)  # only formats with animations know it
+    except UserError as error:
+        return _Seen(error, at_the_door=True)
+    try:
+        decoded = images.decode(path, 3, max_pixels)
     except UserError as error:
         return _Seen(error)
-    kind = {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(head.format), str(head.format))
-    mislabelled = path.suffix != "" and path.suffix.lower() not in SUFFIXES[kind]
-    frames = getattr(head, "n_frames", 1)  # only formats with animations know it
-    return _Seen(None, head.mode, f"{head.width} x {head.height}", frames, mislabelled, content.hexdigest())
+    suffix, kind = path.suffix.lower(), {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(head.format), str(head.format))
+    return _Seen(None, False, head.mode, f"{head.width} x {head.height}", frames,
+                 bool(suffix) and suffix not in SUFFIXES[kind], deep, pixel_hash(decoded))
 
 
-def _duplicates(good: Iterable[tuple[folder.Image, str, _Seen]]) -> list[Finding]:
-    """Files of the same bytes under two labels or in two splits; within one class they do little harm."""
-    same = defaultdict(list)
-    for image, name, told in good:
-        same[told.content].append((image, name))
-    findings = []
-    for copies in same.values():
-        places = {(image.split, image.label) for image, _ in copies}
-        if len(places) > 1:
-            kinds = [kind for kind, values in (("labels", {label for _, label in places}),
-                                               ("splits", {split for split, _ in places})) if len(values) > 1]
-            findings.append(Finding(f"the same image under several {' and '.join(kinds)}",
-                                    tuple(name for _, name in copies), "duplicate"))
-    return findings
+def _is_deep(head: Image.Image, path: Path) -> bool:
+    """Whether a file has more than 8 bits a channel, as far as its header tells."""
+    if head.format == "PNG":
+        with images.open_regular(path) as file:
+            return file.read(25)[24:] == b"\x10"
+    bits = getattr(head, "tag_v2", {}).get(_BITS_OF_TIFF, 8)
+    return max(bits if isinstance(bits, tuple) else (bits,)) > 8
 
 
-def _ignored(listing: folder.Listing) -> list[Finding]:
-    return [Finding("left out (hidden, the system's, or not an image)", (_relative(path, listing.root),), "ignored")
-            for path in listing.ignored]
+def _grouped(wrong: Iterable[tuple[UserError, str, bool]], root: Path) -> list[Finding]:
+    """Errors of the same words as one."""
+    groups: dict[tuple[str, bool], list[tuple[UserError, str]]] = defaultdict(list)
+    for error, where, stops in wrong:
+        groups[error.what, stops].append((error, where.removeprefix(f"{images.printable(root)}/")))
+    found = []
+    for (what, stops), those in groups.items():
+        first, place = those[0]
+        more = f" ({first.found})" if first.found is not None else ""
+        found.append(Finding("security" if isinstance(first, SecurityError) else first.kind,
+                             f"{len(those)} x {what}" if len(those) > 1 else what, len(those), place + more,
+                             first.fix or f"expected: {first.expected}", tuple(place for _, place in those), stops))
+    return found
+
+
+def _leaks(listing: folder.Listing, seen: Sequence[_Seen], root: Path) -> list[Finding]:
+    """The same image in two splits or under two classes; splits that are cut by rule are cut as a run cuts them."""
+    if not listing.images:
+        return []
+    keys = keys_of([told.pixels or None for told in seen])
+    try:
+        splits = _as_listed(listing) if listing.problems else folder_rows(DataSettings("folder", str(root)), listing)[0]
+    except UserError as error:
+        return _grouped([(error, error.where or "", True)], listing.root)
+    large = sum(image.size for image in listing.images) > folder.BYTES_HASHED_AT_ONCE
+    found = []
+    for leak in find_leaks(splits, keys):
+        named = _names(listing)
+        text = leak.told(len(splits[leak.split].ids), named)
+        found.append(Finding("leakage", text.partition(": ")[0], len(leak.ids), text.partition(": ")[2],
+                             'remove the copies, or set leakage = "drop" in [data], which leaves them out of training',
+                             tuple(map(named, leak.ids.tolist())), leak.is_error("auto") and not large))
+    return found
+
+
+def _names(listing: folder.Listing) -> Callable[[int], str]:
+    return lambda place: _relative(listing.images[place].path, listing.root)
+
+
+def _as_listed(listing: folder.Listing) -> dict[str, Rows]:
+    """The splits as their folders say, of a folder that a run refuses."""
+    names, classes = {"all": "train", "val": "validation"}, sorted({image.label for image in listing.images})
+    splits: dict[str, list[int]] = {}
+    for place, image in enumerate(listing.images):
+        if image.split != "unlabelled":
+            splits.setdefault(names.get(image.split, image.split), []).append(place)
+    return {split: Rows(torch.tensor(places), torch.tensor([classes.index(listing.images[place].label)
+                                                            for place in places]))
+            for split, places in splits.items()}
+
+
+_FIXES = {"hidden": "none, unless images are meant: rename those",
+          "folder": f"name it after a split ({', '.join(WORDS)}) if it is one, or move it away",
+          "file": "remove it, or convert what should be an image to JPEG or PNG",
+          "beside": "put the images into the folders of their classes"}
+
+
+def _left_out(listing: folder.Listing) -> list[Finding]:
+    kinds = {one.path: one.kind for one in listing.left_out}
+    found = []
+    for kind in kinds_left_out(listing.left_out):
+        paths = tuple(_relative(path, listing.root) for path in kind.paths)
+        reason = "beside" if ": beside" in kind.what and kinds[kind.paths[0]] == "file" else kinds[kind.paths[0]]
+        fix = kind.what.rpartition(": ")[2] if ": install" in kind.what else _FIXES[reason]
+        found.append(Finding("left out", kind.what, len(paths), paths[0], fix, paths))
+    return found
+
+
+def _remarks(listing: folder.Listing) -> list[Finding]:
+    return [Finding("layout", text.partition(": ")[0], 1, text.partition(": ")[2],
+                    "rename them if they are classes, or put the class folders to train on into `train`", ())
+            for text in listing.remarks]
 
 
 def _absent(listing: folder.Listing) -> list[Finding]:
     """Classes of train that another split has no image of."""
-    counts = _counts(listing.images)
-    return [Finding(f"no image of {name!r} in {split}", (), "absent")
-            for split, found in counts.items() if split != "unlabelled"
-            for name in listing.classes if name not in found]
+    found = []
+    for split, counts in _counts(listing.images).items():
+        lacking = [images.printable(name) for name in listing.classes if name not in counts]
+        if split in ("val", "test") and lacking:
+            classes = "1 class has" if len(lacking) == 1 else f"{len(lacking)} classes have"
+            found.append(Finding("absent", f"{classes} no image in {split}", len(lacking), lacking[0],
+                                 f"add images of it to {split}, which says nothing of it", tuple(lacking)))
+    return found
 
 
 def _twins(classes: Sequence[str]) -> list[Finding]:
     """Class names that a person, or another file system, could take for the same."""
     alike = defaultdict(list)
     for name in classes:
-        alike[unicodedata.normalize("NFC", name).casefold()].append(name)
-    return [Finding("class names that differ only in case or in Unicode form", tuple(map(images.printable, names)),
-                    "twins")
-            for names in alike.values() if len(names) > 1]
+        alike[unicodedata.normalize("NFC", name).casefold()].append(images.printable(name))
+    twins = [", ".join(names) for names in alike.values() if len(names) > 1]
+    return [Finding("twins", "class names that differ only in case or in Unicode form", len(twins), twins[0],
+                    "put them into one folder, or rename one", tuple(twins))] if twins else []
+
+
+def _odd(good: Sequence[_Good], listing: folder.Listing) -> list[Finding]:
+    """Images that are used, perhaps otherwise than is meant."""
+    deeper = {one.name for one in good if _depth(one.image, listing.root) > (2 if one.image.split == "all" else 3)
+              and one.image.split != "unlabelled"}
+    kinds = [("frames", "with more than one frame: only the first is used", "none, if the first frame is meant",
+              [one.name for one in good if one.told.frames > 1]),
+             ("name", "whose name ends otherwise than the content: the content counts", "rename it",
+              [one.name for one in good if one.told.mislabelled]),
+             ("depth", "with more than 8 bits a channel: 8 are used", "none, if 256 levels are enough",
+              [one.name for one in good if one.told.deep]),
+             ("deep", "in a folder inside a class folder: it counts for the class",
+              "none, if that is meant; else move the folders up", [one.name for one in good if one.name in deeper])]
+    return [Finding(kind, f"{len(paths)} image{'s' if len(paths) > 1 else ''} {what}", len(paths), paths[0], fix,
+                    tuple(paths)) for kind, what, fix, paths in kinds if paths]
+
+
+def _depth(image: folder.Image, root: Path) -> int:
+    return len(image.path.relative_to(root).parts) if image.path.is_relative_to(root) else 0
 
 
 def _counts(found: Iterable[folder.Image]) -> dict[str, dict[str, int]]:
@@ -155,11 +287,6 @@ def _counts(found: Iterable[folder.Image]) -> dict[str, dict[str, int]]:
         classes = counts.setdefault(image.split, {})
         classes[image.label] = classes.get(image.label, 0) + 1
     return counts
-
-
-def _finding(error: UserError, where: str, root: Path) -> Finding:
-    what = error.what if error.found is None else f"{error.what} ({error.found})"
-    return Finding(what, (where.removeprefix(f"{images.printable(root)}/"),), error.kind)
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -1,9 +1,8 @@
 """Folders of images, one folder a class: what lies in them, and whether it may be used.
 
-    root/train/CLASS/*  [root/val/CLASS/*]  [root/test/CLASS/*]  [root/unlabelled/*]      or      root/CLASS/*
-
-`val` may also be called `validation` or `valid`. A class folder may have folders of its own. Images of a class
-called `_unlabelled`, and those in `root/unlabelled`, have no label. Hidden and system folders are left out.
+`layout` says which folder is what. A class folder may have folders of its own. Images of a class called `_unlabelled`,
+and those in `root/unlabelled`, have no label. What is an image is judged by its content. What is not used is told:
+`left_out`.
 """
 
 import hashlib
@@ -15,7 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tutelage.data.images import EXTENSIONS, Range, decode, header, open_regular, printable, require_image
+from tutelage.data.images import Range, decode, header, open_regular, printable, require_image
+from tutelage.data.layout import (
+    LAYOUTS,
+    SUFFIXES,
+    count_images,
+    find_layout,
+    is_hidden,
+    is_image,
+    require_understood,
+    too_few,
+)
+from tutelage.data.left_out import BY_NAME, HIDDEN, LeftOut, kinds_left_out, unread
 from tutelage.errors import DataError, SecurityError, UserError, unknown
 from tutelage.types import Content
 
@@ -24,8 +34,7 @@ HEADERS_READ_AT_ONCE = 20_000
 """Of larger sets the size of an image is looked at when it is read, and no sooner."""
 BYTES_HASHED_AT_ONCE = 2**30
 """Of larger sets only the path, the size and the first 4096 bytes of each file enter the digest."""
-_SYSTEM = ("__macosx", "thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "system volume information")
-_VALIDATION_NAMES = ("val", "validation", "valid")
+_VALIDATION_BEFORE = ("val", "validation", "valid")
 
 
 class Image(NamedTuple):
@@ -39,55 +48,63 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder, before any file is opened.
+    """What lies in a folder, before any image is decoded.
 
     `images` are sorted by path within each split, the splits in the order train (with `all`, for a folder that
-    is not split), val, test, unlabelled. `classes` are those of train. `ignored` are paths that were left out;
-    `problems` are the errors that forbid its use.
+    is not split), val, test, unlabelled. `classes` are those of train. `left_out` is what is not used;
+    `problems` are the errors that forbid its use; `remarks` are worth knowing.
     """
 
     root: Path
     classes: tuple[str, ...]
     images: tuple[Image, ...]
-    ignored: tuple[Path, ...]
+    left_out: tuple[LeftOut, ...]
     problems: tuple[UserError, ...]
+    remarks: tuple[str, ...] = ()
 
     def name(self, image: Image) -> str:
         """The path of an image within the folder."""
         return str(image.path.relative_to(self.root))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is left out, a line for each reason, and what else is worth knowing."""
+        lines = list(self.remarks)
+        for what, (first, *others) in kinds_left_out(self.left_out):
+            lines.append(f"{what} ({'such as ' if others else ''}{printable(first.relative_to(self.root))})")
+        return tuple(lines)
 
-def list_folder(root: Path, *, follow_symlinks: bool = False) -> Listing:
-    """Everything below `root`, nothing opened; what is wrong is collected, not raised.
 
-    A link that leads out of `root` is refused unless `follow_symlinks`.
+def list_folder(root: Path, *, follow_symlinks: bool = False, by_content: bool = True) -> Listing:
+    """Everything below `root`, no image decoded; what is wrong is collected, not raised.
+
+    A link that leads out of `root` is refused unless `follow_symlinks`. Without `by_content` a file is an image by its
+    suffix and a split by the four names that there were once, as runs made before judged.
     """
     if not root.is_dir():
-        raise DataError("no such folder of images", where=printable(root), expected="train/CLASS/*.jpg or CLASS/*.jpg",
+        raise DataError("no such folder of images", where=printable(root), expected=LAYOUTS,
                         fix="give the folder as `root` in [data], or set TUTELAGE_DATA to where it lies")
     root = root.resolve()
-    walk = _Walk(root, follow_symlinks, [], [])
+    walk = _Walk(root, follow_symlinks, by_content, [], [])
     images: list[Image] = []
     classes: tuple[str, ...] = ()
-    for split, folder in _splits(root, walk).items():
-        found = _class_folders(folder, walk) if split != "unlabelled" else {UNLABELLED: folder}
-        if not classes:
-            classes = tuple(sorted(name for name in found if name != UNLABELLED))
-        allowed = {*classes, UNLABELLED} if split in ("all", "train", "unlabelled") else set(classes)
-        unknown_names = sorted(set(found) - allowed)
-        walk.problems.extend(unknown("class", name, classes, where=printable(folder), error=DataError)
-                             for name in unknown_names)
-        for name in sorted(found):
-            files = sorted(walk.files(found[name], (found[name].resolve(),)), key=lambda file: os.fsencode(file[0]))
-            images += [Image("unlabelled" if name == UNLABELLED else split, name, path, size) for path, size in files]
-            if not files and name != UNLABELLED and split in ("all", "train"):
-                walk.problems.append(_empty(found[name]))
-        if split in ("val", "test") and not any(image.split == split for image in images):
-            walk.problems.append(_empty(folder))
-    walk.problems.extend(_too_few(root, classes))
+    try:
+        splits, remarks = _splits(root, walk) if by_content else (_splits_before(root, walk), ())
+        for split, folder in splits.items():
+            found = _class_folders(folder, walk, splits)
+            if not classes:
+                classes = tuple(sorted(name for name in found if name != UNLABELLED))
+                if by_content:
+                    require_understood(folder, {name: found[name] for name in classes})
+            images += _images_of(split, folder, found, classes, walk)
+    except DataError as problem:  # what is meant is not known: there is nothing more to say
+        return Listing(root, (), (), tuple(walk.left_out), (*walk.problems, problem))
+    if len(classes) < 2:
+        training = splits.get("train", root)
+        walk.problems.insert(0, too_few(training, classes, walk.beside(training)))
     # Those without a label come last, so that using them or not moves no other row.
     images.sort(key=lambda image: image.split == "unlabelled")
-    return Listing(root, classes, tuple(images), tuple(walk.ignored), tuple(walk.problems))
+    return Listing(root, classes, tuple(images), tuple(walk.left_out), tuple(walk.problems), remarks)
 
 
 def require_sound(listing: Listing) -> None:
@@ -138,7 +155,8 @@ class _Walk:
 
     root: Path
     follow_symlinks: bool
-    ignored: list[Path]
+    by_content: bool
+    left_out: list[LeftOut]
     problems: list[UserError]
 
     def entries(self, folder: Path) -> Iterator[os.DirEntry]:
@@ -151,8 +169,8 @@ class _Walk:
                                            fix="restore its permissions, or remove it"))
             return
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
-                self.ignored.append(Path(entry.path))
+            if is_hidden(entry.name):
+                self.left_out.append(LeftOut(Path(entry.path), "hidden", HIDDEN))
             elif not entry.is_symlink() or self._may_follow(Path(entry.path)):
                 yield entry
 
@@ -163,13 +181,26 @@ class _Walk:
             if entry.is_dir():
                 if path.resolve() not in above:  # a link to a folder around it would never end
                     yield from self.files(path, (*above, path.resolve()))
-            elif path.suffix.lower() not in EXTENSIONS:
-                self.ignored.append(path)
+            elif not self.takes(path):
+                self.left_out.append(LeftOut(path, "file", BY_NAME) if is_image(path) else unread(path))
             elif entry.is_file():
                 yield path, entry.stat().st_size
             else:
                 self.problems.append(DataError("not a regular file", where=printable(path), expected="an image file",
                                                fix="remove it from the folder of images"))
+
+    def takes(self, path: Path) -> bool:
+        """Whether a file is an image; one that has only the name of one is taken too, and refused when it is read."""
+        return is_image(path) if self.by_content else path.suffix.lower() in SUFFIXES
+
+    def leave(self, path: Path, reason: str) -> None:
+        """Note a file that lies where no image is expected."""
+        image = self.takes(path)
+        self.left_out.append(LeftOut(path, "file", reason) if image else unread(path))
+
+    def beside(self, folder: Path) -> int:
+        """How many images lie directly in a folder, where none is expected."""
+        return sum(told.path.parent == folder and told.reason in _BESIDE for told in self.left_out)
 
     def may_enter(self, folder: Path) -> bool:
         """Whether it is a folder, and not a link that leads out."""
@@ -190,40 +221,78 @@ class _Walk:
         return False
 
 
-def _splits(root: Path, walk: _Walk) -> dict[str, Path]:
-    """Split -> its folder; the one split of a folder that is not split is called `all`."""
-    names = ("train", *_VALIDATION_NAMES, "test", "unlabelled")
+_BESIDE = ("beside the class folders, in none of them", "beside the folders of the splits, in none of them")
+
+
+def _splits(root: Path, walk: _Walk) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Split -> its folder, and remarks; what lies beside the splits is noted as left out."""
+    layout = find_layout(root)
+    splits = {split: folder for split, folder in layout.splits.items() if split == "all" or walk.may_enter(folder)}
+    if "all" not in splits:
+        for folder in layout.beside:
+            count = "a link" if folder.is_symlink() else f"{count_images(folder) or 'no'} images in it"
+            walk.left_out.append(LeftOut(folder, "folder", f"beside the folders of the splits, {count}"))
+        for entry in os.scandir(root):
+            if is_hidden(entry.name):
+                walk.left_out.append(LeftOut(Path(entry.path), "hidden", HIDDEN))
+            elif not entry.is_symlink() and entry.is_file():
+                walk.leave(Path(entry.path), _BESIDE[1])
+    taken = ", ".join(printable(folder.name) for folder in layout.taken)
+    remarks = (f"taken for classes, not for splits, because the folders beside have images too: {taken}",)
+    return splits, remarks if taken else ()
+
+
+def _splits_before(root: Path, walk: _Walk) -> dict[str, Path]:
+    """`_splits` as runs made before had it: by other names, and what lies beside is not looked at."""
+    names = ("train", *_VALIDATION_BEFORE, "test", "unlabelled")
     found = {name: root / name for name in names if walk.may_enter(root / name)}
     if "train" not in found:
         return {"all": root}
-    validation = [name for name in _VALIDATION_NAMES if name in found]
+    validation = [name for name in _VALIDATION_BEFORE if name in found]
     if len(validation) > 1:
-        raise DataError("more than one validation folder", where=printable(root), found=", ".join(validation),
+        raise DataError("more than one folder for validation", where=printable(root), found=", ".join(validation),
                         fix="keep one of them")
     return {"val" if name in validation else name: path for name, path in found.items()}
 
 
-def _class_folders(folder: Path, walk: _Walk) -> dict[str, Path]:
+def _class_folders(folder: Path, walk: _Walk, splits: Mapping[str, Path]) -> dict[str, Path]:
     """Class name -> its folder. A name that is not UTF-8 becomes text in which the odd bytes are escaped."""
+    if folder == splits.get("unlabelled"):
+        return {UNLABELLED: folder}
     found = {}
     for entry in walk.entries(folder):
-        if entry.is_dir():
-            found[os.fsencode(entry.name).decode("utf-8", "backslashreplace")] = Path(entry.path)
-        else:
-            walk.ignored.append(Path(entry.path))
+        path = Path(entry.path)
+        if not entry.is_dir():
+            walk.leave(path, _BESIDE[0])
+        elif path != splits.get("unlabelled"):
+            found[os.fsencode(entry.name).decode("utf-8", "backslashreplace")] = path
     return found
 
 
-def _empty(folder: Path) -> DataError:
-    return DataError("a folder without images", where=printable(folder), expected=", ".join(EXTENSIONS),
-                     fix="put images there, or remove the folder, or convert its images to one of these formats")
-
-
-def _too_few(root: Path, classes: tuple[str, ...]) -> list[UserError]:
-    if len(classes) >= 2:
+def _images_of(split: str, folder: Path, found: Mapping[str, Path], classes: Sequence[str],
+               walk: _Walk) -> list[Image]:
+    """The images of a split, by class and path; classes that train has not, and folders without images, are noted."""
+    training = split in ("all", "train")
+    known = {*classes, *([UNLABELLED] if training or split == "unlabelled" else [])}
+    if not found and (flat := walk.beside(folder)) and not training:
+        walk.problems.append(too_few(folder, (), flat))
         return []
-    return [DataError("too few classes", where=printable(root), found=f"{len(classes)} class folders",
-                      expected="at least two", fix="give the folder that holds train/, or the class folders")]
+    walk.problems.extend(unknown("class", name, classes, where=printable(folder), error=DataError)
+                         for name in sorted(set(found) - known) if classes)
+    images = []
+    for name in sorted(found):
+        files = sorted(walk.files(found[name], (found[name].resolve(),)), key=lambda file: os.fsencode(file[0]))
+        images += [Image("unlabelled" if name == UNLABELLED else split, name, path, size) for path, size in files]
+        if not files and name != UNLABELLED and training:
+            walk.problems.append(_empty(found[name]))
+    if split in ("val", "test") and not any(image.split == split for image in images):
+        walk.problems.append(_empty(folder))
+    return images
+
+
+def _empty(folder: Path) -> DataError:
+    return DataError("a folder without images", where=printable(folder), expected="image files",
+                     fix="put images there, or remove the folder; `tutelage check-data` says what is left out, and why")
 
 
 def _inspect(path: Path, max_pixels: int, whole: bool, headers: bool) -> str | UserError:

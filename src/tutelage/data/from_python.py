@@ -2,9 +2,9 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.balance import Balance
 from tutelage.data.images import Orientation, Preparation, Range, Sides, as_array, flatten, pair
+from tutelage.data.leakage import Judged, Leakage, judge_leaks, keys_of, keys_of_rows, pixel_hash
 from tutelage.data.pixel_modes import GREY, upright
 from tutelage.data.source import Data
 from tutelage.data.splits import Cut
 from tutelage.data.stream import CPU
-from tutelage.errors import DataError
+from tutelage.errors import DataError, unknown
 
 Pair = tuple[Tensor, Tensor]
 Images = Any
@@ -28,13 +29,14 @@ Images = Any
 def from_tensors(train: Pair, validation: Pair | float = 0.1,
                  test: Pair | None = None, *, classes: Sequence[str] | None = None,
                  augment: Policy = "none", mixup: float = 0.0, cutmix: float = 0.0, name: str = "tensors",
-                 seed: int = 0, device: torch.device = CPU, split_rule: int = 2,
+                 seed: int = 0, device: torch.device = CPU, leakage: Leakage = "auto", split_rule: int = 2,
                  balance: Balance = "none") -> Data:
     """Data from images [N, C, H, W] (uint8, or float in [0, 1]) and labels [N] int64 (-1 in train: no label).
 
     `validation` is a pair like the others, or the share of the training rows to hold out. Without `classes` the
-    classes are called "0", "1", ...; the ids count through train, validation and test. `split_rule` and `balance` are
-    those of `DataSettings`.
+    classes are called "0", "1", ...; the ids count through train, validation and test. `leakage` says what the same
+    image in two splits, or under two classes, does: by default a DataError if it is for training and for testing. It,
+    `split_rule` and `balance` are those of `DataSettings`.
 
     >>> data = from_tensors((torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20) % 2), validation=0.2)
     >>> len(data.train.ids), len(data.validation.ids), data.classes
@@ -51,15 +53,18 @@ def from_tensors(train: Pair, validation: Pair | float = 0.1,
     maker = Maker(images, (channels, height, width), len(names), device=device)
     how = augmentation(augment, maker.shape, seed=seed, mixup=mixup, cutmix=cutmix)
     content = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
-    return assembled(name, names, maker, _splits(labels, validation, split_rule), how, _as_given(maker.shape),
-                     content, _rule(validation, split_rule, balance), balance)
+    judged = _judged(leakage, labels, _splits(labels, validation, split_rule), lambda: keys_of_rows(images))
+    data = assembled(name, names, maker, judged.splits, how, _as_given(maker.shape), content,
+                     _rule(validation, split_rule, balance), balance)
+    return replace(data, notes=(*data.notes, *judged.notes), also_in_training=judged.also_in_training)
 
 
 def from_dataset(train: Images, validation: Images | float = 0.1, test: Images | None = None, *,
                  classes: Sequence[str] | None = None, image_size: Sides | None = None, augment: Policy = "none",
                  mixup: float = 0.0, cutmix: float = 0.0, name: str = "dataset", seed: int = 0,
                  device: torch.device = CPU, workers: int = 0, orientation: Orientation = "upright",
-                 value_range: Range | None = None, split_rule: int = 2, balance: Balance = "none") -> Data:
+                 value_range: Range | None = None, leakage: Leakage = "auto", split_rule: int = 2,
+                 balance: Balance = "none") -> Data:
     """Data from map-style torch data sets of (image, class number).
 
     An image is a PIL image, cut and scaled to `image_size` (pixels of both sides, or (height, width); default: the
@@ -72,20 +77,23 @@ def from_dataset(train: Images, validation: Images | float = 0.1, test: Images |
     sets = {split: part for split, part in given.items() if part is not None and not isinstance(part, float)}
     shape, prepared = _form(train, image_size, orientation, value_range)
     joined = _Joined(tuple(sets.values()), prepared)
-    labels, content = {}, hashlib.sha256()
+    labels, content, hashes = {}, hashlib.sha256(), list[str | None]()
     for split, part in sets.items():
         found = []
         for row in range(len(part)):
             image, label = part[row]
             content.update(_checked(image, shape, prepared, f"{split}, row {row}"))
+            hashes.append(None if leakage == "allow" else _hash_of(image, prepared, f"{split}, row {row}"))
             found.append(_class_number(label, f"{split}, row {row}"))
         labels[split] = torch.tensor(found, dtype=torch.int64)
     names = _class_names(classes, labels)
     maker = Maker(joined, shape, len(names), prepared, workers, device)
     how = augmentation(augment, shape, seed=seed, mixup=mixup, cutmix=cutmix, files=prepared is not None)
     preprocessing = prepared.as_json() if prepared else _as_given(shape)
-    return assembled(name, names, maker, _splits(labels, validation, split_rule), how, preprocessing,
-                     content.hexdigest(), _rule(validation, split_rule, balance), balance)
+    judged = _judged(leakage, labels, _splits(labels, validation, split_rule), lambda: keys_of(hashes))
+    data = assembled(name, names, maker, judged.splits, how, preprocessing, content.hexdigest(),
+                     _rule(validation, split_rule, balance), balance)
+    return replace(data, notes=(*data.notes, *judged.notes), also_in_training=judged.also_in_training)
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,7 @@ class _Joined:
         image = self.sets[place][number - starts[place]][0]
         if self.prepared is None or not isinstance(image, Image.Image):
             return image
-        image = upright(image) if self.prepared.orientation == "upright" else image
-        return flatten(image, self.prepared.channels, f"row {number}", self.prepared.value_range)
+        return _flat(image, self.prepared, f"row {number}")
 
 
 def _form(images: Images, image_size: Sides | None, orientation: Orientation,
@@ -209,6 +216,35 @@ def _splits(labels: Mapping[str, Tensor], validation: object, split_rule: int) -
     if isinstance(validation, float):
         splits["train"], splits["validation"] = held_out(splits["train"], validation, "validation", Cut(split_rule))
     return splits
+
+
+def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, Rows],
+            keys: Callable[[], Tensor]) -> Judged:
+    """What is left of the splits, and what is said of images that are in two of them."""
+    if leakage not in get_args(Leakage):
+        raise unknown("choice", leakage, get_args(Leakage), where="leakage")
+
+    def named(number: int) -> str:
+        for split, those in labels.items():
+            if number < len(those):
+                return f"row {number} of {split}"
+            number -= len(those)
+        raise AssertionError(number)
+
+    return Judged(splits) if leakage == "allow" else judge_leaks(leakage, splits, keys(), named, "the images")
+
+
+def _hash_of(image: Image.Image | Tensor, prepared: Preparation | None, where: str) -> str:
+    if isinstance(image, Tensor):
+        return pixel_hash(image.numpy())
+    assert prepared is not None, "images come with their preparation"
+    return pixel_hash(_flat(image, prepared, where))
+
+
+def _flat(image: Image.Image, prepared: Preparation, where: str) -> Image.Image:
+    """An image in grey or RGB, turned as its orientation says if that is wanted."""
+    image = upright(image) if prepared.orientation == "upright" else image
+    return flatten(image, prepared.channels, where, prepared.value_range)
 
 
 def _as_given(shape: tuple[int, int, int]) -> dict[str, object]:

@@ -1,149 +1,44 @@
-"""The [data] table of a recipe, and the data it names."""
+"""The data that the [data] table of a recipe names."""
 
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from types import MappingProxyType
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from tutelage.data import folder, label_files, published
-from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
-from tutelage.data.balance import Balance, named
+from tutelage.data.assemble import Maker, Rows, assembled, augmentation, held_out
+from tutelage.data.bad_images import without_damaged
+from tutelage.data.balance import named
 from tutelage.data.images import (
-    MAX_PIXELS,
-    Orientation,
     Preparation,
-    Range,
     Sides,
     as_image,
     decode,
-    is_range,
     pair,
     prepare_image,
     printable,
 )
+from tutelage.data.leakage import Judged, Read, judge_files, judge_leaks, keys_of_rows
 from tutelage.data.resize import turned_nothing
+from tutelage.data.settings import DataSettings
 from tutelage.data.source import Data, digest
-from tutelage.data.splits import TEST_SHARE, Cut, SplitRule, names_of_paths
+from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
-from tutelage.errors import DataError, SecurityError, UsageError, UserError, unknown
+from tutelage.errors import DataError, UsageError, UserError
 from tutelage.system.random import derive
 from tutelage.types import Content, ImageFiles
 
-Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
-OnBadImage = Literal["error", "skip"]
-SKIPPED_AT_MOST = 0.01
-"""Of the images of a split."""
-SKIPPED_SHOWN = 20
-"""Of the images that are left out, so many are named."""
 AS_STORED = "images are read as stored: an EXIF orientation is not applied"
 TURNED_NOTHING = ("an earlier version of pre-resize made this folder, and did not turn images by their EXIF: "
                   "photographs may lie on their side; make it again")
 QUICK_ROWS = {"train": 64, "validation": 32, "test": 32}
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """The [data] table of a recipe.
-
-    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder.
-    root: the folder of the files; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
-        itself; a relative one is looked for here, then under $TUTELAGE_DATA.
-    batch_size: rows of a training batch (read by the trainer).
-    image_size: pixels of both sides, or [height, width]; default 16 for digits (8 x 8 scaled up), 32 for cifar and
-        fashion_mnist (28 x 28 with a black border of 2), 224 for folders.
-    validation: the share held out of the training rows, where a set has no validation split of its own; of those
-        that are left once a fifth went to the test split, where a set has none of that either.
-    unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
-    augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
-        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders.
-    mixup, cutmix: the alpha of Beta(alpha, alpha); 0 is off.
-    workers: processes that read images; "auto" takes half the cores (up to 16) if an accelerator computes, else
-        a quarter (up to 8).
-    download: fetch cifar and fashion_mnist if they are not there.
-    limit: train on so many rows only, of each class in proportion and one at least; a smaller limit keeps a part of
-        what a larger one does. (By split rule 1 the first by the hash of their ids, whatever their classes.)
-    labels: a file with other labels for the training images of digits, cifar or fashion_mnist, as people or machines
-        gave them: .npy, or FILE.npz:NAME; a whole number for each, in the order of the set's files, -1 for none. What
-        is held out of them for validation keeps the labels of the set. A relative path is looked for here, then
-        under $TUTELAGE_DATA.
-    only: a .npy file with the ids of the rows to train on, for whoever chooses them; before `limit`.
-    every_class: refuse an `only` that leaves a class without a training row. The phases of `class_incremental`, which
-        learn from some classes on purpose, say false.
-    split_rule: how rows are held out and limited, see `splits`. Each class keeps a training row by rule 2, and an image
-        more moves at most two others; 1 is the rule of runs made before there was another.
-    balance: how often the rows of a class come in an epoch, which is as long as ever: "none", each once; "sqrt", a
-        class in proportion to the square root of its rows; "uniform", all classes alike. A row that comes more than
-        once in an epoch comes in the same augmentation; a row without a label comes once.
-    max_pixels: a larger image is refused before it is decoded.
-    follow_symlinks: follow links out of the folder of images.
-    on_bad_image: what a damaged image of a folder does: "error" stops the run when it is read; "skip" decodes every
-        image at every start, and leaves out those that cannot be: at most 1 % of a split, never a class's last image.
-    orientation: how images of files are read: "upright" turns them as their EXIF tag says; "as stored" does not, as
-        was done before there was this key, and is what run folders from then mean.
-    value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
-        for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
-    """
-
-    name: Name
-    root: str | None = None
-    batch_size: int = 128
-    image_size: Sides | None = None
-    validation: float = 0.1
-    unlabelled: bool = False
-    augment: Policy | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    workers: int | Literal["auto"] = 0
-    download: bool = False
-    limit: int | None = None
-    labels: str | None = None
-    only: str | None = None
-    every_class: bool = True
-    split_rule: SplitRule = 2
-    balance: Balance = "none"
-    max_pixels: int = MAX_PIXELS
-    follow_symlinks: bool = False
-    on_bad_image: OnBadImage = "error"
-    orientation: Orientation = "upright"
-    value_range: Range | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("image_size", "value_range"):  # a list is meant as it is in a recipe
-            if isinstance(value := vars(self)[key], list):
-                object.__setattr__(self, key, tuple(value))
-        if self.name not in get_args(Name):
-            raise unknown("data set", self.name, get_args(Name), where="[data] name")
-        if self.augment is not None and self.augment not in get_args(Policy):
-            raise unknown("augmentation", self.augment, get_args(Policy), where="[data] augment")
-        if self.on_bad_image not in get_args(OnBadImage):
-            raise unknown("choice", self.on_bad_image, get_args(OnBadImage), where="[data] on_bad_image")
-        if self.orientation not in get_args(Orientation):
-            raise unknown("choice", self.orientation, get_args(Orientation), where="[data] orientation")
-        if self.value_range is not None and not is_range(self.value_range):
-            raise UsageError("a range that is none", where="[data] value_range", found=self.value_range,
-                             expected="[LOW, HIGH], two numbers, the lower first")
-        if self.balance not in get_args(Balance):
-            raise unknown("balance", self.balance, get_args(Balance), where="[data] balance")
-        limits = {"batch_size": (self.batch_size, 1, 2**20),
-                  "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
-                  "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
-                  "workers": (None if self.workers == "auto" else self.workers, 0, 1024),
-                  "max_pixels": (self.max_pixels, 1, 2**40)}
-        if self.labels is not None and self.name in ("folder", "imagenet100"):
-            raise UsageError("the folders say what the labels are", where="[data] labels", found=self.labels,
-                             fix="move the images, or leave it out")
-        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
-        for field, (value, low, high) in [*limits.items(), *(("image_size", (side, 8, 4096)) for side in sides)]:
-            if value is not None and not low <= value <= high:
-                raise UsageError("a setting out of range", where=f"[data] {field}", found=value,
-                                 expected=f"{low} .. {high}")
 
 
 def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = CPU, quick: bool = False) -> Data:
@@ -214,14 +109,20 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
     prepared = preparation_of(settings)
     content = hashlib.sha256(arrays.images.numpy().tobytes()).hexdigest()
     splits["train"] = _chosen(splits["train"], settings, arrays.classes, arrays.labels, cut, quick)
-    kept = torch.cat([rows.ids for rows in splits.values()])
-    return _made(settings, arrays.classes, _prepared(arrays.images, prepared, kept), splits, prepared, content, seed,
-                 device, quick)
+    if settings.leakage != "allow" and not quick:
+        keys = keys_of_rows(arrays.images)
+        judged = judge_leaks(settings.leakage, splits, keys, "image {}".format, settings.name, published=True)
+    else:
+        judged = Judged(splits)
+    kept = torch.cat([rows.ids for rows in judged.splits.values()])
+    data = _made(settings, arrays.classes, _prepared(arrays.images, prepared, kept), judged.splits, prepared, content,
+                 seed, device, quick)
+    return replace(data, notes=(*data.notes, *judged.notes), also_in_training=judged.also_in_training)
 
 
 def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     """A folder of images; what has no test and no validation folder gives up shares for them."""
-    listing = folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks)
+    listing = _listing(settings)
     folder.require_sound(listing)
     if settings.name == "imagenet100" and len(listing.classes) != 100:
         raise DataError("this is not ImageNet-100", where=listing.root, found=f"{len(listing.classes)} classes",
@@ -230,10 +131,8 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     bad = folder.damaged(listing, settings.max_pixels, ranges) if settings.on_bad_image == "skip" else {}
     kept = replace(listing, images=tuple(image for place, image in enumerate(listing.images) if place not in bad))
     contents = folder.contents(kept, settings.max_pixels)
-    cut = Cut(settings.split_rule, names_of_paths([image.path.relative_to(listing.root) for image in listing.images]))
-    labels = _folder_labels(listing)
-    splits, notes = _without(_folder_splits(settings, listing, labels, cut), listing, bad)
-    splits["train"] = _chosen(splits["train"], settings, listing.classes, labels, cut)
+    splits, notes = folder_rows(settings, listing, bad)
+    splits, leaks, also = judge_files(settings.leakage, splits, listing, contents, Read(settings.max_pixels, ranges))
     prepared = preparation_of(settings)
     if settings.orientation == "as stored":
         notes += (AS_STORED,)
@@ -252,34 +151,18 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     def damaged() -> list[str]:
         return [kept.name(kept.images[place]) for place in folder.damaged(kept, settings.max_pixels, ranges)]
 
-    return replace(data, files=ImageFiles(contents, sealed, named, damaged), notes=(*notes, *data.notes))
+    return replace(data, files=ImageFiles(contents, sealed, named, damaged), also_in_training=also,
+                   notes=(*listing.notes, *notes, *leaks, *data.notes))
 
 
-def _without(splits: Mapping[str, Rows], listing: folder.Listing,
-             bad: Mapping[int, UserError]) -> tuple[dict[str, Rows], tuple[str, ...]]:
-    """The splits without damaged images, and a note of them; too many, or all of a class, are a DataError."""
-    for error in bad.values():
-        if isinstance(error, SecurityError):
-            raise error
-    kept, told, names = dict[str, Rows](), [], []
-    for split, rows in splits.items():
-        gone = torch.isin(rows.ids, torch.tensor(list(bad), dtype=torch.int64))
-        kept[split] = Rows(rows.ids[~gone], rows.labels[~gone])
-        own = [printable(listing.name(listing.images[place])) for place in rows.ids[gone].tolist()]
-        found = f"{len(own)} of {len(gone)} images: {', '.join(own[:3])}" + (", ..." if len(own) > 3 else "")
-        where, fix = f"{printable(listing.root)}, {split}", "replace or remove them; `tutelage check-data` lists them"
-        lost = sorted(set(rows.labels[gone].tolist()) - {-1} - set(kept[split].labels.tolist()))
-        if lost:
-            raise DataError(f"every image of the class {listing.classes[lost[0]]!r} is damaged", where=where,
-                            found=found, expected="one at least that can be read", fix=fix)
-        if len(own) > SKIPPED_AT_MOST * len(gone):
-            raise DataError("too many damaged images to leave out", where=where, found=found,
-                            expected=f'at most {SKIPPED_AT_MOST:.0%} of a split (on_bad_image = "skip")', fix=fix)
-        told += [f"{len(own)} of {len(gone)} of {split}"] if own else []
-        names += own
-    more = f" and {len(names) - SKIPPED_SHOWN} more" if len(names) > SKIPPED_SHOWN else ""
-    note = f"damaged images are left out, {', '.join(told)}: {', '.join(names[:SKIPPED_SHOWN])}{more}"
-    return kept, (note,) if names else ()
+def folder_rows(settings: DataSettings, listing: folder.Listing,
+                bad: Mapping[int, UserError] = MappingProxyType({})) -> tuple[dict[str, Rows], tuple[str, ...]]:
+    """The rows of each split of a folder, ids being places in its listing, without the `bad`; and notes of those."""
+    cut = Cut(settings.split_rule, names_of_paths([image.path.relative_to(listing.root) for image in listing.images]))
+    labels = _folder_labels(listing)
+    splits, notes = without_damaged(_folder_splits(settings, listing, labels, cut), listing, bad)
+    splits["train"] = _chosen(splits["train"], settings, listing.classes, labels, cut)
+    return splits, notes
 
 
 def _folder_labels(listing: folder.Listing) -> Tensor:
@@ -323,9 +206,17 @@ def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
 
 def _quick_classes(settings: DataSettings) -> tuple[str, ...]:
     if settings.name == "folder" and settings.root is not None and _root(settings).is_dir():
-        return folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks).classes
+        listing = _listing(settings)
+        if not listing.classes:
+            folder.require_sound(listing)
+        return listing.classes
     counts = {"cifar100": 100, "imagenet100": 100}
     return tuple(f"class {number}" for number in range(counts.get(settings.name, 10)))
+
+
+def _listing(settings: DataSettings) -> folder.Listing:
+    return folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks,
+                              by_content=settings.images_by == "content")
 
 
 def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | partial, splits: dict[str, Rows],

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -76,6 +76,9 @@ class Data:
     `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no cache
     keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing. `balance`
     says how often each class comes in an epoch, see `balance.rows_of_epoch`.
+    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing.
+    `also_in_training` says of each other split how many of its images are training images too, where that was looked
+    for (`leakage`).
     """
 
     name: str
@@ -90,6 +93,7 @@ class Data:
     files: ImageFiles | None = None
     notes: tuple[str, ...] = ()
     balance: Balance = "none"
+    also_in_training: Mapping[str, int] = field(default_factory=dict)
 
 
 def digest(name: str, classes: Sequence[str], splits: Mapping[str, tuple[Tensor, Tensor]], content: str,

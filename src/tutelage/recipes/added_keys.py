@@ -20,7 +20,8 @@ from tutelage import methods
 
 Keys = Mapping[str, Mapping[str, Any]]
 """Table -> key -> value; the options of a method stand under "method.NAME"."""
-ADDED: Keys = {"data": {"orientation": "as stored", "split_rule": 1, "every_class": False}}
+ADDED: Keys = {"data": {"orientation": "as stored", "split_rule": 1, "every_class": False,
+                       "leakage": "allow", "images_by": "suffix"}}
 """What these keys mean where a resolved recipe lacks them."""
 
 

@@ -50,7 +50,8 @@ def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (
 
     def measure() -> None:
         evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
-                            (opened.data.validation, held_out), robust, training)
+                            (opened.data.validation, held_out), robust, training,
+                            opened.data.also_in_training.get(split))
         write_evaluation(run, evaluation)
         found.append(finite(evaluation.metrics))
         if cost:

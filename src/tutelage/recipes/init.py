@@ -33,17 +33,18 @@ PATIENCE = 3.0
 
 @dataclass(frozen=True)
 class FoundImages:
-    """What lies in a folder: its splits, its classes and the median of the shorter sides."""
+    """What lies in a folder: its splits, its classes and the median of the shorter sides; and what is not used."""
 
     root: Path
     images: int
     training: int
     classes: int
     side: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return (f"{self.root}: {self.images} images, {self.training} of them for training, {self.classes} classes, "
-                f"shorter side about {self.side} px")
+        return "\n".join([f"{self.root}: {self.images} images, {self.training} of them for training, {self.classes} "
+                          f"classes, shorter side about {self.side} px", *(f"  {note}" for note in self.notes)])
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ def look_into(folder: Path) -> FoundImages:
     step = max(1, len(training) // SAMPLE)
     sides = [min(header(image.path).size) for image in training[::step]]
     return FoundImages(folder, len(listing.images), round(len(training) * (0.72 if held_out else 1)),
-                       len(listing.classes),
-                       round(median(sides)))
+                       len(listing.classes), round(median(sides)), listing.notes)
 
 
 def choose_plan(found: FoundImages) -> TrainingPlan:

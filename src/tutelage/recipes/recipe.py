@@ -19,7 +19,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from tutelage import methods
-from tutelage.data.load import DataSettings
+from tutelage.data.settings import DataSettings
 from tutelage.engine.optimizers import MakeOptimizer, optimizer_named
 from tutelage.engine.settings import Settings
 from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown

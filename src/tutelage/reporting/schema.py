@@ -120,6 +120,7 @@ class Metrics(TypedDict):
 
     on: str
     rows: int
+    also_in_training: NotRequired[int | None]
     classes: list[str]
     nodes: dict[str, NodeScores]
     pairs: dict[str, PairScores]

@@ -21,12 +21,13 @@ Fit = tuple[Source, Mapping[str, Tensor]]
 
 def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, Logits], classes: Sequence[str],
            fit: Fit, robust: Mapping[str, object] | None = None,
-           training: Mapping[str, object] | None = None) -> Evaluation:
+           training: Mapping[str, object] | None = None, also_in_training: int | None = None) -> Evaluation:
     """Everything that docs/evaluation.md lists, of `predictions` for the rows of `source`, in their order.
 
     `fit` is validation data with its predictions, to which temperatures are fitted; `graph` is what the run learned by;
     `robust` is what was found of the networks under attack, `training` how well they know images that they learned from
-    (`of_training`). DataError if no row has a label, NumericError if a logit is not finite.
+    (`of_training`); `also_in_training` is how many images of the split are training images too, `None` where that is
+    not known. DataError if no row has a label, NumericError if a logit is not finite.
     """
     given = source.labels >= 0
     labels, ids = source.labels[given], source.ids[given]
@@ -34,7 +35,7 @@ def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, L
     for node, logits in predictions.items():
         metrics.check_finite(logits, source.ids, node)
     labelled = predictions if bool(given.all()) else {node: logits[given] for node, logits in predictions.items()}
-    found = {"on": split, "rows": len(source.ids), "classes": list(classes),
+    found = {"on": split, "rows": len(source.ids), "also_in_training": also_in_training, "classes": list(classes),
              "images_per_class": labels.bincount(minlength=len(classes)).tolist(), "training": training,
              "nodes": {node: measure(logits, labels) | {"temperature": _temperature(node, fit, logits, labels)}
                        for node, logits in labelled.items()},

@@ -1,0 +1,123 @@
+"""The [data] table of a recipe."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tutelage.data.assemble import Policy
+from tutelage.data.balance import Balance
+from tutelage.data.images import MAX_PIXELS, Orientation, Range, Sides, is_range
+from tutelage.data.leakage import Leakage
+from tutelage.data.splits import SplitRule
+from tutelage.errors import UsageError, unknown
+
+Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
+OnBadImage = Literal["error", "skip"]
+FilesAre = Literal["content", "suffix"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The [data] table of a recipe.
+
+    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder.
+    root: the folder of the files; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
+        itself; a relative one is looked for here, then under $TUTELAGE_DATA.
+    batch_size: rows of a training batch (read by the trainer).
+    image_size: pixels of both sides, or [height, width]; default 16 for digits (8 x 8 scaled up), 32 for cifar and
+        fashion_mnist (28 x 28 with a black border of 2), 224 for folders.
+    validation: the share held out of the training rows, where a set has no validation split of its own; of those
+        that are left once a fifth went to the test split, where a set has none of that either.
+    unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
+    augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
+        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders.
+    mixup, cutmix: the alpha of Beta(alpha, alpha); 0 is off.
+    workers: processes that read images; "auto" takes half the cores (up to 16) if an accelerator computes, else
+        a quarter (up to 8).
+    download: fetch cifar and fashion_mnist if they are not there.
+    limit: train on so many rows only, of each class in proportion and one at least; a smaller limit keeps a part of
+        what a larger one does. (By split rule 1 the first by the hash of their ids, whatever their classes.)
+    labels: a file with other labels for the training images of digits, cifar or fashion_mnist, as people or machines
+        gave them: .npy, or FILE.npz:NAME; a whole number for each, in the order of the set's files, -1 for none. What
+        is held out of them for validation keeps the labels of the set. A relative path is looked for here, then
+        under $TUTELAGE_DATA.
+    only: a .npy file with the ids of the rows to train on, for whoever chooses them; before `limit`.
+    every_class: refuse an `only` that leaves a class without a training row. The phases of `class_incremental`, which
+        learn from some classes on purpose, say false.
+    split_rule: how rows are held out and limited, see `splits`. Each class keeps a training row by rule 2, and an image
+        more moves at most two others; 1 is the rule of runs made before there was another.
+    balance: how often the rows of a class come in an epoch, which is as long as ever: "none", each once; "sqrt", a
+        class in proportion to the square root of its rows; "uniform", all classes alike. A row that comes more than
+        once in an epoch comes in the same augmentation; a row without a label comes once.
+    max_pixels: a larger image is refused before it is decoded.
+    follow_symlinks: follow links out of the folder of images.
+    on_bad_image: what a damaged image of a folder does: "error" stops the run when it is read; "skip" decodes every
+        image at every start, and leaves out those that cannot be: at most 1 % of a split, never a class's last image.
+    orientation: how images of files are read: "upright" turns them as their EXIF tag says; "as stored" does not, as
+        was done before there was this key, and is what run folders from then mean.
+    leakage: what the same image in two splits, or under two classes, does: see `leakage`. By default one for training
+        and for testing is an error, in a published set a note; every other is a note.
+    images_by: by what a file of a folder is an image: its "content" or, as in runs made before there was this key, the
+        "suffix" of its name; splits then go by the names train, val, valid, validation and test alone.
+    value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
+        for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
+    """
+
+    name: Name
+    root: str | None = None
+    batch_size: int = 128
+    image_size: Sides | None = None
+    validation: float = 0.1
+    unlabelled: bool = False
+    augment: Policy | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    workers: int | Literal["auto"] = 0
+    download: bool = False
+    limit: int | None = None
+    labels: str | None = None
+    only: str | None = None
+    every_class: bool = True
+    split_rule: SplitRule = 2
+    balance: Balance = "none"
+    max_pixels: int = MAX_PIXELS
+    follow_symlinks: bool = False
+    on_bad_image: OnBadImage = "error"
+    orientation: Orientation = "upright"
+    leakage: Leakage = "auto"
+    images_by: FilesAre = "content"
+    value_range: Range | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("image_size", "value_range"):  # a list is meant as it is in a recipe
+            if isinstance(value := vars(self)[key], list):
+                object.__setattr__(self, key, tuple(value))
+        if self.name not in get_args(Name):
+            raise unknown("data set", self.name, get_args(Name), where="[data] name")
+        if self.augment is not None and self.augment not in get_args(Policy):
+            raise unknown("augmentation", self.augment, get_args(Policy), where="[data] augment")
+        if self.on_bad_image not in get_args(OnBadImage):
+            raise unknown("choice", self.on_bad_image, get_args(OnBadImage), where="[data] on_bad_image")
+        if self.orientation not in get_args(Orientation):
+            raise unknown("choice", self.orientation, get_args(Orientation), where="[data] orientation")
+        if self.leakage not in get_args(Leakage):
+            raise unknown("choice", self.leakage, get_args(Leakage), where="[data] leakage")
+        if self.images_by not in get_args(FilesAre):
+            raise unknown("choice", self.images_by, get_args(FilesAre), where="[data] images_by")
+        if self.balance not in get_args(Balance):
+            raise unknown("balance", self.balance, get_args(Balance), where="[data] balance")
+        if self.value_range is not None and not is_range(self.value_range):
+            raise UsageError("a range that is none", where="[data] value_range", found=self.value_range,
+                             expected="[LOW, HIGH], two numbers, the lower first")
+        limits = {"batch_size": (self.batch_size, 1, 2**20),
+                  "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
+                  "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
+                  "workers": (None if self.workers == "auto" else self.workers, 0, 1024),
+                  "max_pixels": (self.max_pixels, 1, 2**40)}
+        if self.labels is not None and self.name in ("folder", "imagenet100"):
+            raise UsageError("the folders say what the labels are", where="[data] labels", found=self.labels,
+                             fix="move the images, or leave it out")
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
+        for field, (value, low, high) in [*limits.items(), *(("image_size", (side, 8, 4096)) for side in sides)]:
+            if value is not None and not low <= value <= high:
+                raise UsageError("a setting out of range", where=f"[data] {field}", found=value,
+                                 expected=f"{low} .. {high}")

@@ -78,7 +78,7 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
             for module in modules.values():
                 module.eval()
             known = {"labels": batch.labels, "ids": batch.ids}
-            readers = {node: partial(_read, node, network) for node, network in models.items()}
+            readers = {node: partial(read_as, node, network) for node, network in models.items()}
             outputs = forward(graph, readers, batch.inputs, known=known)
             for edge in graph.edges:
                 _try_edge(edge, outputs, batch.labels, classes)
@@ -91,7 +91,7 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
     return graph
 
 
-def _read(node: str, network: nn.Module, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
+def read_as(node: str, network: nn.Module, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
     """`taps.read`, whose complaints name the node."""
     plain = any(taps) and not isinstance(network, ReadsTaps)
     try:  # a plain network is read as a wrapped one would be, for the word of a recipe that it may lack

@@ -34,6 +34,8 @@ from tutelage.graph.ends import End
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.objective import forward
+from tutelage.models.freezing import rest
+from tutelage.models.lazy import finish, is_unfinished
 from tutelage.system.distributed import World, average, gather_rows
 from tutelage.system.files import fingerprint
 from tutelage.system.machine import keep_memory
@@ -78,11 +80,22 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     """Refuse what cannot train, by one dry run; else what a run starts from."""
     check_batches(len(data.train.ids), settings, world)
     check_labels(data)
+    finish_lazy(models, data, settings, world)
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
     few = on_device(few, world.device)
     return Prepared(prepare(graph, networks, few, settings.seed, data.classes, data.train.ids), networks, few)
+
+
+def finish_lazy(models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World) -> None:
+    """Give lazy layers their sizes, before anything counts, copies or learns their weights."""
+    if any(map(is_unfinished, models.values())):
+        few = next(iter(data.train.batches([torch.arange(2)], draw=None)))
+        assert isinstance(few.inputs, Tensor), "one view was asked for"
+        for network in models.values():
+            network.to(world.device)
+        finish(models, few.inputs.to(world.device), settings.seed)
 
 
 def may_capture(run: Run) -> bool:
@@ -284,9 +297,10 @@ def _read(run: Run, node: str, inputs: Tensor, taps: Sequence[str], view: str) -
 
 
 def set_modes(run: Run) -> None:
-    """Frozen nodes in eval mode, everything else in training mode."""
+    """Frozen nodes, and the norms of frozen parts, in eval mode; everything else in training mode."""
     for node, network in run.models.items():
         network.train(not isinstance(run.graph.nodes[node], Frozen))
+        rest(network)
     for part in run.graph.parts().values():
         part.train()
 

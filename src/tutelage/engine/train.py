@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -15,8 +16,9 @@ from torch import nn
 
 from tutelage.data.source import Data
 from tutelage.engine.autotune import Tuned, begin, choose, from_json
+from tutelage.engine.checks import Check, check_networks, checks_json, warnings_of
 from tutelage.engine.dry_run import prepare as prepare
-from tutelage.engine.loop import check, hash_frozen, mean_losses, steps_of
+from tutelage.engine.loop import check, finish_lazy, hash_frozen, mean_losses, steps_of
 from tutelage.engine.numerics import Settled, read_settled, write_settled
 from tutelage.engine.optimizers import MakeOptimizer
 from tutelage.engine.python_config import described_in
@@ -48,8 +50,10 @@ from tutelage.system.files import fingerprint, locked, pack, sweep, unpack, writ
 from tutelage.system.machine import peak_memory, processor_of
 from tutelage.types import Schedule, Scores
 
+logger = logging.getLogger("tutelage")
 PROGRESS_SECONDS = 1.0
 WAIT_SECONDS = 0.1
+CHECKS_FILE = "checks.json"
 AGREE_STEPS = 10
 """How often several ranks ask each other whether to stop."""
 
@@ -87,7 +91,7 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
           out: str | Path | None = None, batch_size: int = 128, device: str = "auto",
           checkpoint_steps: int | None = None, best: bool = False, draws: int | None = None,
           cache: bool | str = "auto", cache_gib: float = 20.0,
-          cache_top: int | None = None) -> Generator[Epoch, None, None]:
+          cache_top: int | None = None, warn: Sequence[str] = ()) -> Generator[Epoch, None, None]:
     """Train the networks of `graph`, in place, and yield an `Epoch` after each epoch.
 
     `optimizer` makes an optimizer from parameters, or is a dict of such by node (and "" for all others); its learning
@@ -100,13 +104,15 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
     weights on validation data, besides the last. `draws` limits how many augmentations of an image there are: epoch e
     has draw e modulo that. What frozen networks say of a draw is kept in `cache_gib` GiB at most of a folder for all
     runs if `cache` is true, or "auto" and draws come again or are there already; with `cache_top` of its logits the so
-    many largest alone, which is less than the teacher says (docs/speed.md) and is noted.
+    many largest alone, which is less than the teacher says (docs/speed.md) and is noted. Networks that are not what
+    they claim are refused at the start; the checks named in `warn` only warn (docs/checks.md).
     """
     settings = Settings(epochs, optimizer, rate, warmup_epochs, batch_size, accumulate, clip_norm, precision, seed,
-                        checkpoint_steps, best, draws, cache, cache_gib, cache_top)
+                        checkpoint_steps, best, draws, cache, cache_gib, cache_top, tuple(warn))
     world = World(choose_device(device))
     if out is None:
         prepared = check(graph, models, data, settings, world)
+        log_warnings(check_networks(prepared, data, settings, world))
         tuned = choose(prepared, data, settings, world)
         events = steps_of(begin(prepared, data, settings, world, tuned))
     else:
@@ -117,19 +123,28 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
 
 def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
                     world: World, *, config: str | None = None, tensorboard: bool = True,
-                    interrupted: Callable[[], int] = lambda: 0,
-                    numerics: Path | None = None) -> Generator[Epoch | Progress | None, None, None]:
+                    interrupted: Callable[[], int] = lambda: 0, numerics: Path | None = None, skilled: bool = True,
+                    tell: Callable[[Sequence[Check]], None] | None = None
+                    ) -> Generator[Epoch | Progress | None, None, None]:
     """Train in a run folder, from its newest whole checkpoint on: `Epoch`s, and about once a second a `Progress`.
 
     `config` is the text of config.toml, which with the data says whether the folder holds this very run.
     `interrupted` gives the number of a signal that asks to stop, or 0. `numerics` is a file of number formats that the
-    runs of a study share.
+    runs of a study share. A new run's networks are looked at (`checks`), what they know only if `skilled`; `tell` gets
+    what was found, by default its warnings are logged.
     """
+    finish_lazy(models, data, settings, world)
     config = described_in(out, graph, models, settings) if config is None else config
     known = (out / "run.json").exists()
-    prepared = None if known else check(graph, models, data, settings, world)  # what is refused leaves no folder behind
+    prepared, checks = None, None
+    if not known:  # what is refused leaves no folder behind
+        prepared = check(graph, models, data, settings, world)
+        checks = check_networks(prepared, data, settings, world, skilled=skilled)
+        (tell or log_warnings)(checks)
     with ExitStack() as stack:
         folder, run = _open(out, config, graph, data, world, stack, tensorboard), None
+        if checks is not None and world.main:
+            write_json(out / CHECKS_FILE, checks_json(checks))
         try:
             done = finished(out)
             prepared = prepared or check(graph, models, data, settings, world)
@@ -145,6 +160,12 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
                 yield from _past(out, run.steps)
         except (DataError, SecurityError) as error:
             raise reported(error, out, data.files, run.step if run else 0) from None
+
+
+def log_warnings(checks: Sequence[Check]) -> None:
+    """Log what the checks warn of."""
+    for text in warnings_of(checks):
+        logger.warning("note: %s", text)
 
 
 def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack: ExitStack,

@@ -17,6 +17,7 @@ from tutelage.models.class_names import (
     unmatched,
 )
 from tutelage.models.classifier import SECOND_HEAD
+from tutelage.models.freezing import freeze
 from tutelage.models.network import Network
 from tutelage.models.sources import NetworkSource, find
 from tutelage.models.stem import fit_to_32px
@@ -48,6 +49,8 @@ def build(spec: Architecture, *, class_names: Sequence[str], channels: int = 3, 
         load_weights(network, file.tensors, head=spec.head, where=file.path)
     if spec.pretrained:
         load_weights(network, _downloaded(source, seed, name), head=spec.head, where=f"{spec.arch}, pretrained")
+    if spec.freeze is not None:
+        freeze(network, spec.freeze)
     return network
 
 

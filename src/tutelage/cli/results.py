@@ -24,7 +24,11 @@ def _nodes(of: Mapping) -> str:
         cells = [f"{scores[name]:.2%}" if name in shares else _number(scores[name]) for name in NAMES]
         warm = scores["temperature"] or {"value": None, "ece_after": None}
         rows.append([node, *cells, _number(warm["value"], 3), _number(warm["ece_after"])])
-    return f"{of['on']}, {of['rows']} images\n\n{table(rows)}"
+    told = [f"{node} {mark['text']}" for node, scores in of["nodes"].items() if (mark := scores.get("mark"))]
+    told += [f"T of {node} is not identified: its NLL does not rise towards the end of [0.01, 100], and 1 is used"
+             for node, scores in of["nodes"].items()
+             if scores["temperature"] and not scores["temperature"].get("identified", True)]
+    return "\n".join([f"{of['on']}, {of['rows']} images\n\n{table(rows)}", *told])
 
 
 def _pairs(pairs: Mapping) -> str:
@@ -80,7 +84,10 @@ def export_text(report: dict, target: Path) -> str:
     checked, latency = report["checked"], report["latency"]
     accuracy = "" if checked["accuracy"] is None else (
         f", accuracy {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
-    return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, {len(report['classes'])} classes\n"
+    mark = checked.get("mark")
+    first = "" if mark is None else f"{report['node']} {mark['text']}\n"
+    return (f"{first}{target}: {report['bytes']} bytes, {report['parameters']} parameters, "
+            f"{len(report['classes'])} classes\n"
             f"on {checked['images']} images of {checked['on']}: largest difference of a logit "
             f"{checked['largest_difference']:.2g}, agreement {checked['agreement']:.2%}{accuracy}\n"
             f"one image in {latency['median_ms']:.2f} ms ({latency['lower_quartile_ms']:.2f} to "

@@ -163,7 +163,7 @@ def _check_form(findings: Findings, node: str, network: nn.Module, images: Tenso
         note("constant", wrong=_constant() if probes.unlikeness(logits, images) < probes.CONSTANT else None)
     weights = {name: tensor.clone() for name, tensor in copy.named_parameters()}
     probes.wake(copy)
-    if not bool(logits(images[:1]).isfinite().all()):  # some number has to be what it was
+    if not bool(logits(images[:2]).isfinite().all()):  # some number has to be what it was
         for name, parameter in copy.named_parameters():
             parameter.data.copy_(weights[name])
     note("neighbours", wrong=_neighbours(once, logits, images))
@@ -199,8 +199,8 @@ def _neighbours(once: probes.Logits, logits: probes.Logits, images: Tensor) -> M
            f"logits change by {alone:.2g} of their size where the image is alone")
     return ModelError("a row's output depends on the other rows of its batch", found=how,
                       expected=f"{probes.NEIGHBOURS:g} of their size at most",
-                      fix="take statistics or mixtures over the batch out of the network: in eval mode a row stands for "
-                          "itself")
+                      fix="take statistics and mixtures over the batch out of the network: in eval mode a row stands "
+                          "for itself")
 
 
 def _probabilities(given: Tensor, copy: nn.Module, logits: probes.Logits,
@@ -277,6 +277,9 @@ def _check_skill(findings: Findings, node: str, prepared: Prepared, data: Data, 
     pairs = skill.swapped_pairs(choices, labels, len(names))
     told = ", ".join(f"{names[a]!r} and {names[b]!r}" for a, b in pairs[:5])
     note("swapped_pairs", wrong=f"classes taken for each other: {told}" if pairs else None)
+    if order.suspicious:
+        note("chance", not_judged="the class order is in doubt")
+        return
     found = skill.chance(choices, labels, len(names))
     barely = len(names) >= 5 and order.own < 2 / len(names)
     note("chance", wrong=ModelError("a teacher that knows nothing of these classes",
@@ -289,8 +292,8 @@ def _check_skill(findings: Findings, node: str, prepared: Prepared, data: Data, 
 
 
 def _other_order(order: skill.ClassOrder) -> ModelError:
-    return ModelError(f"outputs fit the classes better in another order ({order.own:.0%}, {order.other:.0%}): another "
-                      "class order, or a head that was never trained",
+    return ModelError(f"outputs fit the classes better in another order ({100 * order.own:.0f} %, "
+                      f"{100 * order.other:.0f} %): another class order, or a head that was never trained",
                       found=f"balanced accuracy {order.own:.1%} in its own order, {order.other:.1%} in the best",
                       expected="outputs in the order of the data's classes",
                       fix="give a file with the names of its outputs, in their order, as classes in its [models.NODE]; "

@@ -24,7 +24,7 @@ from tutelage.engine.optimizers import (
     set_learning_rate,
 )
 from tutelage.engine.precision import Execution, default_executions, on_device
-from tutelage.engine.predict import evaluate, predict
+from tutelage.engine.predict import predict, scored
 from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings as Settings
 from tutelage.engine.settings import check_batches, check_batchnorm, check_labels
@@ -40,6 +40,7 @@ from tutelage.system.distributed import World, average, gather_rows
 from tutelage.system.files import fingerprint
 from tutelage.system.machine import keep_memory
 from tutelage.system.random import derive, drawn, permutation, reseed
+from tutelage.tasks.classification.skill import mark_of
 from tutelage.types import Batch, Inputs, Outputs, Reader, Scores
 
 TOGETHER_JUDGED = 256
@@ -151,7 +152,11 @@ def _evaluate(run: Run) -> Scores:
     given = {"classes": len(run.data.classes), "batch_size": rows, "world": run.world}
     if run.predicted is None:  # of the same images frozen networks say the same after every epoch
         run.predicted = predict(run.graph, run.models, run.data.validation, nodes=run.graph.named(Frozen), **given)
-    return evaluate(run.graph, run.models, run.data.validation, known=run.predicted, **given)
+    labels = run.data.validation.labels
+    predictions = predict(run.graph, run.models, run.data.validation, known=run.predicted, **given)
+    run.marks = {node: mark for node, logits in predictions.items()
+                 if (mark := mark_of(logits, labels, run.data.classes)) is not None}
+    return scored(predictions, labels)
 
 
 def train_step(run: Run, batches: Sequence[Batch]) -> None:

@@ -30,12 +30,14 @@ from tutelage.errors import BusyError, DataError, Interrupted, ModelError, Numer
 from tutelage.graph.graph import Graph
 from tutelage.graph.graph_data import GRAPH_FILE, data_of
 from tutelage.graph.schedules import cosine
+from tutelage.models.freezing import all_frozen_parts, frozen_notes
 from tutelage.models.network import body_of, weights_of
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.runs import checkpoint
 from tutelage.runs.folder import (
     Records,
     finished,
+    marks_of_run,
     open_run,
     read_json,
     read_records,
@@ -114,11 +116,15 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
         prepared = check(graph, models, data, settings, world)
         log_warnings(check_networks(prepared, data, settings, world))
         tuned = choose(prepared, data, settings, world)
-        events = steps_of(begin(prepared, data, settings, world, tuned))
+        run = begin(prepared, data, settings, world, tuned)
+        events = steps_of(run)
     else:
-        events = train_in_folder(Path(out), graph, models, data, settings, world)
+        run, events = None, train_in_folder(Path(out), graph, models, data, settings, world)
     with closing(events):
         yield from (event for event in events if isinstance(event, Epoch))
+    marks = marks_of_run(Path(out or "")) if run is None else {node: mark["text"] for node, mark in run.marks.items()}
+    for node, text in marks.items() if world.main else ():
+        logger.warning("note: %s %s", node, text)
 
 
 def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
@@ -140,9 +146,11 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
     if not known:  # what is refused leaves no folder behind
         prepared = check(graph, models, data, settings, world)
         checks = check_networks(prepared, data, settings, world, skilled=skilled)
-        (tell or log_warnings)(checks)
+        if world.main:
+            (tell or log_warnings)(checks)
     with ExitStack() as stack:
-        folder, run = _open(out, config, graph, data, world, stack, tensorboard), None
+        drawn = {**data_of(graph), **({"freeze": still} if (still := all_frozen_parts(models)) else {})}
+        folder, run = _open(out, config, drawn, data, world, stack, tensorboard), None
         if checks is not None and world.main:
             write_json(out / CHECKS_FILE, checks_json(checks))
         try:
@@ -168,7 +176,7 @@ def log_warnings(checks: Sequence[Check]) -> None:
         logger.warning("note: %s", text)
 
 
-def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack: ExitStack,
+def _open(out: Path, config: str, drawn: Mapping[str, object], data: Data, world: World, stack: ExitStack,
           tensorboard: bool) -> Folder:
     if world.main:
         def open_() -> None:
@@ -179,7 +187,7 @@ def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack:
             sweep(out / "models")
             open_run(out, config, data.digest, data.files)
             if not (out / GRAPH_FILE).exists():
-                write_json(out / GRAPH_FILE, data_of(graph))
+                write_json(out / GRAPH_FILE, drawn)
         lead(world, open_)
     else:
         lead(world, None)
@@ -238,7 +246,7 @@ def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, No
         report_mended(folder.records, run.step)
         folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
                            computed={node: str(choice) for node, choice in run.choices.items()}, cached=tuned.cached,
-                           notes=[*run.data.notes, *tuned.notes])
+                           notes=[*run.data.notes, *frozen_notes(run.models), *tuned.notes])
     yield from _past(folder.path, run.step)
 
 
@@ -285,7 +293,8 @@ def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
         scores = run.scores["nodes"].get(node)
         if run.settings.best and scores and scores["top1"] > run.best.get(node, {"top1": -1.0})["top1"]:
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights_of(run.models[node]).items()}
-            run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors}
+            run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors,
+                              "mark": run.marks.get(node)}
     if folder.records is not None:
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in run.optimizers.items()}
         folder.records.add("epoch", run.step, epoch=epoch.number, losses=dict(epoch.losses),
@@ -310,7 +319,8 @@ def _save(run: Run, folder: Folder) -> None:
     if run.world.main:
         about = {"run": folder.id, "epoch": run.epoch, "classes": list(run.data.classes), "data": run.data.digest,
                  "frozen": run.frozen, "versions": _conditions(run), "scores": run.scores,
-                 "best": {node: {key: held[key] for key in ("top1", "step", "scores")}
+                 "marks": run.marks,
+                 "best": {node: {key: item for key, item in held.items() if key != "tensors"}
                           for node, held in run.best.items()}}
         checkpoint.save(folder.checkpoints, run.step, capture(run), about)
 
@@ -324,8 +334,10 @@ def _finish(run: Run, folder: Folder) -> None:
         kept = {node: held["scores"] for node, held in run.best.items()}
         scores = Scores(nodes={**run.scores["nodes"], **kept}, pairs=run.scores["pairs"])
         assert folder.records is not None
-        folder.records.add("finished", run.step, metrics=scores)
-        write_finished(folder.path, run.step, scores, weights)
+        marks = {**run.marks, **{node: held.get("mark") for node, held in run.best.items()}}
+        marks = {node: mark for node, mark in marks.items() if mark is not None}
+        folder.records.add("finished", run.step, metrics=scores, marks=marks)
+        write_finished(folder.path, run.step, scores, weights, marks)
     lead(run.world, None if not run.world.main else lambda: None)
 
 

@@ -95,6 +95,11 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
                          found="pretrained = true", fix="give a .safetensors file as `weights`")
     if spec.head == "new":
         return None
+    if spec.pretrained and source.outputs == 0:
+        raise ModelError("these weights come without a classifier: the network gives features", where=f"{spec.arch}, "
+                         "pretrained", found="num_classes = 0", expected=f"a classifier of {len(class_names)} classes",
+                         fix='write head = "new" for a network that learns; for a frozen teacher train one so first, '
+                             "and give its run as weights")
     if spec.classes not in (None, "by-name"):
         return plain(read_names(spec.classes))
     imagenet = imagenet_spellings(source.outputs or 0)

@@ -1,6 +1,6 @@
 """Parts of a network that do not learn, though the rest of it does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -53,6 +53,16 @@ def described_freeze(network: nn.Module) -> str:
     still = sum(parameter.numel() for parameter in network.parameters() if not parameter.requires_grad)
     return (f"{', '.join(parts)} do not learn ({still:,} of "
             f"{sum(parameter.numel() for parameter in network.parameters()):,} numbers), and keep their statistics")
+
+
+def frozen_notes(models: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """What of each network does not learn, for a person."""
+    return tuple(f"{node}: {text}" for node, network in models.items() if (text := described_freeze(network)))
+
+
+def all_frozen_parts(models: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """Node -> its frozen parts, of networks that have some."""
+    return {node: list(parts) for node, network in models.items() if (parts := frozen_parts(network))}
 
 
 def moving_statistics(network: nn.Module) -> list[str]:

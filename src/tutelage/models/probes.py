@@ -6,7 +6,7 @@ have nearly none of. Honest networks were measured at 0 for other neighbours and
 violation was 8e-4.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -55,14 +55,17 @@ def squashed(logits: Logits, head: nn.Module, images: Tensor) -> bool | None:
     generator = torch.Generator().manual_seed(derive("a head on trial"))
     weights = _own_weights(head)
     drawn = [torch.randn(weight.shape, generator=generator).to(weight) * STEEP for weight in weights]
-    outputs = []
-    for sign in (1, -1):
-        for weight, values in zip(weights, drawn, strict=True):
+
+    def outputs(signs: Sequence[int]) -> Tensor:
+        for sign, weight, values in zip(signs, weights, drawn, strict=True):
             weight.copy_(sign * values)
-        outputs.append(logits(images))
-    if torch.equal(*outputs) or not bool(torch.cat(outputs).isfinite().all()):
-        return None
-    return within_unit(torch.cat(outputs))
+        return logits(images)
+
+    first, second = outputs([1] * len(drawn)), outputs([-1] * len(drawn))
+    if torch.equal(first, second):  # of a product of two weights, as in weight norm, one turns the sign
+        second = outputs([-1] + [1] * (len(drawn) - 1))
+    both = torch.cat([first, second])
+    return None if torch.equal(first, second) or not bool(both.isfinite().all()) else within_unit(both)
 
 
 def last_head(copy: nn.Module, logits: Logits, images: Tensor) -> nn.Module | None:

@@ -90,6 +90,11 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, head: str
     missing, unexpected = [name for name in own if name not in tensors], [name for name in tensors if name not in own]
     if wrong or missing or unexpected:
         only_head = not missing and not unexpected and all(text.partition(" ")[0] in fresh for text in wrong)
+        if missing and not unexpected and not wrong and set(missing) <= fresh:
+            raise ModelError("these weights have no classifier", where=where, found=f"missing: {', '.join(missing)}",
+                             expected="every tensor of the network, its classifier too",
+                             fix='write head = "new" for a network that learns; for a frozen teacher train one so '
+                                 "first, and give its run as weights")
         raise _misfit(where, missing, unexpected, wrong, only_head)
     body_of(network).load_state_dict(dict(tensors), strict=False)
 

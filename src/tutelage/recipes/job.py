@@ -1,7 +1,7 @@
 """A recipe made real: its data, networks, graph and settings, and its training."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
-from tutelage.models.freezing import described_freeze
+from tutelage.models.freezing import frozen_notes
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.class_phases import train_phases
 from tutelage.recipes.recipe import Recipe, graph_of, in_phases, place_of, settings_of
@@ -140,11 +140,6 @@ def notes_of(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, .
         if other:
             notes.append(f"{node} was trained on images prepared in another way: {'; '.join(other)}")
     return tuple(notes)
-
-
-def frozen_notes(models: Mapping[str, nn.Module]) -> tuple[str, ...]:
-    """What of the networks does not learn."""
-    return tuple(f"{node}: {text}" for node, network in models.items() if (text := described_freeze(network)))
 
 
 def network_in(recipe: Recipe, node: str, arch: Architecture, data: data_page.Data, where: object) -> nn.Module:

@@ -26,6 +26,7 @@ OTHER_ANSWERS, SURE = 0.05, 0.99
 FEWEST_OF_A_PAIR = 4
 
 Numbers = Int[np.ndarray, " rows"]
+Given = Int[np.ndarray, " given"]
 
 
 class ClassOrder(NamedTuple):
@@ -161,7 +162,7 @@ def chance_text(found: Chance, rows: int) -> str:
             f"{found.expected:.0f} by chance)")
 
 
-def first_choices(logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"]) -> tuple[Numbers, Numbers]:
+def first_choices(logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"]) -> tuple[Given, Given]:
     """First choices and labels of the rows that have a label, as numpy has them."""
     given = labels >= 0
     return logits[given].argmax(-1).cpu().numpy(), labels[given].cpu().numpy()

@@ -368,6 +368,16 @@ def test_trained_and_following_networks_are_not_asked_what_they_know():
     assert not {"class_order", "chance"} & set(by_name(checks, "s"))
 
 
+@pytest.mark.parametrize("role", ["s", "t"])
+def test_a_network_without_a_classifier_has_words_of_its_own(role):
+    import timm
+
+    headless = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=4, patch_size=2, in_chans=1, depth=1,
+                                 embed_dim=12, num_heads=2)
+    with pytest.raises(ModelError, match=rf"a network without a classifier[\s\S]*node '{role}'[\s\S]*, 12\]"):
+        looked(**{"s": {"student": headless}, "t": {"teacher": headless}}[role])
+
+
 # What is left behind
 
 def test_networks_and_random_numbers_stay_as_they_were():

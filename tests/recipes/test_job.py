@@ -7,7 +7,7 @@ import torch
 
 from every import every
 from tutelage.engine.run import Epoch
-from tutelage.errors import UsageError
+from tutelage.errors import ModelError, UsageError
 from tutelage.recipes.evaluate import evaluate_run
 from tutelage.recipes.job import make_job, train_job, train_recipe
 from tutelage.recipes.recipe import Recipe, read_recipe
@@ -42,7 +42,50 @@ def test_a_teacher_that_saw_the_same_images_is_not(teacher):
     assert make_job(distill(teacher, 8), CPU).notes == ()
 
 
-ADDED = ("follow_symlinks =", "second_head =", "cache_gib =")
+def test_a_frozen_network_never_teaches_with_a_random_classifier(teacher):
+    new = 'models.teacher.head="new"'
+    for override in ((), ('models.teacher.freeze="layer1"',)):
+        with pytest.raises(ModelError, match="would teach with a random classifier") as caught:
+            make_job(read_recipe(RECIPES / "distill.toml", [f'models.teacher.weights="{teacher}"', new, *override,
+                                                            "models.teacher.arch=resnet8"]), CPU)
+        assert caught.value.exit_code == 4
+
+
+def test_where_features_alone_are_read_a_new_head_does_no_harm(teacher, tmp_path):
+    recipe = tmp_path / "features.toml"
+    recipe.write_text(f'''
+[data]
+name = "digits"
+batch_size = 8
+image_size = 8
+[models.teacher]
+arch = "resnet8"
+weights = "{teacher}"
+head = "new"
+[models.student]
+arch = "resnet8"
+freeze = ["conv1", "layer1"]
+[nodes]
+teacher = "frozen"
+student = "trained"
+[[edges]]
+teacher = "labels"
+student = "student"
+divergence = "cross_entropy"
+[[edges]]
+teacher = "teacher.layer3"
+student = "student.layer3"
+divergence = {{ name = "Projected", divergence = "mse" }}
+[train]
+epochs = 1
+''')
+    job = make_job(read_recipe(recipe), CPU)
+    assert [note for note in job.notes if note.startswith("student: conv1, layer1 do not learn (")]
+    with pytest.raises(UsageError, match="'teacher' is frozen as a whole"):
+        make_job(read_recipe(recipe, ['models.teacher.freeze="layer1"']), CPU)
+
+
+ADDED = ("follow_symlinks =", "second_head =", "cache_gib =", "warn =")
 """Keys of [data], [models] and [train] that an older version is made to know nothing of."""
 
 

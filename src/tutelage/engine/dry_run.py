@@ -116,8 +116,9 @@ def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[st
     where = f"edge {edge.name}"
     student = outputs[edge.student]
     for end in (edge.student, edge.teacher):
-        if classes is not None and end in outputs and parse_end(end).node in headless and not parse_end(end).tap:
-            raise _no_classifier(parse_end(end).node, outputs[end], len(classes))
+        node, tap, _ = parse_end(end)
+        if classes is not None and node in headless and not tap and outputs[end].shape[-1] != len(classes):
+            raise _no_classifier(node, outputs[end], len(classes))
     if classes is not None and unbound(edge.divergence) in FROM_LABELS and student.shape[-1] != len(classes):
         raise _other_classes(parse_end(edge.student).node, student.shape[-1], f"the data have {len(classes)} classes")
     teacher = outputs.get(edge.teacher)

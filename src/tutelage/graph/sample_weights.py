@@ -96,10 +96,12 @@ def mean_one(student: Rows, teacher: Rows | Labels, labels: Labels, *, of: PerSa
     the one the losses see: all ranks together, but one micro-batch at a time.
 
     No row counts more than `MOST` times: where nearly all weights are nearly 0 the few others would be a loss of their
-    own (of a warm entropy they destroyed the training in 6 of 6 seeds). The mean is below 1 there.
+    own (of a warm entropy they destroyed the training in 6 of 6 seeds). The mean is below 1 there. Of `labelled`, which
+    says nothing but yes or no, the mean is always 1.
     """
     weight = of(student, teacher, labels)
-    return (weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)).clamp(max=MOST)
+    scaled = weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
+    return scaled if of is labelled else scaled.clamp(max=MOST)
 
 
 NEEDS_LOGITS = (entropy, confidence, margin, correct, discrepancy, true_class)

@@ -214,7 +214,7 @@ def test_int8_is_smaller_and_agrees_with_the_network(student, images, converted,
     assert report["checked"]["agreement"] >= 0.98
     assert 1e-3 < report["checked"]["largest_difference"] < 1
     assert report["bytes"] < 0.5 * 4 * student.parameters
-    assert report["bound"] == {"agreement": 0.98}
+    assert report["bound"] == {"agreement": 0.98, "accuracy_lost": 0.01, "alone_or_together": verify.INT8_ALONE}
 
 
 def test_int8_keeps_pixels_whole_when_it_resizes(student, images, converted, tmp_path):
@@ -224,15 +224,42 @@ def test_int8_keeps_pixels_whole_when_it_resizes(student, images, converted, tmp
     assert session(tmp_path / "s.onnx").run(["logits"], {"images": image})[0].shape == (1, 10)
 
 
-def test_int8_is_judged_by_agreement_and_not_by_accuracy(student):
+def test_int8_is_judged_by_agreement_and_not_by_accuracy_alone(student):
     numbers = {"images": 100, "agreement": 0.9, "accuracy": 0.9, "accuracy_of_network": 0.88, "largest_difference": 0.1,
                "relative_difference": 0.01}
     wanted = Choice("onnx", int8=True)
     with pytest.raises(ModelError, match=r"agreement 0\.9000[\s\S]*agreement >= 0\.98"):
         verify.require_faithful(student, wanted, numbers, 0.98)
-    assert verify.require_faithful(student, wanted, numbers, 0.9) == {"agreement": 0.9}
+    assert verify.require_faithful(student, wanted, numbers, 0.9)["agreement"] == 0.9
     with pytest.raises(ModelError):
         verify.require_faithful(student, wanted, {**numbers, "largest_difference": float("nan")}, 0.9)
+
+
+def test_int8_that_loses_accuracy_is_refused_whatever_agrees(student):
+    numbers = {"images": 200, "labelled": 200, "agreement": 0.985, "accuracy": 0.875, "accuracy_of_network": 0.9,
+               "largest_difference": 0.1, "relative_difference": 0.01}
+    wanted = Choice("onnx", int8=True)
+    with pytest.raises(ModelError, match=r"accuracy lost 0\.0250[\s\S]*accuracy lost <= 0\.01"):
+        verify.require_faithful(student, wanted, numbers, 0.98)
+    assert verify.require_faithful(student, wanted, numbers, 0.98, 0.03)["accuracy_lost"] == 0.03
+    few = {**numbers, "labelled": 20, "accuracy": 0.85, "agreement": 0.99}
+    verify.require_faithful(student, wanted, few, 0.98)  # one of 20 images is all that it lost
+
+
+def test_a_file_whose_answer_depends_on_the_batch_is_refused(student):
+    images = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    wanted = images.flatten(1)
+    asked = [verify.Trial(1, images[i:i + 1], wanted[i:i + 1]) for i in range(8)]
+    asked += [verify.Trial(7, images[:7], wanted[:7]), verify.Trial(7, images[7:], wanted[7:])]
+    answers = [trial.wanted.numpy().copy() for trial in asked]
+    assert verify.alone_or_together(asked, answers) == 0
+    answers[3] += 0.5
+    assert verify.alone_or_together(asked, answers) == pytest.approx(0.5)
+    numbers = {"images": 8, "agreement": 1.0, "largest_difference": 0.0, "relative_difference": 0.0,
+               "alone_or_together": 0.5}
+    for chosen in (ONNX, Choice("onnx", int8=True)):
+        with pytest.raises(ModelError, match="alone"):
+            verify.require_faithful(student, chosen, numbers, 0.98)
 
 
 def test_int8_that_left_the_weights_as_they_were_is_refused(model):

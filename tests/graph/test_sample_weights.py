@@ -163,6 +163,15 @@ def test_mean_one_keeps_the_shares_and_makes_the_mean_1(weight):
     torch.testing.assert_close(rows / rows[0], raw / raw[0])
 
 
+def test_mean_one_lets_no_row_count_more_than_four_times():
+    sure = torch.tensor([[40.0, 0.0]] + [[0.0, 0.0]] * 19)
+    for weight in (margin, partial(entropy, temperature=4.0)):
+        rows = mean_one(sure, sure, torch.zeros(20, dtype=torch.long), of=weight)
+        assert rows.tolist() == [4.0] + [0.0] * 19
+    rare = torch.tensor([1] + [-1] * 19)
+    assert mean_one(sure, sure, rare, of=labelled).tolist() == [20.0] + [0.0] * 19, "a sum divided by the labelled rows"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_mean_one_of_nothing_is_nothing(dtype):
     uniform = torch.zeros(B, C, dtype=dtype)

@@ -251,6 +251,13 @@ def test_pretrained_weights_are_all_loaded_and_a_new_head_is_fresh(monkeypatch):
         assert torch.equal(tensor, fresh[name] if name.startswith("fc.") else offered.state_dict()[name])
 
 
+def test_pretrained_networks_without_a_classifier_have_words_of_their_own():
+    for classes in (None, "by-name"):
+        with pytest.raises(ModelError, match="come without a classifier"):
+            build(Architecture("timm:vit_small_patch14_dinov2", pretrained=True, classes=classes),
+                  class_names=["cat", "dog"])
+
+
 def test_pretrained_weights_are_cut_by_name(monkeypatch):
     offered = torchvision.models.resnet18().eval()
     monkeypatch.setattr("torchvision.models.resnet.ResNet18_Weights.get_state_dict",

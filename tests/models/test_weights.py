@@ -37,6 +37,15 @@ def rebuilt(path, class_names=NAMES, **fields):
     return build(Architecture("resnet8", weights=path, **fields), class_names=class_names).eval()
 
 
+def test_weights_without_a_classifier_are_told_of_and_may_get_a_new_one(trained, tmp_path):
+    body = {name: tensor for name, tensor in weights_of(trained).items() if not name.startswith("fc.")}
+    save_file(body, tmp_path / "headless.safetensors")
+    with pytest.raises(ModelError, match=r"these weights have no classifier[\s\S]*fc\.weight, fc\.bias"):
+        rebuilt(str(tmp_path / "headless.safetensors"))
+    fine = rebuilt(str(tmp_path / "headless.safetensors"), head="new")
+    assert torch.equal(fine.body.conv1.weight, trained.body.conv1.weight)
+
+
 def test_weights_from_a_file_give_the_same_logits(trained, tmp_path):
     image = torch.rand(2, 3, 16, 16)
     for classes in (None, NAMES):

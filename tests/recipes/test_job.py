@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from every import every
-from tutelage.errors import UsageError
+from tutelage.engine.run import Epoch
+from tutelage.errors import ModelError, UsageError
 from tutelage.recipes.evaluate import evaluate_run
 from tutelage.recipes.job import make_job, train_job, train_recipe
 from tutelage.recipes.recipe import Recipe, read_recipe
@@ -65,7 +66,50 @@ def test_class_weights_and_logit_adjustment_reach_the_edges_from_labels():
             make_job(tiny("scratch.toml", *sets), CPU)
 
 
-ADDED = ("follow_symlinks =", "second_head =", "cache_gib =")
+def test_a_frozen_network_never_teaches_with_a_random_classifier(teacher):
+    new = 'models.teacher.head="new"'
+    for override in ((), ('models.teacher.freeze="layer1"',)):
+        with pytest.raises(ModelError, match="would teach with a random classifier") as caught:
+            make_job(read_recipe(RECIPES / "distill.toml", [f'models.teacher.weights="{teacher}"', new, *override,
+                                                            "models.teacher.arch=resnet8"]), CPU)
+        assert caught.value.exit_code == 4
+
+
+def test_where_features_alone_are_read_a_new_head_does_no_harm(teacher, tmp_path):
+    recipe = tmp_path / "features.toml"
+    recipe.write_text(f'''
+[data]
+name = "digits"
+batch_size = 8
+image_size = 8
+[models.teacher]
+arch = "resnet8"
+weights = "{teacher}"
+head = "new"
+[models.student]
+arch = "resnet8"
+freeze = ["conv1", "layer1"]
+[nodes]
+teacher = "frozen"
+student = "trained"
+[[edges]]
+teacher = "labels"
+student = "student"
+divergence = "cross_entropy"
+[[edges]]
+teacher = "teacher.layer3"
+student = "student.layer3"
+divergence = {{ name = "Projected", divergence = "mse" }}
+[train]
+epochs = 1
+''')
+    job = make_job(read_recipe(recipe), CPU)
+    assert [note for note in job.notes if note.startswith("student: conv1, layer1 do not learn (")]
+    with pytest.raises(UsageError, match="'teacher' is frozen as a whole"):
+        make_job(read_recipe(recipe, ['models.teacher.freeze="layer1"']), CPU)
+
+
+ADDED = ("follow_symlinks =", "second_head =", "cache_gib =", "warn =")
 """Keys of [data], [models] and [train] that an older version is made to know nothing of."""
 
 
@@ -87,7 +131,7 @@ def test_a_run_of_a_version_with_fewer_keys_goes_on_and_is_measured(tmp_path, na
     with pytest.MonkeyPatch.context() as old_version:
         forget_keys(old_version)
         for _, event in train_recipe(recipe, run, CPU):
-            if event is not None and event.number == 1 and (run / number / "checkpoints").exists():
+            if isinstance(event, Epoch) and event.number == 1 and (run / number / "checkpoints").exists():
                 break
     for folder in {run, run / number}:
         assert every(not line.startswith(ADDED) for line in (folder / "config.toml").read_text().splitlines())

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.terminal import listen_to_signals, note, say, show
+from tutelage.cli.terminal import listen_to_signals, note, say, show, show_checks
 from tutelage.errors import UsageError, unknown
 from tutelage.system.text import table
 
@@ -43,6 +43,7 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
     from tutelage.recipes.job import Job, train_recipe
     from tutelage.recipes.recipe import read_recipe
     from tutelage.recipes.trained_run import recipe_of_run
+    from tutelage.runs.folder import marks_of_run
     from tutelage.system.distributed import connect, disconnect
 
     if resume is not None:
@@ -65,11 +66,13 @@ def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help
                 note(text)
 
         for job, event in train_recipe(words, folder, world, lambda: asked[0] if asked else 0, where, started,
-                                        numerics):
+                                        numerics, lambda checks: show_checks(checks, as_json)):
             if world.main and event is not None:
                 show(event, job.settings.epochs, as_json)
         if world.main:
-            say(json.dumps({"event": "finished", "out": str(folder)}) if as_json else f"finished: {folder}")
+            marks = marks_of_run(folder)
+            say(json.dumps({"event": "finished", "out": str(folder), "marks": marks}) if as_json else
+                "\n".join([*(f"{node} {text}" for node, text in marks.items()), f"finished: {folder}"]))
     finally:
         disconnect()
 
@@ -156,6 +159,7 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
            force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
            on: Annotated[str, typer.Option(help="The split to try it on.")] = "validation",
            agreement: Annotated[float, typer.Option(help="With --int8: the least.", min=0, max=1)] = 0.98,
+           accuracy_lost: Annotated[float, typer.Option(help="With --int8: the most.", min=0, max=1)] = 0.01,
            plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
     """Write one network for a device, and keep the file only if it says what the network says.
 
@@ -164,7 +168,8 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
     from tutelage.cli.results import export_text
     from tutelage.exporting.from_run import choice, export_run
     wanted = choice(to, format_, int8, resize)
-    report = export_run(run, node, to, wanted, on=on, force=force, agreement=agreement, plugins=plugin or [])
+    report = export_run(run, node, to, wanted, on=on, force=force, agreement=agreement,
+                        accuracy_lost=accuracy_lost, plugins=plugin or [])
     say(json.dumps(report) if as_json else export_text(report, to))
 
 
@@ -270,11 +275,13 @@ def graph(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: 
     words = read_recipe(recipe, set_ or [], plugins=plugin or [])
     made = graph_of(words, recipe)
     settings_of(words, made)
+    still = {node: arch.freeze for node, arch in words.models.items() if arch.freeze is not None}
     if as_json:
         say(json.dumps({"nodes": list(made.nodes), "edges": [edge.name for edge in made.edges], "table": str(made),
-                        "graph": data_of(made)}))
+                        "graph": {**data_of(made), **({"freeze": still} if still else {})}}))
     else:
-        say(str(made))
+        parts = {node: names if isinstance(names, str) else ", ".join(names) for node, names in still.items()}
+        say("\n".join([str(made), *(f"\n{node}: {names} does not learn" for node, names in parts.items())]))
 
 
 def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", help="Whose teacher to look into.")],

@@ -30,7 +30,11 @@ def _nodes(of: Mapping) -> str:
     copies = of.get("also_in_training")
     images = "is a training image" if copies == 1 else "are training images"
     told = f", {copies} of which {images} too" if copies else ""
-    return f"{of['on']}, {of['rows']} images{told}\n\n{table(rows)}"
+    marks = [f"{node} {mark['text']}" for node, scores in of["nodes"].items() if (mark := scores.get("mark"))]
+    marks += [f"T of {node} is not identified: its NLL does not rise towards the end of [0.01, 100], and 1 is used"
+              for node, scores in of["nodes"].items()
+              if scores["temperature"] and not scores["temperature"].get("identified", True)]
+    return "\n".join([f"{of['on']}, {of['rows']} images{told}\n\n{table(rows)}", *marks])
 
 
 def _training(training: Mapping | None) -> str:
@@ -105,7 +109,10 @@ def export_text(report: dict, target: Path) -> str:
     checked, latency = report["checked"], report["latency"]
     accuracy = "" if checked["accuracy"] is None else (
         f", accuracy {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
-    return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, {len(report['classes'])} classes\n"
+    mark = checked.get("mark")
+    first = "" if mark is None else f"{report['node']} {mark['text']}\n"
+    return (f"{first}{target}: {report['bytes']} bytes, {report['parameters']} parameters, "
+            f"{len(report['classes'])} classes\n"
             f"on {checked['images']} images of {checked['on']}: largest difference of a logit "
             f"{checked['largest_difference']:.2g}, agreement {checked['agreement']:.2%}{accuracy}\n"
             f"one image in {latency['median_ms']:.2f} ms ({latency['lower_quartile_ms']:.2f} to "

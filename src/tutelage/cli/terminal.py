@@ -6,9 +6,11 @@ import shutil
 import signal
 import sys
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tutelage.engine.checks import Check
     from tutelage.engine.train import Progress
 
 
@@ -40,6 +42,18 @@ def show(event: Any, epochs: int, as_json: bool) -> None:
         lines = textwrap.wrap(_line(event, epochs), size.columns - 1, break_on_hyphens=False)[: size.lines - 1]
         up = f"\033[{len(lines) - 1}A" if len(lines) > 1 else ""  # back to its first line, where the next one begins
         print(clear(sys.stdout.isatty()) + "\n".join(lines) + up + "\r", end="", flush=True)
+
+
+def show_checks(checks: "Sequence[Check]", as_json: bool) -> None:
+    """What was asked of the networks at the start, and what is worth a warning."""
+    from tutelage.engine.checks import checks_json, summary, warnings_of
+
+    if as_json:
+        say(json.dumps({"event": "checked", **checks_json(checks)}))
+    elif checks:
+        say("\n".join(summary(checks)) + "\n")
+    for text in warnings_of(checks):
+        note(text)
 
 
 def clear(terminal: bool) -> str:

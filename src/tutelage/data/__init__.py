@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tutelage.data.source import Data, Source
 
 __all__ = ["Data", "DataSettings", "Source", "from_dataset", "from_tensors"]
-_HOMES = {"Data": "source", "DataSettings": "load", "Source": "source", "from_dataset": "from_python",
+_HOMES = {"Data": "source", "DataSettings": "settings", "Source": "source", "from_dataset": "from_python",
           "from_tensors": "from_python"}
 
 

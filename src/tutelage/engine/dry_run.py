@@ -1,6 +1,6 @@
 """Before the first step: a copy of the graph that may learn, and one dry pass that finds what cannot work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,6 +18,8 @@ from tutelage.graph.naming import unbound
 from tutelage.graph.nodes import Computed, Ema, Frozen
 from tutelage.graph.objective import edge_loss, forward
 from tutelage.graph.taps import ReadsTaps, read
+from tutelage.models.classifier import is_headless
+from tutelage.models.network import body_of
 from tutelage.models.wrappers import read_wrapped
 from tutelage.system.files import fingerprint
 from tutelage.system.random import derive, seeded
@@ -78,10 +80,11 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
             for module in modules.values():
                 module.eval()
             known = {"labels": batch.labels, "ids": batch.ids}
-            readers = {node: partial(_read, node, network) for node, network in models.items()}
+            readers = {node: partial(read_as, node, network) for node, network in models.items()}
             outputs = forward(graph, readers, batch.inputs, known=known)
+            headless = {node for node, network in models.items() if is_headless(body_of(network))}
             for edge in graph.edges:
-                _try_edge(edge, outputs, batch.labels, classes)
+                _try_edge(edge, outputs, batch.labels, classes, headless)
     finally:
         for hook in hooks:
             hook.remove()
@@ -91,7 +94,7 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
     return graph
 
 
-def _read(node: str, network: nn.Module, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
+def read_as(node: str, network: nn.Module, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
     """`taps.read`, whose complaints name the node."""
     plain = any(taps) and not isinstance(network, ReadsTaps)
     try:  # a plain network is read as a wrapped one would be, for the word of a recipe that it may lack
@@ -108,9 +111,14 @@ def _seed(seed: int):
     return lambda module, inputs: torch.manual_seed(seed) and None
 
 
-def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[str] | None) -> None:
+def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[str] | None,
+              headless: Set[str] = frozenset()) -> None:
     where = f"edge {edge.name}"
     student = outputs[edge.student]
+    for end in (edge.student, edge.teacher):
+        node, tap, _ = parse_end(end)
+        if classes is not None and node in headless and not tap and outputs[end].shape[-1] != len(classes):
+            raise _no_classifier(node, outputs[end], len(classes))
     if classes is not None and unbound(edge.divergence) in FROM_LABELS and student.shape[-1] != len(classes):
         raise _other_classes(parse_end(edge.student).node, student.shape[-1], f"the data have {len(classes)} classes")
     teacher = outputs.get(edge.teacher)
@@ -150,6 +158,13 @@ def _unlike_heads(edge: Edge, student: Tensor, teacher: Tensor, classes: int) ->
     adapted = isinstance(unbound(edge.divergence), nn.Module)
     return (not tapped and not adapted and teacher.dim() == student.dim() == 2
             and teacher.shape[-1] != student.shape[-1] == classes)
+
+
+def _no_classifier(node: str, features: Tensor, classes: int) -> ModelError:
+    return ModelError("a network without a classifier: what it gives are features, not logits",
+                      where=f"node {node!r}", found=f"outputs {list(features.shape)}, and no head (num_classes = 0)",
+                      expected=f"{classes} logits an image", fix="make it with num_classes = the number of classes, "
+                      'or, in a recipe, write head = "new" and train it first')
 
 
 def _other_classes(node: str, outputs: int, others: str) -> ModelError:

@@ -25,7 +25,7 @@ from tutelage.engine.optimizers import (
     set_learning_rate,
 )
 from tutelage.engine.precision import Execution, default_executions, on_device
-from tutelage.engine.predict import evaluate, predict
+from tutelage.engine.predict import predict, scored
 from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings as Settings
 from tutelage.engine.settings import check_batches, check_batchnorm, check_labels
@@ -36,10 +36,13 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.label_balance import with_class_counts
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.objective import forward
+from tutelage.models.freezing import rest
+from tutelage.models.lazy import finish, is_unfinished
 from tutelage.system.distributed import World, average, gather_rows
 from tutelage.system.files import fingerprint
 from tutelage.system.machine import keep_memory
 from tutelage.system.random import drawn, reseed
+from tutelage.tasks.classification.skill import mark_of
 from tutelage.types import Batch, Inputs, Outputs, Reader, Scores
 
 TOGETHER_JUDGED = 256
@@ -81,11 +84,22 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     check_batches(len(data.train.ids), settings, world)
     check_labels(data)
     graph = with_class_counts(graph, rows_of_classes(data.train.labels, data.balance, len(data.classes)).tolist())
+    finish_lazy(models, data, settings, world)
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))
     few = next(iter(data.train.batches([torch.arange(2)], draw=0, views=_views(graph))))
     few = on_device(few, world.device)
     return Prepared(prepare(graph, networks, few, settings.seed, data.classes, data.train.ids), networks, few)
+
+
+def finish_lazy(models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World) -> None:
+    """Give lazy layers their sizes, before anything counts, copies or learns their weights."""
+    if any(map(is_unfinished, models.values())):
+        few = next(iter(data.train.batches([torch.arange(2)], draw=None)))
+        assert isinstance(few.inputs, Tensor), "one view was asked for"
+        for network in models.values():
+            network.to(world.device)
+        finish(models, few.inputs.to(world.device), settings.seed)
 
 
 def may_capture(run: Run) -> bool:
@@ -141,7 +155,11 @@ def _evaluate(run: Run) -> Scores:
     given = {"classes": len(run.data.classes), "batch_size": rows, "world": run.world}
     if run.predicted is None:  # of the same images frozen networks say the same after every epoch
         run.predicted = predict(run.graph, run.models, run.data.validation, nodes=run.graph.named(Frozen), **given)
-    return evaluate(run.graph, run.models, run.data.validation, known=run.predicted, **given)
+    labels = run.data.validation.labels
+    predictions = predict(run.graph, run.models, run.data.validation, known=run.predicted, **given)
+    run.marks = {node: mark for node, logits in predictions.items()
+                 if (mark := mark_of(logits, labels, run.data.classes)) is not None}
+    return scored(predictions, labels)
 
 
 def train_step(run: Run, batches: Sequence[Batch]) -> None:
@@ -287,9 +305,10 @@ def _read(run: Run, node: str, inputs: Tensor, taps: Sequence[str], view: str) -
 
 
 def set_modes(run: Run) -> None:
-    """Frozen nodes in eval mode, everything else in training mode."""
+    """Frozen nodes, and the norms of frozen parts, in eval mode; everything else in training mode."""
     for node, network in run.models.items():
         network.train(not isinstance(run.graph.nodes[node], Frozen))
+        rest(network)
     for part in run.graph.parts().values():
         part.train()
 

@@ -38,6 +38,11 @@ def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, c
         raise DataError("there is nothing to evaluate on", found="no row with a label")
     predictions = predict(graph, models, source, classes=classes, batch_size=batch_size, nodes=nodes, world=world,
                           known=known)
+    return scored(predictions, labels)
+
+
+def scored(predictions: Mapping[str, Logits], labels: Tensor) -> Scores:
+    """`evaluate` of predictions [N, classes] that are there, against labels [N] of which one at least is not -1."""
     given = labels >= 0
     scores = {node: score(logits[given], labels[given]) for node, logits in predictions.items()}
     names = list(predictions)

@@ -22,7 +22,7 @@ def described_in(out: Path, graph: Graph, models: Mapping[str, nn.Module], setti
 def described(graph: Graph, models: Mapping[str, nn.Module], settings: Settings) -> str:
     """Graph, settings, optimizers and networks as TOML."""
     numbers = {key: value for key, value in vars(settings).items()
-               if key not in ("optimizer", "rate") and value is not None}
+               if key not in ("optimizer", "rate") and value not in (None, ())}
     optimizers = settings.optimizer if isinstance(settings.optimizer, Mapping) else {"": settings.optimizer}
     lines = ["# started from Python: run your script again to resume", "[python]", f"graph = '''\n{graph}\n'''",
              *(f"{key} = {json.dumps(value)}" for key, value in numbers.items()),

@@ -16,6 +16,7 @@ from tutelage.graph import objective
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Trained
 from tutelage.system.distributed import World
+from tutelage.tasks.classification.skill import Mark
 from tutelage.types import Outputs, Reader, Scores
 
 Losses = Callable[[Graph, Outputs, Tensor, Mapping[str, float]], dict[str, Tensor]]
@@ -61,6 +62,7 @@ class Run:
     frozen: dict[str, str] = field(default_factory=dict)
     best: dict[str, dict] = field(default_factory=dict)
     scores: Scores = field(default_factory=lambda: Scores(nodes={}, pairs={}))
+    marks: dict[str, Mark] = field(default_factory=dict)
     guard: Guard = field(default_factory=Guard)
     means: Means = field(default_factory=Means)
     healthy: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.bool))

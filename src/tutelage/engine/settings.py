@@ -16,6 +16,9 @@ from tutelage.system.distributed import World
 from tutelage.types import Schedule
 
 PRECISIONS = ("auto", "exact", "bf16")
+CHECKS = ("probabilities", "neighbours", "training_output", "constant", "class_order", "swapped_pairs", "chance",
+          "one_class", "moving_statistics")
+"""What is asked of networks at the start, by name; `checks` does it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Settings:
     cache: bool | str = "auto"
     cache_gib: float = 20.0
     cache_top: int | None = None
+    warn: tuple[str, ...] = ()
 
     @property
     def draws(self) -> int:
@@ -56,6 +60,9 @@ class Settings:
         _at_least("checkpoint_steps", self.checkpoint_steps, 1)
         _at_least("draws", self.limit_draws, 1)
         _at_least("cache_gib", self.cache_gib, 0)
+        for name in self.warn:
+            if name not in CHECKS:
+                raise unknown("check", name, CHECKS, where="warn")
         if self.cache not in (True, False, "auto"):
             raise UsageError("unknown cache", where="cache", found=repr(self.cache), expected="true, false or 'auto'")
         if isinstance(self.best, str) and self.best not in SCORES:

@@ -35,6 +35,7 @@ def restore(run: Run, manifest: Mapping, state: State) -> None:
     run.means.load(state["run.losses"])
     run.best = {node: {**held, "tensors": state[f"best.{node}"]} for node, held in manifest["best"].items()}
     run.step, run.scores = manifest["step"], read_scores(manifest["scores"])
+    run.marks = dict(manifest.get("marks", {}))
 
 
 def learned(run: Run) -> list[str]:

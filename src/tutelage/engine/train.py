@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -15,8 +16,9 @@ from torch import nn
 
 from tutelage.data.source import Data
 from tutelage.engine.autotune import Tuned, begin, choose, from_json
+from tutelage.engine.checks import Check, check_networks, checks_json, warnings_of
 from tutelage.engine.dry_run import prepare as prepare
-from tutelage.engine.loop import check, hash_frozen, mean_losses, steps_of
+from tutelage.engine.loop import check, finish_lazy, hash_frozen, mean_losses, steps_of
 from tutelage.engine.numerics import Settled, read_settled, write_settled
 from tutelage.engine.optimizers import MakeOptimizer
 from tutelage.engine.predict import SCORES
@@ -29,12 +31,14 @@ from tutelage.errors import BusyError, DataError, Interrupted, ModelError, Numer
 from tutelage.graph.graph import Graph
 from tutelage.graph.graph_data import GRAPH_FILE, data_of
 from tutelage.graph.schedules import cosine
+from tutelage.models.freezing import all_frozen_parts, frozen_notes
 from tutelage.models.network import body_of, weights_of
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.runs import checkpoint
 from tutelage.runs.folder import (
     Records,
     finished,
+    marks_of_run,
     open_run,
     read_json,
     read_records,
@@ -49,8 +53,10 @@ from tutelage.system.files import fingerprint, locked, pack, sweep, unpack, writ
 from tutelage.system.machine import peak_memory, processor_of
 from tutelage.types import Schedule, Scores
 
+logger = logging.getLogger("tutelage")
 PROGRESS_SECONDS = 1.0
 WAIT_SECONDS = 0.1
+CHECKS_FILE = "checks.json"
 AGREE_STEPS = 10
 """How often several ranks ask each other whether to stop."""
 
@@ -88,7 +94,7 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
           out: str | Path | None = None, batch_size: int = 128, device: str = "auto",
           checkpoint_steps: int | None = None, best: bool | str = False, draws: int | None = None,
           cache: bool | str = "auto", cache_gib: float = 20.0,
-          cache_top: int | None = None) -> Generator[Epoch, None, None]:
+          cache_top: int | None = None, warn: Sequence[str] = ()) -> Generator[Epoch, None, None]:
     """Train the networks of `graph`, in place, and yield an `Epoch` after each epoch.
 
     `optimizer` makes an optimizer from parameters, or is a dict of such by node (and "" for all others); its learning
@@ -102,36 +108,53 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
     "balanced_accuracy" (`predict.SCORES`). `draws` limits how many augmentations of an image there are: epoch e has
     draw e modulo that. What frozen networks say of a draw is kept in `cache_gib` GiB at most of a folder for all runs
     if `cache` is true, or "auto" and draws come again or are there already; with `cache_top` of its logits the so many
-    largest alone, which is less than the teacher says (docs/speed.md) and is noted.
+    largest alone, which is less than the teacher says (docs/speed.md) and is noted. Networks that are not what they
+    claim are refused at the start; the checks named in `warn` only warn (docs/checks.md).
     """
     settings = Settings(epochs, optimizer, rate, warmup_epochs, batch_size, accumulate, clip_norm, precision, seed,
-                        checkpoint_steps, best, draws, cache, cache_gib, cache_top)
+                        checkpoint_steps, best, draws, cache, cache_gib, cache_top, tuple(warn))
     world = World(choose_device(device))
     if out is None:
         prepared = check(graph, models, data, settings, world)
+        log_warnings(check_networks(prepared, data, settings, world))
         tuned = choose(prepared, data, settings, world)
-        events = steps_of(begin(prepared, data, settings, world, tuned))
+        run = begin(prepared, data, settings, world, tuned)
+        events = steps_of(run)
     else:
-        events = train_in_folder(Path(out), graph, models, data, settings, world)
+        run, events = None, train_in_folder(Path(out), graph, models, data, settings, world)
     with closing(events):
         yield from (event for event in events if isinstance(event, Epoch))
+    marks = marks_of_run(Path(out or "")) if run is None else {node: mark["text"] for node, mark in run.marks.items()}
+    for node, text in marks.items() if world.main else ():
+        logger.warning("note: %s %s", node, text)
 
 
 def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings,
                     world: World, *, config: str | None = None, tensorboard: bool = True,
-                    interrupted: Callable[[], int] = lambda: 0,
-                    numerics: Path | None = None) -> Generator[Epoch | Progress | None, None, None]:
+                    interrupted: Callable[[], int] = lambda: 0, numerics: Path | None = None, skilled: bool = True,
+                    tell: Callable[[Sequence[Check]], None] | None = None
+                    ) -> Generator[Epoch | Progress | None, None, None]:
     """Train in a run folder, from its newest whole checkpoint on: `Epoch`s, and about once a second a `Progress`.
 
     `config` is the text of config.toml, which with the data says whether the folder holds this very run.
     `interrupted` gives the number of a signal that asks to stop, or 0. `numerics` is a file of number formats that the
-    runs of a study share.
+    runs of a study share. A new run's networks are looked at (`checks`), what they know only if `skilled`; `tell` gets
+    what was found, by default its warnings are logged.
     """
+    finish_lazy(models, data, settings, world)
     config = described_in(out, graph, models, settings) if config is None else config
     known = (out / "run.json").exists()
-    prepared = None if known else check(graph, models, data, settings, world)  # what is refused leaves no folder behind
+    prepared, checks = None, None
+    if not known:  # what is refused leaves no folder behind
+        prepared = check(graph, models, data, settings, world)
+        checks = check_networks(prepared, data, settings, world, skilled=skilled)
+        if world.main:
+            (tell or log_warnings)(checks)
     with ExitStack() as stack:
-        folder, run = _open(out, config, graph, data, world, stack, tensorboard), None
+        drawn = {**data_of(graph), **({"freeze": still} if (still := all_frozen_parts(models)) else {})}
+        folder, run = _open(out, config, drawn, data, world, stack, tensorboard), None
+        if checks is not None and world.main:
+            write_json(out / CHECKS_FILE, checks_json(checks))
         try:
             done = finished(out)
             prepared = prepared or check(graph, models, data, settings, world)
@@ -149,7 +172,13 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
             raise reported(error, out, data.files, run.step if run else 0) from None
 
 
-def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack: ExitStack,
+def log_warnings(checks: Sequence[Check]) -> None:
+    """Log what the checks warn of."""
+    for text in warnings_of(checks):
+        logger.warning("note: %s", text)
+
+
+def _open(out: Path, config: str, drawn: Mapping[str, object], data: Data, world: World, stack: ExitStack,
           tensorboard: bool) -> Folder:
     if world.main:
         def open_() -> None:
@@ -160,7 +189,7 @@ def _open(out: Path, config: str, graph: Graph, data: Data, world: World, stack:
             sweep(out / "models")
             open_run(out, config, data.digest, data.files)
             if not (out / GRAPH_FILE).exists():
-                write_json(out / GRAPH_FILE, data_of(graph))
+                write_json(out / GRAPH_FILE, drawn)
         lead(world, open_)
     else:
         lead(world, None)
@@ -219,7 +248,7 @@ def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, No
         report_mended(folder.records, run.step)
         folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
                            computed={node: str(choice) for node, choice in run.choices.items()}, cached=tuned.cached,
-                           notes=[*run.data.notes, *tuned.notes])
+                           notes=[*run.data.notes, *frozen_notes(run.models), *tuned.notes])
     yield from _past(folder.path, run.step)
 
 
@@ -266,7 +295,8 @@ def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
         scores = run.scores["nodes"].get(node)
         if scores and _is_better(run.settings.judge, scores, run.best.get(node)):
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights_of(run.models[node]).items()}
-            run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors}
+            run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors,
+                              "mark": run.marks.get(node)}
     if folder.records is not None:
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in run.optimizers.items()}
         folder.records.add("epoch", run.step, epoch=epoch.number, losses=dict(epoch.losses),
@@ -298,7 +328,8 @@ def _save(run: Run, folder: Folder) -> None:
     if run.world.main:
         about = {"run": folder.id, "epoch": run.epoch, "classes": list(run.data.classes), "data": run.data.digest,
                  "frozen": run.frozen, "versions": _conditions(run), "scores": run.scores,
-                 "best": {node: {key: held[key] for key in ("top1", "step", "scores")}
+                 "marks": run.marks,
+                 "best": {node: {key: item for key, item in held.items() if key != "tensors"}
                           for node, held in run.best.items()}}
         checkpoint.save(folder.checkpoints, run.step, capture(run), about)
 
@@ -312,8 +343,10 @@ def _finish(run: Run, folder: Folder) -> None:
         kept = {node: held["scores"] for node, held in run.best.items()}
         scores = Scores(nodes={**run.scores["nodes"], **kept}, pairs=run.scores["pairs"])
         assert folder.records is not None
-        folder.records.add("finished", run.step, metrics=scores)
-        write_finished(folder.path, run.step, scores, weights)
+        marks = {**run.marks, **{node: held.get("mark") for node, held in run.best.items()}}
+        marks = {node: mark for node, mark in marks.items() if mark is not None}
+        folder.records.add("finished", run.step, metrics=scores, marks=marks)
+        write_finished(folder.path, run.step, scores, weights, marks)
     lead(run.world, None if not run.world.main else lambda: None)
 
 

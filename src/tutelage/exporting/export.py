@@ -47,7 +47,8 @@ def require_place(target: Path, force: bool) -> None:
 
 
 def export_network(student: Student, target: Path, choice: Choice, images: Images, *, force: bool = False,
-                   agreement: float = verify.AGREEMENT, plugins: Sequence[str] = ()) -> dict[str, object]:
+                   agreement: float = verify.AGREEMENT, accuracy_lost: float = verify.ACCURACY_LOST,
+                   plugins: Sequence[str] = ()) -> dict[str, object]:
     """Write the student to `target` and what was measured to `FILE.json`, which is also returned.
 
     Nothing is at `target` before all of it is known to be right: the bytes are made and run in memory. A target that
@@ -56,14 +57,14 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
     require_place(target, force)
     formats.require_possible(choice)
     require_alive(student)
+    held_out, labels = verify.plain_images(images.held_out, verify.chosen_rows(images.held_out, verify.IMAGES))
+    asked = verify.trials(student, held_out, choice)  # first of all: a lazy layer becomes a plain one when it runs
     data = _bytes(student, choice, images)
     require_whole(student, choice, len(data))
-    held_out, labels = verify.plain_images(images.held_out, verify.chosen_rows(images.held_out, verify.IMAGES))
-    asked = verify.trials(student, held_out, choice)
     answers, said, seconds = verify.rerun(data, choice, asked, plugins)
     verify.require_same_words(student, choice, said)
-    numbers = verify.compared(asked, answers, labels)
-    bound = verify.require_faithful(student, choice, numbers, agreement)
+    numbers = verify.compared(asked, answers, labels, student.classes)
+    bound = verify.require_faithful(student, choice, numbers, agreement, accuracy_lost)
     report = {**about(student, choice), "file": target.name, "kind": choice.format, "bytes": len(data),
               "sha256": hashlib.sha256(data).hexdigest(), "checked": {"on": images.on, **numbers}, "bound": bound,
               "latency": _latency(seconds, choice), "versions": {**versions(), **_versions()}}

@@ -63,7 +63,7 @@ def weights_bytes(student: Student) -> bytes:
 def program(student: Student, choice: Choice) -> ExportedProgram:
     """The graph of the student with any number of rows, and of any height and width if it resizes."""
     made = _graph(Shipped(student, choice.resize), student, choice)
-    held = sum(parameter.numel() for parameter in made.parameters())
+    held = sum({parameter.data_ptr(): parameter.numel() for parameter in made.parameters()}.values())  # tied ones once
     if held != student.parameters:
         raise ModelError("the exported graph has another number of parameters", where=f"network {student.node!r}",
                          found=held, expected=student.parameters, fix="--format safetensors")

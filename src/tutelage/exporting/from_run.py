@@ -17,6 +17,7 @@ from tutelage.exporting.export import Images, export_network, require_place
 from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student
 from tutelage.exporting.predict import Classifier
+from tutelage.exporting.verify import ACCURACY_LOST
 from tutelage.graph.taps import logits_of
 from tutelage.models.saved import load_network
 from tutelage.models.weights import read_metadata
@@ -31,7 +32,8 @@ def choice(target: Path, format_: str | None, int8: bool, resize: bool) -> Choic
 
 
 def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = "validation", force: bool = False,
-               agreement: float, plugins: Sequence[str] = ()) -> dict[str, object]:
+               agreement: float, accuracy_lost: float = ACCURACY_LOST,
+               plugins: Sequence[str] = ()) -> dict[str, object]:
     """Export one node of a finished run, tried on one of the run's splits; what was measured is returned."""
     require_place(target, force)
     require_possible(wanted)
@@ -51,7 +53,7 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
         raise UsageError(f"these data have no {on} split", where=run / "config.toml", fix="--on validation")
     student = Student(network, classes, _prepared(run / "models" / f"{node}.safetensors"), node)
     return export_network(student, target, wanted, Images(held_out, data.train, on), force=force, agreement=agreement,
-                          plugins=recipe.plugins)
+                          accuracy_lost=accuracy_lost, plugins=recipe.plugins)
 
 
 def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Classifier:

@@ -128,8 +128,11 @@ def require_whole(student: Student, choice: Choice, size: int) -> None:
     """Refuse a file that is too small, or far too large, for so many parameters."""
     width = 1 if choice.int8 else 4
     buffers = sum(buffer.numel() for buffer in student.network.buffers())
+    written = student.parameters
+    if choice.format == "safetensors":  # under each of its names, for whoever loads it knows the network's names alone
+        written = sum(p.numel() for _, p in student.network.named_parameters(remove_duplicate=False))
     least = int(0.9 * width * student.parameters)
-    most = int(1.25 * width * student.parameters) + 4 * buffers + ROOM
+    most = int(1.25 * width * written) + 4 * buffers + ROOM
     if not least <= size <= most:
         raise ModelError("the exported file has not the size of this network", where=f"network {student.node!r}",
                          found=f"{size} bytes for {student.parameters} parameters", expected=f"{least} .. {most} bytes",

@@ -60,7 +60,7 @@ def _node(name: str, kind: Kind) -> NodeData:
     match kind:
         case Trained(before):
             return {"name": name, "kind": "trained", "before": before}
-        case Frozen(before):
+        case Frozen(before, _):
             return {"name": name, "kind": "frozen", "before": before}
         case Ema(of, decay, every):
             return {"name": name, "kind": "ema", "of": [of], "decay": float(decay), "every": every}

@@ -24,10 +24,12 @@ class Trained:
 class Frozen:
     """A network that never changes: always in eval mode, its bytes are checked at the end.
 
-    `before` is as for `Trained`: it is that network, as the run before this one left it.
+    `before` is as for `Trained`: it is that network, as the run before this one left it. `early` says that it is a
+    checkpoint from the beginning of a training: how good it is is not judged at the start.
     """
 
     before: str | None = None
+    early: bool = False
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def snapshot_teacher(teachers: Sequence[str], student: str, *, times: Sequence[f
     edges = [Edge("labels", student, cross_entropy, weight=hard)]
     for teacher, start, until in zip(teachers, [0.0, *ends], ends, strict=False):
         edges.append(Edge(teacher, student, kl, partial(window, value=soft, start=start, until=until), temperature))
-    return Graph({**dict.fromkeys(teachers, Frozen()), student: Trained()}, edges)
+    return Graph({**dict.fromkeys(teachers, Frozen(early=True)), student: Trained()}, edges)
 
 
 def _checked(times: Sequence[float] | None, count: int) -> list[float]:

@@ -29,6 +29,7 @@ class Architecture:
     dropout     the share that is left out of what a drawn layer gives, for networks without dropout of their own
     cosine      true: the classifier compares directions alone; the taps "cosine" and "cosine.features"
     second_head true: a second classifier on the same features; its logits are the tap "second_head"
+    freeze      a layer, or a list of them, that does not learn: no gradient, and its norms keep their statistics
     options     further keyword arguments of the network's function
 
     >>> Architecture("timm:resnet18", stem="cifra")
@@ -51,6 +52,7 @@ class Architecture:
     dropout: float | None = None
     cosine: bool = False
     second_head: bool = False
+    freeze: str | tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from tutelage.models.class_names import (
     unmatched,
 )
 from tutelage.models.classifier import SECOND_HEAD
+from tutelage.models.freezing import freeze
 from tutelage.models.network import Network
 from tutelage.models.sources import NetworkSource, find
 from tutelage.models.stem import fit_to_32px
@@ -48,6 +49,8 @@ def build(spec: Architecture, *, class_names: Sequence[str], channels: int = 3, 
         load_weights(network, file.tensors, head=spec.head, where=file.path)
     if spec.pretrained:
         load_weights(network, _downloaded(source, seed, name), head=spec.head, where=f"{spec.arch}, pretrained")
+    if spec.freeze is not None:
+        freeze(network, spec.freeze)
     return network
 
 
@@ -92,6 +95,11 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
                          found="pretrained = true", fix="give a .safetensors file as `weights`")
     if spec.head == "new":
         return None
+    if spec.pretrained and source.outputs == 0:
+        raise ModelError("these weights come without a classifier: the network gives features", where=f"{spec.arch}, "
+                         "pretrained", found="num_classes = 0", expected=f"a classifier of {len(class_names)} classes",
+                         fix='write head = "new" for a network that learns; for a frozen teacher train one so first, '
+                             "and give its run as weights")
     if spec.classes not in (None, "by-name"):
         return plain(read_names(spec.classes))
     imagenet = imagenet_spellings(source.outputs or 0)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
+HEADS = ("head", "fc", "classifier", "heads")
+"""What timm and torchvision call the last layer."""
 SECOND_HEAD = "second_head"
 """The sub-module that `wrappers.add_second_head` adds to a network's classifier."""
 
@@ -24,3 +26,15 @@ def classifiers_of(body: nn.Module) -> tuple[str, ...]:
         if names:
             return (names[-1],)
     return ()
+
+
+def is_headless(body: nn.Module) -> bool:
+    """Whether a network was made without a classifier, `num_classes=0` in timm, and gives features.
+
+    >>> is_headless(nn.Sequential(nn.Linear(4, 3)))
+    False
+    """
+    children = dict(body.named_children())
+    names = [name for name in (*classifiers_of(body), *HEADS) if name in children]
+    return vars(body).get("num_classes") == 0 or (
+        bool(names) and all(isinstance(children[name], nn.Identity) for name in names))

@@ -6,7 +6,7 @@ The tensors have the names of the plain network, so timm's and torchvision's own
     node          the network's name in its run
     classes       JSON list: the names of the rows of its classifier, in their order
     columns       JSON list, only for a network that is cut: which of these are the data's classes, in the data's order
-    architecture  JSON of an `Architecture`, without weights and pretrained; absent for a user's own module
+    architecture  JSON of an `Architecture`, without weights, pretrained and freeze; absent for a user's own module
     channels, mean, std    of the images, JSON; absent for a user's own module
     sha256        of the tensors (`system.files.fingerprint`), which are compared with it; only in the files of a run
 """
@@ -35,7 +35,7 @@ def metadata_of(network: nn.Module, class_names: Sequence[str], node: str) -> di
     if not isinstance(network, Network):
         return words
     fields = asdict(network.architecture)
-    del fields["weights"], fields["pretrained"]
+    del fields["weights"], fields["pretrained"], fields["freeze"]
     words["architecture"] = json.dumps(fields)
     words |= {key: json.dumps(value) for key, value in preprocessing_of(network).items()}
     if network.columns is not None:

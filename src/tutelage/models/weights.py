@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tutelage.errors import ModelError, SecurityError
 from tutelage.models.class_names import SHOWN
@@ -85,10 +86,15 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, head: str
         tensors = {name: tensor for name, tensor in tensors.items() if name not in fresh}
         own = {name: tensor for name, tensor in own.items() if name not in fresh}
     wrong = [f"{name} {list(tensors[name].shape)} for {list(own[name].shape)}" for name in own
-             if name in tensors and tensors[name].shape != own[name].shape]
+             if name in tensors and not is_lazy(own[name]) and tensors[name].shape != own[name].shape]
     missing, unexpected = [name for name in own if name not in tensors], [name for name in tensors if name not in own]
     if wrong or missing or unexpected:
         only_head = not missing and not unexpected and all(text.partition(" ")[0] in fresh for text in wrong)
+        if missing and not unexpected and not wrong and set(missing) <= fresh:
+            raise ModelError("these weights have no classifier", where=where, found=f"missing: {', '.join(missing)}",
+                             expected="every tensor of the network, its classifier too",
+                             fix='write head = "new" for a network that learns; for a frozen teacher train one so '
+                                 "first, and give its run as weights")
         raise _misfit(where, missing, unexpected, wrong, only_head)
     body_of(network).load_state_dict(dict(tensors), strict=False)
 

@@ -1,7 +1,7 @@
 """A recipe made real: its data, networks, graph and settings, and its training."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,18 @@ from torch import nn
 from tutelage import data as data_page
 from tutelage.data.load import load_data
 from tutelage.engine.autotune import begin, choose
+from tutelage.engine.checks import Check, check_networks, heard
 from tutelage.engine.loop import check
 from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.use import fill_cache
-from tutelage.engine.train import Progress, train_in_folder
+from tutelage.engine.train import Progress, log_warnings, train_in_folder
 from tutelage.errors import ModelError, UsageError, UserError, placed
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
+from tutelage.models.freezing import frozen_notes
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.class_phases import train_phases
 from tutelage.recipes.recipe import Recipe, graph_of, in_phases, place_of, read_recipe, settings_of
@@ -54,29 +56,31 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
                              where=place_of(recipe, where, "models", node),
                              expected="weights = a .safetensors file or a run folder, or pretrained = true",
                              fix="train it first (method scratch) and give its run folder as weights")
+        _check_head(recipe, graph, node, where)
     data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     models = {node: network_in(recipe, node, arch, data, where) for node, arch in recipe.models.items()}
-    return Job(recipe, graph, models, data, settings, notes_of(recipe, graph, data))
+    return Job(recipe, graph, models, data, settings, (*notes_of(recipe, graph, data), *frozen_notes(models)))
 
 
-def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int],
-              numerics: Path | None = None) -> Iterator[Epoch | Progress | None]:
-    """Train a job in its run folder."""
+def train_job(job: Job, out: Path, world: World, interrupted: Callable[[], int], numerics: Path | None = None,
+              tell: Callable[[Sequence[Check]], None] | None = None) -> Iterator[Epoch | Progress | None]:
+    """Train a job in its run folder; `tell` gets what was found of its networks at the start."""
     return train_in_folder(out, job.graph, job.models, job.data, job.settings, world, config=job.recipe.text_in(out),
-                           interrupted=interrupted, numerics=numerics)
+                           interrupted=interrupted, numerics=numerics, skilled=not job.recipe.quick, tell=tell)
 
 
 def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[[], int] = lambda: 0,
                  where: object = "recipe", started: Callable[[Job, Path], None] = lambda job, folder: None,
-                 numerics: Path | None = None) -> Iterator[tuple[Job, Epoch | Progress | None]]:
+                 numerics: Path | None = None, tell: Callable[[Sequence[Check]], None] | None = None
+                 ) -> Iterator[tuple[Job, Epoch | Progress | None]]:
     """Train a recipe in its run folder, or its several runs in theirs; a finished run gives its epochs again.
 
-    `numerics` is a file of number formats that the runs of a study share.
+    `numerics` is a file of number formats that the runs of a study share. `tell` is as in `train_job`.
     """
     def train_one(one: Recipe, folder: Path) -> Iterator[tuple[Job, Epoch | Progress | None]]:
         job = make_job(one, world, where)
         started(job, folder)
-        for event in train_job(job, folder, world, interrupted, numerics):
+        for event in train_job(job, folder, world, interrupted, numerics, tell):
             yield job, event
 
     runs = runs_of(recipe, out, where)
@@ -97,12 +101,32 @@ def cache_job(job: Job, world: World) -> Iterator[tuple[int, Run]]:
     """Keep what the teachers of a job say, draw by draw, ahead of training: the number of each draw when it is done."""
     settings = replace(job.settings, cache=True)
     prepared = check(job.graph, job.models, job.data, settings, world)
+    log_warnings(check_networks(prepared, job.data, settings, world, skilled=not job.recipe.quick))
     tuned = choose(prepared, job.data, settings, world)
     run = begin(prepared, job.data, settings, world, tuned)
     if run.cache is None:
         raise UsageError("there is nothing to keep", found="; ".join(tuned.notes))
     for draw in fill_cache(run, settings.draws):
         yield draw, run
+
+
+def _check_head(recipe: Recipe, graph: Graph, node: str, where: object) -> None:
+    """Refuse a frozen network whose logits are learned from and would come from a classifier that nobody has trained.
+
+    Where only its features are read it may have a new one; so may what an earlier run has trained.
+    """
+    kind, arch = graph.nodes[node], recipe.models[node]
+    place = place_of(recipe, where, "models", node)
+    earlier = isinstance(kind, Frozen) and kind.before is not None
+    if arch.head == "new" and "" in heard(graph).get(node, ()):
+        raise ModelError(f"the frozen network {node!r} would teach with a random classifier", where=place.at("head"),
+                         found='head = "new"', expected="a classifier that was trained",
+                         fix="train it on these data first (method scratch, head = \"new\") and give that run as "
+                             "weights; or cut its own classifier to the data's classes: classes = \"by-name\"")
+    if arch.freeze is not None and not earlier:
+        raise UsageError(f"the network {node!r} is frozen as a whole", where=place.at("freeze"),
+                         found=f"freeze = {arch.freeze!r}", expected="freeze in a network that learns",
+                         fix="leave freeze out")
 
 
 def notes_of(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class TrainSettings(OptimizerSettings):
     cache: bool | Literal["auto"] = "auto"
     cache_gib: float = 20.0
     cache_top: int | None = None
+    warn: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def settings_of(recipe: Recipe, graph: Graph) -> Settings:
     return told(lambda: Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size,
                                   train.accumulate, train.clip_norm, train.precision, train.seed,
                                   train.checkpoint_steps, train.best, train.draws, train.cache, train.cache_gib,
-                                  train.cache_top), table)
+                                  train.cache_top, tuple(train.warn)), table)
 
 
 def method_names() -> list[str]:

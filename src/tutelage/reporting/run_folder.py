@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -48,6 +48,7 @@ class Final(TypedDict):
 
     step: int
     metrics: Logged
+    marks: NotRequired[dict[str, dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class RunRecord:
         """The nodes' last scores on validation data: of the weights that were kept, or of the last epoch so far."""
         last = self.final or (self.epochs[-1] if self.epochs else None)
         return last["metrics"]["nodes"] if last else {}
+
+    @property
+    def marks(self) -> Mapping[str, str]:
+        """Node -> why it is marked, by validation data: it is at chance, or says one class for nearly all images."""
+        return {node: mark["text"] for node, mark in (self.final.get("marks", {}) if self.final else {}).items()}
 
     @property
     def seconds(self) -> float | None:

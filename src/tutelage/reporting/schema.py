@@ -35,6 +35,14 @@ class Temperature(TypedDict):
     nll_after: float | None
     ece_before: float | None
     ece_after: float | None
+    identified: NotRequired[bool]
+
+
+class Marked(TypedDict):
+    """Why a network is marked: it is at chance, or says one class for nearly all images."""
+
+    kind: str
+    text: str
 
 
 class NodeScores(TypedDict):
@@ -54,6 +62,7 @@ class NodeScores(TypedDict):
     reliability: Reliability
     confusion: NotRequired[list[list[int]]]
     temperature: NotRequired[Temperature | None]
+    mark: NotRequired[Marked | None]
 
 
 class PairScores(TypedDict):

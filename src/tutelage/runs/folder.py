@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -190,9 +191,19 @@ def finished(folder: Path) -> dict | None:
     return read_json(folder / "FINISHED") if (folder / "FINISHED").exists() else None
 
 
-def write_finished(folder: Path, step: int, scores: Scores, weights: Mapping[str, str]) -> None:
-    """Say that a run is complete: its last step, scores, and the SHA-256 of each network's weights. Written last."""
-    write_json(folder / "FINISHED", {"step": step, "metrics": scores, "weights": dict(weights)})
+def write_finished(folder: Path, step: int, scores: Scores, weights: Mapping[str, str],
+                   marks: Mapping[str, Mapping[str, str]] = MappingProxyType({})) -> None:
+    """Say that a run is complete: its last step, scores, and the SHA-256 of each network's weights. Written last.
+
+    `marks` say which networks are at chance or give one answer, and are written if there are any.
+    """
+    told = {"marks": dict(marks)} if marks else {}
+    write_json(folder / "FINISHED", {"step": step, "metrics": scores, "weights": dict(weights), **told})
+
+
+def marks_of_run(folder: Path) -> dict[str, str]:
+    """Node -> what is wrong with a network of a finished run, in words; empty where nothing is, or nobody asked."""
+    return {node: mark["text"] for node, mark in (finished(folder) or {}).get("marks", {}).items()}
 
 
 def versions() -> dict[str, object]:

@@ -27,6 +27,7 @@ from tutelage.system.distributed import World, choose_device
 from tutelage.system.files import write, write_json
 from tutelage.system.machine import describe_machine
 from tutelage.tasks.classification import calibration, metrics
+from tutelage.tasks.classification.skill import mark_of
 
 METRICS = {"top1": metrics.top1, "top5": metrics.top5, "nll": metrics.nll, "ece": calibration.ece}
 REPORT_FILE = "results.md"
@@ -34,11 +35,12 @@ REPORT_FILE = "results.md"
 
 @dataclass(frozen=True)
 class Judged:
-    """One network on the held-out images: its metrics, and on which rows it is right."""
+    """One network on the held-out images: its metrics, on which rows it is right, and what is wrong with it if so."""
 
     scores: Mapping[str, float]
     right: Bool[Tensor, " rows"]
     ids: Int[Tensor, " rows"]
+    mark: str | None = None
 
 
 Found = dict[tuple[str, int], dict[str, Judged]]
@@ -145,19 +147,21 @@ def _judged(read: Sequence[tuple[Cell, Evaluation]], whole: bool) -> dict[str, J
     voices: list[Tensor] = []
     for cell, evaluation in read:
         graph, given = graph_of(cell.recipe), evaluation.labels >= 0
-        labels, ids = evaluation.labels[given], evaluation.ids[given]
+        labels, ids, names = evaluation.labels[given], evaluation.ids[given], evaluation.metrics["classes"]
         for node, logits in evaluation.logits.items():
             if node not in graph.named(Frozen):
-                found[node] = _judge(logits[given], labels, ids)
+                found[node] = _judge(logits[given], labels, ids, names)
             if node in graph.named(Trained):
                 voices.append(logits[given])
         if len(read) > 1 and cell is read[-1][0] and whole and ENSEMBLE not in found:
-            found[ENSEMBLE] = _judge(mean_probability(*voices), labels, ids)
+            found[ENSEMBLE] = _judge(mean_probability(*voices), labels, ids, names)
     return found
 
 
-def _judge(logits: Tensor, labels: Tensor, ids: Tensor) -> Judged:
-    return Judged({name: metric(logits, labels) for name, metric in METRICS.items()}, logits.argmax(-1) == labels, ids)
+def _judge(logits: Tensor, labels: Tensor, ids: Tensor, names: Sequence[str]) -> Judged:
+    mark = mark_of(logits, labels, names)
+    return Judged({name: metric(logits, labels) for name, metric in METRICS.items()}, logits.argmax(-1) == labels, ids,
+                  None if mark is None else mark["text"])
 
 
 def _to_cost(cells: Sequence[Cell]) -> list[Cell]:
@@ -187,6 +191,8 @@ def _results(study: Study, asked: Asked, cells: Sequence[Cell], endings: Mapping
         "on": asked.on, "seeds": list(range(asked.seeds)), "baseline": study.table.baseline,
         "machine": describe_machine(device), "versions": told, "command": told.pop("command"), "methods": methods,
         "nodes": nodes, "rows": rows, "mcnemar": _mcnemar(study, found), "cells": _cells(cells, endings)}
+    results["marks"] = [{"method": method, "seed": seed, "node": node, "text": one.mark}
+                        for (method, seed), judged in found.items() for node, one in judged.items() if one.mark]
     results["notes"] = unlike([cell for cell in cells if endings[str(cell)].error is None])
     return {**results, "tables": tables_of(study, asked, cells, results, values)}
 

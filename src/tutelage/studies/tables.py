@@ -23,7 +23,7 @@ def tables_of(study: Study, asked: Asked, cells: Sequence[Cell], results: Mappin
     if "accuracy" in study.table.tables:
         made["accuracy"] = _accuracy(study, results)
     if "ablation" in study.table.tables and any(method.ablation_of for method in study.methods.values()):
-        made["ablation"] = _ablation(study, values)
+        made["ablation"] = _ablation(study, values, _marked(results))
     if "cost" in study.table.tables:
         made["cost"] = _cost(cells)
         made["training"] = _training(results)
@@ -39,6 +39,9 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     if results.get("notes"):
         lines += ["**Not all runs computed in the same number formats:**", "",
                   *(f"- {note}" for note in results["notes"]), ""]
+    if results.get("marks"):
+        lines += ["**Networks that do not tell the classes apart:**", "",
+                  *(f"- {of['method']}, seed {of['seed']}: {of['node']} {of['text']}" for of in results["marks"]), ""]
     for table in [*results["tables"].values(), *_mcnemar(results)]:
         lines += [f"## {table['title']}", "", *_lines(table["columns"], table["rows"]), ""]
         lines += [table["note"], ""] if table["note"] else []
@@ -91,18 +94,20 @@ def _method(cell: Cell) -> str:
 
 def _accuracy(study: Study, results: Mapping[str, Any]) -> dict[str, Any]:
     ablations = [name for name, method in study.methods.items() if method.ablation_of]
-    rows = []
+    rows, marked = [], _marked(results)
     for node in results["nodes"]:
         of = {(row["method"], row["metric"]): row for row in results["rows"] if row["node"] == node}
         for method in (name for name in results["methods"] if (name, "top1") in of and name not in ablations):
             top1, top5, nll, ece = (of[method, metric] for metric in ("top1", "top5", "nll", "ece"))
-            rows.append([method, node, mean_and_spread(top1["values"]), *_gap(top1["difference"]),
+            shown = node + " (!)" * ((method, node) in marked)
+            rows.append([method, shown, mean_and_spread(top1["values"]), *_gap(top1["difference"]),
                          mean_and_spread(top5["values"]), mean_and_spread(nll["values"], 1, 4),
                          mean_and_spread(ece["values"])])
     columns = ["method", "network", "top-1 %", f"over {results['baseline']} (points, 95 % interval)", "p (Holm)",
                "says", "top-5 %", "NLL", "ECE %"]
     note = (f"Mean ± standard deviation (number of seeds). Differences are paired by seed; p is of the paired t-test, "
-            f"adjusted by Holm over all methods of the study that are held against {results['baseline']}.")
+            f"adjusted by Holm over all methods of the study that are held against {results['baseline']}."
+            + " (!): with some seed this network does not tell the classes apart, see above." * bool(marked))
     return _table("Accuracy by experiment", columns, rows, note)
 
 
@@ -116,7 +121,12 @@ def _gap(difference: Mapping[str, Any] | None) -> list[str]:
             difference["says"].partition(";")[0]]
 
 
-def _ablation(study: Study, values: Values) -> dict[str, Any]:
+def _marked(results: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """(method, network) of those that do not tell the classes apart with some seed."""
+    return {(of["method"], of["node"]) for of in results.get("marks", ())}
+
+
+def _ablation(study: Study, values: Values, marked: set[tuple[str, str]]) -> dict[str, Any]:
     rows = []
     for full in dict.fromkeys(method.ablation_of for method in study.methods.values() if method.ablation_of):
         variants = [full, *(name for name, method in study.methods.items() if method.ablation_of == full)]
@@ -124,7 +134,8 @@ def _ablation(study: Study, values: Values) -> dict[str, Any]:
             own = {name: of[name] for name in variants if name in of}
             for row in statistics.rows(node, metric, own, full) if metric == "top1" else ():
                 changed = ", ".join(study.methods[row["method"]].set) or "-"
-                rows.append([row["method"], "-" if row["method"] == full else changed, node,
+                rows.append([row["method"], "-" if row["method"] == full else changed,
+                             node + " (!)" * ((row["method"], node) in marked),
                              mean_and_spread(row["values"]), *_gap(row["difference"])])
     columns = ["variant", "change", "network", "top-1 %", "over the full method (points, 95 % interval)", "p (Holm)",
                "says"]

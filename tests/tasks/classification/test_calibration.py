@@ -11,13 +11,12 @@ from every import every
 from toys import predictions
 from tutelage.tasks.classification import metrics
 from tutelage.tasks.classification.calibration import (
-    COLDEST,
-    WARMEST,
     adaptive_ece,
     classwise_ece,
     diversity,
     ece,
     fit_temperature,
+    identified_temperature,
     reliability,
     scaled,
 )
@@ -107,10 +106,13 @@ def test_a_calibrated_network_is_left_alone():
 def test_temperatures_have_bounds_and_no_temperature_matters_to_one_class():
     z, right = torch.randn(50, 3), torch.zeros(50, dtype=torch.int64)
     always = z.scatter(1, right[:, None], 10.0)
-    assert COLDEST <= (cold := fit_temperature(always, right)) < 0.1
-    assert nll(always, right) > 0 == nll(always / cold, right), "colder is no better"
+    assert identified_temperature(always, right) is None
+    assert fit_temperature(always, right) == 1.0
+    assert nll(always, right) > 0 == nll(always / 0.05, right), "colder is no better"
     never = z.scatter(1, right[:, None], -10.0)
-    assert WARMEST / 2 < fit_temperature(never, right) <= WARMEST
+    assert identified_temperature(never, right) is None
+    assert identified_temperature(torch.zeros(50, 3), right) is None, "no temperature matters where all are alike"
+    assert scaled(None, never, right) == {**scaled(1.0, never, right), "identified": False}
     assert fit_temperature(torch.randn(5, 1), right[:5]) == 1.0
 
 

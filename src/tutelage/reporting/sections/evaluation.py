@@ -25,6 +25,7 @@ MAIN = ("top1", "nll", "brier", "ece", "macro_f1", "aurc")
 def evaluation_section(group: Group) -> Section:
     """All that `tutelage evaluate` has left, or the command that makes it."""
     parts = [_means_table(group), scores_table(group)] if len(group.members) > 1 else [scores_table(group)]
+    parts = [*marks_of_group(group), *parts]
     if group.measured == VALIDATION:
         missing = next(member for member in group.members if not member.evaluations)
         return Section("Held-out data", [*parts, Text(
@@ -58,6 +59,19 @@ def _means_table(group: Group) -> DocumentTable:
             for node in group.nodes()]
     return DocumentTable(f"Mean over runs, on {group.measured}", columns, rows,
                          "± is the standard deviation over runs.")
+
+
+def marks_of_group(group: Group) -> list[Item]:
+    """A line for each network that is at chance or says one class for nearly all images, by split."""
+    told = []
+    for member in group.members:
+        name = f"{member.name}, " if len(group.members) > 1 else ""
+        for split, evaluation in member.evaluations.items():
+            told += [f"{name}{split}: {node} {mark['text']}." for node, scores in evaluation.metrics["nodes"].items()
+                     if (mark := scores.get("mark"))]
+        if "validation" not in member.evaluations:
+            told += [f"{name}{VALIDATION}: {node} {text}." for node, text in member.run.marks.items()]
+    return [Text(line) for line in told]
 
 
 def scores_table(group: Group) -> DocumentTable:
@@ -104,6 +118,8 @@ def _temperature_words(scores: NodeScores) -> str:
     scaling = scores.get("temperature")
     if not scaling or scaling["ece_after"] is None or scaling["value"] is None:
         return ""
+    if not scaling.get("identified", True):
+        return "Its temperature is not identified, the NLL does not rise towards the end of the interval: 1 is used."
     return f"{scaling['ece_after']:.2%} once its logits are divided by {scaling['value']:.2f}."
 
 

@@ -65,6 +65,15 @@ class Lines(TypedDict):
     note: str
 
 
+class StudyMark(TypedDict):
+    """A network that does not tell the classes apart, and why that is said."""
+
+    method: str
+    seed: int
+    node: str
+    text: str
+
+
 class Results(TypedDict):
     """A study's results.json."""
 
@@ -78,6 +87,7 @@ class Results(TypedDict):
     mcnemar: NotRequired[list[dict[str, Any]]]
     tables: NotRequired[dict[str, Lines]]
     notes: NotRequired[list[str]]
+    marks: NotRequired[list[StudyMark]]
     machine: NotRequired[Any]
     versions: NotRequired[dict[str, Any]]
     command: NotRequired[Any]
@@ -133,6 +143,8 @@ def study_section(study: StudyRecord) -> Section:
     told = f"{seeds} {'seed' if seeds == 1 else 'seeds'}, measured on {results['on']} data" + (
         f"; differences are to {baseline}, paired by seed." if baseline else ".")
     notes = [Text(f"Not all runs computed in the same number formats. {note}") for note in results.get("notes", [])]
+    notes += [Text(f"{mark['method']}, seed {mark['seed']}: {mark['node']} {mark['text']}.")
+              for mark in results.get("marks", [])]
     items: list[Item] = [Text(told), *notes, *_forests(results), _means(results), _differences(results)]
     if rows := results.get("mcnemar"):
         items.append(_generic("McNemar's test, image by image", rows))

@@ -22,7 +22,7 @@ from tutelage.tasks.classification.metrics import (
 from tutelage.types import Logits
 
 COLDEST, WARMEST = 0.01, 100.0
-"""The temperatures that are tried; a network that is always right on validation data wants one near the coldest."""
+"""The temperatures that are tried."""
 
 
 def ece(logits: Logits, labels: ClassNumbers, *, bins: int = 15) -> float:
@@ -98,22 +98,39 @@ def diversity(logits: Logits, labels: ClassNumbers) -> dict[str, float]:
 
 
 def fit_temperature(logits: Logits, labels: ClassNumbers) -> float:
-    """The T in [0.01, 100] at which softmax(logits / T) has the least NLL (Guo et al., 2017); 1 if none is better.
+    """The T in [0.01, 100] at which softmax(logits / T) has the least NLL (Guo et al., 2017).
 
-    The NLL is convex in 1 / T and so has one valley in log T, which a bounded search finds.
+    1 if none is better, or if it is not identified.
+    """
+    found = identified_temperature(logits, labels)
+    return 1.0 if found is None else found
+
+
+def identified_temperature(logits: Logits, labels: ClassNumbers) -> float | None:
+    """`fit_temperature`, or None if the NLL does not rise towards an end of the interval: then no T is the best.
+
+    So it is of a network that is always right on these rows, or hardly ever. The NLL is convex in 1 / T and so has one
+    valley in log T, which a bounded search finds.
     """
     def loss(log_t: float) -> float:
         scale = math.exp(-float(log_t))
         return by_parts(lambda z, y: F.cross_entropy(z.double() * scale, y, reduction="none"), logits,
                         labels).mean().item()
 
-    found = minimize_scalar(loss, bounds=(math.log(COLDEST), math.log(WARMEST)), method="bounded",
-                            options={"xatol": 1e-6})
+    ends = math.log(COLDEST), math.log(WARMEST)
+    found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-6})
+    if min(map(loss, ends)) <= found.fun + 1e-9:
+        return None
     return math.exp(found.x) if found.fun < loss(0.0) else 1.0
 
 
-def scaled(temperature: float, logits: Logits, labels: ClassNumbers) -> dict[str, float]:
-    """What a temperature does to NLL and ECE of these rows: its "value", and each "before" and "after"."""
+def scaled(temperature: float | None, logits: Logits, labels: ClassNumbers) -> dict[str, float | bool]:
+    """What a temperature does to NLL and ECE of these rows: its "value", and each "before" and "after".
+
+    One that is not "identified", None, is 1.
+    """
+    identified, temperature = temperature is not None, temperature or 1.0
     cooled = logits / temperature
-    return {"value": temperature, "nll_before": nll(logits, labels), "nll_after": nll(cooled, labels),
+    return {"value": temperature, "identified": identified, "nll_before": nll(logits, labels),
+            "nll_after": nll(cooled, labels),
             "ece_before": ece(logits, labels), "ece_after": ece(cooled, labels)}

@@ -11,6 +11,7 @@ from tutelage.data.source import Source
 from tutelage.graph.graph import Graph
 from tutelage.runs.evaluations import Evaluation
 from tutelage.tasks.classification import calibration, metrics
+from tutelage.tasks.classification.skill import mark_of
 from tutelage.tasks.classification.teacher_certainty import certainty_on, teacher_of
 from tutelage.types import Logits
 
@@ -37,7 +38,8 @@ def assess(graph: Graph, split: str, source: Source, predictions: Mapping[str, L
     labelled = predictions if bool(given.all()) else {node: logits[given] for node, logits in predictions.items()}
     found = {"on": split, "rows": len(source.ids), "also_in_training": also_in_training, "classes": list(classes),
              "images_per_class": labels.bincount(minlength=len(classes)).tolist(), "training": training,
-             "nodes": {node: measure(logits, labels) | {"temperature": _temperature(node, fit, logits, labels)}
+             "nodes": {node: measure(logits, labels) | {"temperature": _temperature(node, fit, logits, labels),
+                                                        "mark": mark_of(logits, labels, classes)}
                        for node, logits in labelled.items()},
              "pairs": {f"{a}|{b}": {"agreement": metrics.agreement(predictions[a], predictions[b]),
                                     "kl": metrics.mean_kl(predictions[a], predictions[b]),
@@ -71,13 +73,13 @@ def measure(logits: Logits, labels: metrics.ClassNumbers) -> dict[str, object]:
     return {**scores, "reliability": calibration.reliability(logits, labels)}
 
 
-def _temperature(node: str, fit: Fit, logits: Logits, labels: Tensor) -> dict[str, float] | None:
+def _temperature(node: str, fit: Fit, logits: Logits, labels: Tensor) -> dict[str, float | bool] | None:
     source, held_out = fit[0], fit[1][node]
     given = source.labels >= 0
     if not bool(given.any()):
         return None
     metrics.check_finite(held_out, source.ids, node)
-    value = calibration.fit_temperature(held_out if bool(given.all()) else held_out[given], source.labels[given])
+    value = calibration.identified_temperature(held_out if bool(given.all()) else held_out[given], source.labels[given])
     return calibration.scaled(value, logits, labels)
 
 

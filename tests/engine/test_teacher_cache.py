@@ -588,12 +588,13 @@ def test_more_than_32767_classes_have_numbers_of_their_own():
     assert top.decode(top.encode(rows)).argmax() == 39_999
 
 
-def weighted(uncertainty: bool | str, peer_weighting: str = "none", label_weighting: str = "none") -> Graph:
+def weighted(uncertainty: bool | str, peer_weighting: str = "none", label_weighting: str | None = None) -> Graph:
     return dual_student("t", ["a", "b"], uncertainty=uncertainty, peer_weighting=peer_weighting,
                         label_weighting=label_weighting)
 
 
-@pytest.mark.parametrize("options", [(True,), (False,), ("mean_one",), (False, "1-w"), (True, "w", "1-w")])
+@pytest.mark.parametrize("options", [(True,), (False,), ("mean_one",), (False, "1-w"), (True, "w", "1-w"),
+                                     ("correct",)])
 def test_a_run_on_top_rows_fills_and_looks_up_to_the_same_bits(options, own_memory):
     filling, rows = trained(of=weighted(*options), cache_top=2)
     assert rows == 2 * (36 + 12) + 12, "twelve more show what is lost"
@@ -629,7 +630,7 @@ def test_what_a_computed_node_makes_of_the_weight_is_the_teachers_too(monkeypatc
         seen.append((outputs["t_trust"], outputs["t_label_weight"], entropy(None, run.models["t"](batch.inputs))))
 
     monkeypatch.setattr(Controller, "before_losses", look)
-    plain = weighted(False, "1-w", "1-w")
+    plain = dual_student("t", ["a", "b"], preset="cautious", label_weighting="1-w")
     trained(of=Graph(plain.nodes, plain.edges, {"c": Controller()}), cache_top=2, epochs=2, draws=1)
     assert len(seen) == 6
     for doubt, of_labels, right in seen:

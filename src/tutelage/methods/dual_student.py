@@ -69,14 +69,9 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
     from the teacher) or "true_class" (labels that the teacher finds likely count more: where some labels are wrong).
     `target` "mixture" makes one target of teacher and peers.
     """
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS, where="preset")
-    if target not in ("separate", "mixture"):
-        raise unknown("target", target, ("separate", "mixture"), where="target")
-    pairs = _pairs(students, peers)
+    usual, pairs = _usual(preset, target), _pairs(students, peers)
     if teacher in students:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
-    usual = {**PRESETS[preset], **(MIXTURE if target == "mixture" else {})}
     label_share, teacher_share, peer_share = (
         float(usual[name] if value is None else value)
         for name, value in (("hard", hard), ("soft", soft), ("peer", peer)))
@@ -95,14 +90,21 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
         edges += _mixture_edges(seen, students, pairs, nodes, teacher_share, peer_share, temperature, by_teacher)
         return Graph(nodes, edges)
     edges += [Edge(teacher, student, kl, teacher_share, temperature, sample_weight=by_teacher) for student in students]
-    weighting = usual["peer_weighting"] if peer_weighting is None else peer_weighting
-    trust = _peer_weight(teacher, nodes, sure, weighting, bool(pairs))
-    for other, student in pairs:
-        share = peer_share / (len(students) - 1)
-        weight = partial(ramp_up, to=share, until=peer_warmup) if peer_warmup else share
-        edges.append(Edge(other, student, kl, weight, temperature if peer_temperature is None else peer_temperature,
-                          sample_weight=trust))
+    trust = _peer_weight(teacher, nodes, sure, peer_weighting or usual["peer_weighting"], bool(pairs))
+    share = peer_share / (len(students) - 1)
+    weight = partial(ramp_up, to=share, until=peer_warmup) if peer_warmup else share
+    warm = temperature if peer_temperature is None else peer_temperature
+    edges += [Edge(other, student, kl, weight, warm, sample_weight=trust) for other, student in pairs]
     return Graph(nodes, edges)
+
+
+def _usual(preset: str, target: str) -> Mapping[str, Any]:
+    """What the options are that are not given."""
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS, where="preset")
+    if target not in ("separate", "mixture"):
+        raise unknown("target", target, ("separate", "mixture"), where="target")
+    return {**PRESETS[preset], **(MIXTURE if target == "mixture" else {})}
 
 
 def _teacher_weight(uncertainty: bool | str, sure: PerSampleFn) -> PerSampleFn | None:

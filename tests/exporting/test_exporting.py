@@ -174,9 +174,11 @@ def test_an_executorch_file_says_what_the_network_says(student, images, tmp_path
     assert (tmp_path / "s.pte").stat().st_size == report["bytes"] > 4 * 77754
 
 
-@pytest.mark.parametrize("how", [Preparation(3, 32, 28, 2), Preparation(3, 8, 8), Preparation(3, 16, 16),
-                                 Preparation(3, 37, 32)])
-def test_the_resize_inside_moves_few_pixels_by_one_level_at_most(how):
+@pytest.mark.parametrize(("how", "most"), [
+    (Preparation(3, 32, 28, 2), 0.05), (Preparation(3, 8, 8), 0.05), (Preparation(3, 16, 16), 0.05),
+    (Preparation(3, 37, 32), 0.05), (Preparation(3, (16, 8), (16, 8)), 0.05),
+    (Preparation(3, (18, 37), (16, 32), 1), 0.25)])  # Pillow 13 scales tall images along their height first
+def test_the_resize_inside_moves_few_pixels_by_one_level_at_most(how, most):
     generator, differing = np.random.default_rng(0), []
     for height, width in ((37, 61), (8, 8), (16, 16), (9, 12), (33, 300), (96, 64), (1, 7), (16, 32)):
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -184,7 +186,7 @@ def test_the_resize_inside_moves_few_pixels_by_one_level_at_most(how):
         gap = (found - prepare_image(image, how)).abs()
         assert gap.max() < 1.001
         differing.append((gap > 0.5).double().mean().item())
-    assert max(differing) < 0.05
+    assert max(differing) < most
 
 
 def test_a_file_that_resizes_takes_pictures_of_any_size(student, images, tmp_path):

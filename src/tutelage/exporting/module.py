@@ -64,36 +64,33 @@ def about_text(student: Student, choice: Choice) -> str:
 
 
 class Prepare(nn.Module):
-    """Images [B, C, H, W] in [0, 1] of any size -> the square that `decoding.pixels` makes of each.
+    """Images [B, C, H, W] in [0, 1] of any size -> what `decoding.pixels` makes of each.
 
     Pillow's bilinear scaling as two products with matrices of triangle weights, each rounded to whole levels as
     Pillow does it; every size is read from the images, by operations that all formats know. Levels differ from
-    Pillow's by 1 of 255 at most, in a few pixels of a hundred at worst, where a sum falls on a half.
+    Pillow's by 1 of 255 at most: in a few pixels of a hundred, where a sum falls on a half, and in up to a quarter of
+    them where Pillow (from 13 on) scales a tall image along its height first.
     """
 
-    places: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, how: Preparation) -> None:
         super().__init__()
         self.how = how
-        self.register_buffer("places", torch.arange(how.crop) + 0.5, persistent=False)
+        for name, side in zip(("rows", "columns"), how.size, strict=True):
+            self.register_buffer(name, torch.arange(side) + 0.5, persistent=False)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
-        """The central squares: [B, C, crop + 2 pad, crop + 2 pad], in [0, 1]."""
+        """The central parts: [B, C, height + 2 pad, width + 2 pad] of the crop, in [0, 1]."""
+        (tall, wide), (high, broad) = self.how.size, self.how.covers
         down, across = (torch.ones_like(line).cumsum(0) for line in (images[0, 0, :, 0], images[0, 0, 0, :]))
-        side = torch.minimum(down[-1], across[-1]) * (self.how.crop / self.how.resize)
+        height = torch.minimum(down[-1], across[-1] * (high / broad)) * (tall / high)
+        width = torch.minimum(down[-1] * (broad / high), across[-1]) * (wide / broad)
         levels = (images * 255).round()
-        levels = _rounded(torch.matmul(levels, self._weights(across, side).T))
-        levels = _rounded(torch.matmul(self._weights(down, side), levels))
+        levels = _rounded(torch.matmul(levels, _weights(across, width, self.columns).T))
+        levels = _rounded(torch.matmul(_weights(down, height, self.rows), levels))
         return nn.functional.pad(levels / 255, [self.how.pad] * 4)
-
-    def _weights(self, numbers: Tensor, side: Tensor) -> Tensor:
-        """[crop, length]: how much each old pixel counts in each new one; `numbers` are 1 .. length."""
-        scale = side / self.how.crop
-        centres = (numbers[-1] - side) / 2 + self.places * scale
-        gaps = (numbers - 0.5)[None] - centres[:, None]
-        weights = (1 - gaps.abs() / scale.clamp(min=1)).clamp(min=0)
-        return weights / weights.sum(1, keepdim=True)
 
 
 class Shipped(nn.Module):
@@ -137,6 +134,15 @@ def require_whole(student: Student, choice: Choice, size: int) -> None:
         raise ModelError("the exported file has not the size of this network", where=f"network {student.node!r}",
                          found=f"{size} bytes for {student.parameters} parameters", expected=f"{least} .. {most} bytes",
                          fix="another --format; please report it with the network's name")
+
+
+def _weights(numbers: Tensor, side: Tensor, places: Tensor) -> Tensor:
+    """[new, old]: how much each old pixel counts in each new one; `numbers` are 1 .. old, `places` the new centres."""
+    scale = side / len(places)
+    centres = (numbers[-1] - side) / 2 + places * scale
+    gaps = (numbers - 0.5)[None] - centres[:, None]
+    weights = (1 - gaps.abs() / scale.clamp(min=1)).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _rounded(levels: Tensor) -> Tensor:

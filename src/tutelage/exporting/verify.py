@@ -82,20 +82,27 @@ def trials(student: Student, images: Tensor, choice: Choice) -> list[Trial]:
 
 
 def _as_they_came(images: Tensor, student: Student, number: int) -> tuple[Tensor, Tensor]:
-    """The images larger and with more around them, not square, and what training's `prepare` makes of those.
+    """The images larger and with more around them, of other proportions, and what training's `prepare` makes of those.
 
     What is added lies outside of what `prepare` takes out, so that each is still the picture that it was.
     """
     how = student.prepared
     factor, above, beside = _SIZES[number % len(_SIZES)]
-    side = round(factor * how.crop)
-    margin = round(side * (how.resize / how.crop - 1) / 2)
-    centre = slice(how.pad, how.pad + how.crop)
-    small = [as_image((image[:, centre, centre] * 255).round().to(torch.uint8)) for image in images]
-    large = torch.stack([as_tensor(image.resize((side, side), Image.Resampling.BICUBIC)) for image in small]).float()
-    borders = [margin + beside] * 2 + [margin + above] * 2
+    tall, wide = (round(factor * side) for side in how.size)
+    over, aside = (round(side * (whole / cut - 1) / 2)
+                   for side, whole, cut in zip((tall, wide), how.covers, how.size, strict=True))
+    inner = tuple(slice(how.pad, how.pad + side) for side in how.size)
+
+    def larger(channel: Tensor) -> Tensor:
+        small = as_image((channel[inner] * 255).round().to(torch.uint8)[None])
+        return as_tensor(small.resize((wide, tall), Image.Resampling.BICUBIC))[0]
+
+    # Channel by channel, as Pillow does it too: a file of two or four bands is no image of Pillow's.
+    large = torch.stack([torch.stack([larger(channel) for channel in image]) for image in images]).float()
+    borders = [aside + beside] * 2 + [over + above] * 2
     given = torch.nn.functional.pad(large, borders, mode="replicate").to(torch.uint8)
-    seen = torch.stack([prepare_image(as_image(image), how) for image in given])
+    seen = torch.stack([torch.cat([prepare_image(as_image(channel[None]), how) for channel in image])
+                        for image in given])
     return given.float() / 255, seen.float() / 255
 
 

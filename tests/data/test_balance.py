@@ -85,6 +85,12 @@ def test_what_no_image_teaches_and_no_image_judges_is_named_with_how_many_there_
         "no test image judges 1 of 4 classes: bee (0 to train on)")
 
 
+def test_where_no_training_image_has_a_label_that_alone_is_told():
+    labels = {"train": torch.tensor([-1, -1]), "validation": torch.tensor([0, 1])}
+    assert notes_on_classes(("ant", "bee"), labels) == ("no training image has a label",)
+    assert rows_of_epoch(labels["train"], "uniform", 0, 0).sort().values.tolist() == [0, 1]
+
+
 def test_the_largest_and_the_smallest_class_are_told_where_one_has_three_times_the_other():
     def said(*sizes: int) -> tuple[str, ...]:
         labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))

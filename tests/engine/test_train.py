@@ -1,6 +1,9 @@
 """The engine: what a step does, and that a run goes on to the same bits from wherever it was stopped."""
 
+import signal
+from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
 from tutelage.engine.state import capture, restore
 from tutelage.engine.train import load, train_in_folder
-from tutelage.errors import DataError, ModelError, NumericError, UsageError
+from tutelage.errors import DataError, Interrupted, ModelError, NumericError, UsageError
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.methods.dual_student import dual_student
 from tutelage.runs.checkpoint import named_state
@@ -369,18 +372,21 @@ def test_a_balanced_run_that_is_broken_off_within_an_epoch_goes_on_to_the_same_b
     labels = torch.tensor([0] * 40 + [1] * 12 + [2] * 8 + [3] * 4)
     unequal = from_tensors((images, labels), (images[:8], labels[:8]), augment="crop-flip", balance="uniform")
     graph = Graph({"a": Trained()}, [Edge("labels", "a", partial(cross_entropy, logit_adjustment=0.5))])
-    words = Settings(2, SGD, batch_size=8, precision="exact", checkpoint_steps=1)
+    words = Settings(2, SGD, batch_size=8, precision="exact")
 
-    def trained(folder: Path, stop: int | None = None) -> str:
-        net = network(0)
-        for number, _ in enumerate(train_in_folder(folder, graph, {"a": net}, unequal, words, CPU, tensorboard=False)):
-            if number == stop:
-                break
+    def trained(folder: Path, stop: int = 0) -> str:
+        """The weights at the end, or where the run was interrupted."""
+        net, steps = network(0), count(1)
+        with suppress(Interrupted):
+            for _ in train_in_folder(folder, graph, {"a": net}, unequal, words, CPU, tensorboard=False,
+                                     interrupted=lambda: signal.SIGINT if next(steps) == stop else 0):
+                pass
         return fingerprint(net.state_dict())
 
     whole = trained(tmp_path / "whole")
-    for stop in (4, 11):
+    for stop in (5, 11):
         assert trained(tmp_path / f"{stop}", stop) != whole
+        assert (tmp_path / f"{stop}" / "checkpoints" / f"step-{stop:08d}").exists()
         assert trained(tmp_path / f"{stop}") == whole
 
 

@@ -51,6 +51,15 @@ def test_the_adjusted_loss_is_that_of_the_paper_by_hand(tau):
         assert found[row] == pytest.approx(0.0 if label < 0 else np.log1p(sum(ratios)))
 
 
+def test_without_any_label_nothing_is_lost_and_nothing_is_infinite():
+    student = LOGITS.clone().requires_grad_()
+    options = {"class_weights": "balanced", "logit_adjustment": 1.0, "class_counts": (0, 0, 0, 0)}
+    loss = cross_entropy(student, torch.full((7,), -1), **options)
+    loss.sum().backward()
+    assert loss.tolist() == [0.0] * 7
+    assert student.grad.abs().max() == 0
+
+
 def test_soft_labels_that_are_sure_say_what_hard_ones_say():
     given = HARD >= 0
     sure = F.one_hot(HARD.clamp(min=0), 4).double() * given[:, None]

@@ -58,7 +58,9 @@ def notes_on_classes(classes: Sequence[str], labels: Mapping[str, Tensor]) -> tu
     counts = {split: own[own >= 0].bincount(minlength=len(classes)).tolist() for split, own in labels.items()}
     training, notes = counts["train"], []
     untaught = [number for number, count in enumerate(training) if count == 0]
-    if untaught:
+    if not any(training):
+        notes.append("no training image has a label")
+    elif untaught:
         notes.append(f"no training image teaches {len(untaught)} of {len(classes)} classes: {named(untaught, classes)}")
     for split, there in counts.items():
         lacking = [number for number, count in enumerate(there) if count == 0]

@@ -183,9 +183,9 @@ def _of_classes(counts: tuple[int | float, ...] | None, device: torch.device,
     if counts is None:
         raise UsageError("how many rows each class has is not known", where="class_counts",
                          fix="give class_counts = (rows of class 0, ...), or let `train` take them from its data")
-    rows, there = torch.tensor(counts, dtype=torch.float64), sum(count > 0 for count in counts)
+    rows, there = torch.tensor(counts, dtype=torch.float64), max(1, sum(count > 0 for count in counts))
     weight = rows.sum() / (there * rows.clamp(min=1))
-    prior = (rows.clamp(min=1) / rows.sum()).log()
+    prior = (rows.clamp(min=1) / rows.sum().clamp(min=1)).log()
     return weight.to(device, dtype), prior.to(device, dtype)
 
 

@@ -86,7 +86,20 @@ def test_it_trains_resumes_and_is_loaded(make, tmp_path):
     assert make is lazy or tied.first.weight is tied.second.weight
 
 
-@pytest.mark.parametrize("make", [lazy, Tied])
+class LargeTied(Tied):
+    """Four megabytes under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(64, 1024), nn.Linear(1024, 1024), nn.Linear(1024, 4)
+        self.third = nn.Linear(1024, 1024)
+        self.third.weight, self.again = self.second.weight, self.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.again(self.third(self.second(self.first(images.flatten(1)).relu()).relu()))
+
+
+@pytest.mark.parametrize("make", [lazy, Tied, LargeTied])
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
 def test_it_is_exported_each_tensor_counted_once(make, kind, tmp_path: Path):
     if kind == "onnx":

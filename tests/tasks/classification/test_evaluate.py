@@ -83,7 +83,7 @@ def test_the_keys_are_those_that_readers_rely_on(found):
                          "macro_f1", "aurc", "per_class", "confusion", "reliability", "temperature", "diversity"}
     assert np.array(node["confusion"]).shape == (10, 10)
     assert np.array(node["confusion"]).sum() == 358
-    assert set(node["temperature"]) == {"value", "nll_before", "nll_after", "ece_before", "ece_after"}
+    assert set(node["temperature"]) == {"value", "identified", "nll_before", "nll_after", "ece_before", "ece_after"}
     assert len(metrics["pairs"]) == 6
     assert set(metrics["pairs"]["teacher|resnet8"]) == {"agreement", "kl", "both_right", "one_right", "both_wrong"}
     assert set(metrics["uncertainty"]) == {"teacher", "options", "histogram", "mean", "mean_right", "mean_wrong",

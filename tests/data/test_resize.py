@@ -13,18 +13,18 @@ from PIL import Image
 
 from tutelage.data import resize
 from tutelage.data.check import check_folder
-from tutelage.data.images import Preparation, read_image
+from tutelage.data.images import Preparation, decode, read_image
 from tutelage.data.load import DataSettings, load_data
 from tutelage.data.resize import pre_resize
 from tutelage.errors import BusyError, DataError, SecurityError, UsageError
 from tutelage.system.files import locked
 
 
-def photograph(path: Path, size: tuple[int, int], mode: str = "RGB", **options) -> Path:
-    """A smooth picture, as photographs are: waves of three colours."""
+def photograph(path: Path, size: tuple[int, int], mode: str = "RGB", *, shift: float = 0.0, **options) -> Path:
+    """A smooth picture, as photographs are: waves of three colours, `shift` along."""
     path.parent.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[: size[1], : size[0]] / min(size)
-    waves = [127 + 120 * np.sin(9 * x + phase) * np.cos(7 * y - phase) for phase in (0.0, 1.0, 2.0)]
+    waves = [127 + 120 * np.sin(9 * x + phase + shift) * np.cos(7 * y - phase) for phase in (0.0, 1.0, 2.0)]
     Image.fromarray(np.stack(waves, -1).astype(np.uint8)).convert(mode).save(path, **options)
     return path
 
@@ -35,7 +35,8 @@ def large(tmp_path) -> Path:
     for split, count in {"train": 4, "val": 1, "test": 1}.items():
         for label in ("cat", "dog"):
             for number in range(count):
-                photograph(root / split / label / f"{number}.jpg", (120 + number, 80))
+                shift = 0.3 * (number + 5 * ("train", "val", "test").index(split) + 15 * (label == "dog"))
+                photograph(root / split / label / f"{number}.jpg", (120 + number, 80), shift=shift)
     return root
 
 
@@ -211,3 +212,78 @@ def test_the_command_says_what_it_did(large, tmp_path):
     out = subprocess.run([sys.executable, "-m", "tutelage", "pre-resize", str(large), "--to", str(tmp_path / "small"),
                           "--size", "32", "--json"], capture_output=True, text=True, check=True).stdout
     assert json.loads(out)["smaller"] == 12
+
+
+def class_of(root: Path, name: str, image: Image.Image, kind: str, **options) -> Path:
+    """A folder of two classes with this one image each."""
+    for label in "ab":
+        (root / label).mkdir(parents=True, exist_ok=True)
+        image.save(root / label / name, kind, **options)
+    return root
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 95}), ("PNG", {}), ("WEBP", {}), ("TIFF", {})])
+def test_a_copy_is_upright_whether_it_was_scaled_or_not(tmp_path, kind, options):
+    photograph(tmp_path / "x.png", (90, 60))
+    class_of(tmp_path / "all", "x.jpg", opened(tmp_path / "x.png"), kind, exif=turned(6), **options)
+    right = decode(tmp_path / "all/a/x.jpg")
+    assert right.size == (60, 90)
+    for size, wanted in ((30, (30, 45)), (200, (60, 90))):
+        done = pre_resize(tmp_path / "all", tmp_path / str(size), size)
+        copy = tmp_path / str(size) / "a" / "x.jpg"
+        assert decode(copy).size == wanted
+        apart = np.abs(np.asarray(decode(copy), float) - np.asarray(right.resize(wanted, Image.Resampling.BILINEAR)))
+        assert apart.mean() < 3
+        assert (0x0112 in opened(copy).getexif()) == (size == 200 and kind != "TIFF"), "a copy as it is keeps its EXIF"
+        assert done.smaller == (2 if size == 30 else 0)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_sixteen_bits_stay_sixteen_bits(tmp_path, kind):
+    values = (np.arange(40 * 60).reshape(40, 60) * 27).astype(np.uint16)
+    class_of(tmp_path / "all", "x.jpg", Image.fromarray(values), kind)
+    pre_resize(tmp_path / "all", tmp_path / "to", 20)
+    small = opened(tmp_path / "to/a/x.jpg")
+    assert (small.format, small.mode, small.size) == (kind, "I;16", (30, 20))
+    right = Image.fromarray(values.astype(np.float32)).resize((30, 20), Image.Resampling.BILINEAR)
+    assert np.abs(np.asarray(small, float) - np.asarray(right)).max() <= 1
+
+
+def test_floats_keep_their_numbers_for_the_range_that_is_stated_later(tmp_path):
+    values = np.linspace(-1, 3, 40 * 60, dtype=np.float32).reshape(40, 60)
+    class_of(tmp_path / "all", "x.tif", Image.fromarray(values), "TIFF")
+    pre_resize(tmp_path / "all", tmp_path / "to", 20)
+    small = np.asarray(opened(tmp_path / "to/a/x.tif"))
+    assert small.dtype == np.float32
+    assert np.abs(small - np.asarray(Image.fromarray(values).resize((30, 20), Image.Resampling.BILINEAR))).max() == 0
+    values[3, 3] = np.nan
+    class_of(tmp_path / "all", "x.tif", Image.fromarray(values), "TIFF")
+    with pytest.raises(DataError, match="cannot be scaled"):
+        pre_resize(tmp_path / "all", tmp_path / "other", 20)
+
+
+@pytest.mark.parametrize(("kind", "written"), [("GIF", "PNG"), ("AVIF", "AVIF")])
+def test_what_other_formats_become(tmp_path, kind, written):
+    photograph(tmp_path / "x.png", (90, 60))
+    class_of(tmp_path / "all", f"x.{kind.lower()}", opened(tmp_path / "x.png"), kind)
+    pre_resize(tmp_path / "all", tmp_path / "to", 30)
+    copy = tmp_path / "to" / "a" / f"x.{kind.lower()}"
+    assert opened(copy).format == written
+    right = decode(tmp_path / "all" / "a" / copy.name).resize((45, 30), Image.Resampling.BILINEAR)
+    assert np.abs(np.asarray(decode(copy), float) - np.asarray(right, float)).mean() < (0.001 if kind == "GIF" else 4)
+
+
+def test_a_copy_of_an_earlier_version_is_not_gone_on_with_and_is_told_of(large, tmp_path):
+    pre_resize(large, tmp_path / "small", 32)
+    assert load_data(DataSettings("folder", str(tmp_path / "small"), image_size=16)).notes == ()
+    (tmp_path / "small" / ".pre-resize.json").write_text('{\n "pre-resize": 1,\n "size": 32\n}')
+    with pytest.raises(UsageError, match=r"an upright copy"):
+        pre_resize(large, tmp_path / "small", 32)
+    (note,) = load_data(DataSettings("folder", str(tmp_path / "small"), image_size=16)).notes
+    assert "make it again" in note

@@ -183,6 +183,8 @@ def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help
     else:
         from tutelage.exporting.from_run import open_predictor
         student = open_predictor(model, node, plugin or [])
+    if student.prepared.orientation == "as stored":
+        note("images are read as stored, as this network has learned them: an EXIF orientation is not applied")
     damaged = 0
     for found in classify(image_files(files), student, confidence):
         damaged += isinstance(found, Damaged)

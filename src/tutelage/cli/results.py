@@ -25,7 +25,7 @@ def _nodes(of: Mapping) -> str:
         warm = scores["temperature"] or {"value": None, "ece_after": None}
         rows.append([node, *cells, _number(warm["value"], 3), _number(warm["ece_after"])])
     copies = of.get("also_in_training")
-    told = f", {copies} of which {'is a training image' if copies == 1 else 'are training images'} too" if copies else ""
+    told = f", {copies} of them in training too" if copies else ""
     return f"{of['on']}, {of['rows']} images{told}\n\n{table(rows)}"
 
 

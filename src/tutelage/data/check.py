@@ -14,16 +14,13 @@ from PIL import Image
 
 from tutelage.data import folder, images
 from tutelage.data.assemble import Rows
+from tutelage.data.file_kinds import SUFFIXES
 from tutelage.data.layout import WORDS
 from tutelage.data.leakage import find_leaks, keys_of, pixel_hash
 from tutelage.data.left_out import kinds_left_out
 from tutelage.data.load import DataSettings, folder_rows
 from tutelage.errors import SecurityError, UserError
 
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP",
-           ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".heic": "HEIF",
-           ".heif": "HEIF"}
-"""What a name that ends so says of the content."""
 _BITS_OF_TIFF = 258
 
 
@@ -153,9 +150,9 @@ def _look(path: Path, max_pixels: int) -> _Seen:
         decoded = images.decode(path, 3, max_pixels)
     except UserError as error:
         return _Seen(error)
-    suffix, kind = path.suffix.lower(), "JPEG" if head.format == "MPO" else head.format
+    suffix, kind = path.suffix.lower(), {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(head.format), str(head.format))
     return _Seen(None, False, head.mode, f"{head.width} x {head.height}", frames,
-                 bool(suffix) and FORMATS.get(suffix) != kind, deep, pixel_hash(decoded))
+                 suffix != "" and suffix not in SUFFIXES.get(kind, (suffix,)), deep, pixel_hash(decoded))
 
 
 def _is_deep(head: Image.Image, path: Path) -> bool:

@@ -19,6 +19,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from tutelage.data.file_kinds import HEAD_BYTES, KINDS, SUFFIXES
+from tutelage.data.file_kinds import is_image as is_image
 from tutelage.data.file_kinds import kind_of as kind_of
 from tutelage.data.file_kinds import why_not as why_not
 from tutelage.data.pixel_modes import Range, flatten, stored_turn, turn_back, turn_upright
@@ -143,20 +144,26 @@ def decode(path: Path, channels: int = 3, max_pixels: int = MAX_PIXELS, *, orien
 
     `value_range` is what becomes 0 .. 255 in a file with more than 8 bits a channel. HEIC is always upright.
     """
+    image = as_in_file(path, max_pixels, orientation=orientation)
+    return flatten(image, channels, printable(path), value_range)
+
+
+def as_in_file(path: Path, max_pixels: int = MAX_PIXELS, *, orientation: Orientation = "upright") -> Image.Image:
+    """The whole image in the mode that its file has, with the checks of `decode`."""
     with open_regular(path) as file:
         image = _open(file, path, max_pixels)
         stored = stored_turn(image)
         try:
             _undisturbed(image.load)
-            if orientation == "upright":
-                _undisturbed(lambda: turn_upright(image))
+            if orientation == "as stored":
+                return turn_back(image, stored)
+            _undisturbed(lambda: turn_upright(image))
         except MemoryError:
             raise
         except Exception as error:
             raise DataError("an image cannot be decoded", where=printable(path), found=str(error) or repr(error),
                             fix="replace or remove the file; `tutelage check-data` lists all such files") from None
-    seen = flatten(image, channels, printable(path), value_range)
-    return seen if orientation == "upright" else turn_back(seen, stored)
+    return image
 
 
 def header(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -38,6 +38,11 @@ def kind_of(head: bytes) -> str | None:
     return kind if kind in KINDS and (kind not in _NEEDS or _NEEDS[kind][0]()) else None
 
 
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins so is of one of `KINDS`, if it can be read here or not."""
+    return _named(head) in KINDS
+
+
 def why_not(head: bytes) -> str:
     r"""Why a file that begins so is not read: what it is, or what would have to be installed.
 

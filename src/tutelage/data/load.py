@@ -30,6 +30,7 @@ from tutelage.data.images import (
     printable,
 )
 from tutelage.data.leakage import Judged, Leakage, Read, judge_files, judge_leaks, keys_of_rows
+from tutelage.data.resize import turned_nothing
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, first
 from tutelage.data.stream import CPU
@@ -41,6 +42,8 @@ Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", 
 OnBadImage = Literal["error", "skip"]
 FilesAre = Literal["content", "suffix"]
 AS_STORED = "images are read as stored: an EXIF orientation is not applied"
+TURNED_NOTHING = ("an earlier version of pre-resize made this folder, and did not turn images by their EXIF: "
+                  "photographs may lie on their side; make it again")
 QUICK_ROWS = {"train": 64, "validation": 32, "test": 32}
 
 
@@ -230,7 +233,10 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     splits, notes = folder_rows(settings, listing, bad)
     splits, leaks, also = judge_files(settings.leakage, splits, listing, contents, Read(settings.max_pixels, ranges))
     prepared = preparation_of(settings)
-    notes += (AS_STORED,) if settings.orientation == "as stored" else ()
+    if settings.orientation == "as stored":
+        notes += (AS_STORED,)
+    elif turned_nothing(listing.root):
+        notes += (TURNED_NOTHING,)
     read = partial(_read, [image.path for image in listing.images], prepared, settings.max_pixels)
     data = _made(settings, listing.classes, read, splits, prepared, folder.folder_fingerprint(contents), seed, device)
 

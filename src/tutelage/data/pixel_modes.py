@@ -74,10 +74,29 @@ def flatten(image: Image.Image, channels: int, where: str, value_range: Range | 
     return image.convert("L" if channels == 1 else "RGB")
 
 
+def deep(image: Image.Image, where: str) -> Image.Image | None:
+    """Grey of more than 8 bits as numbers that another file can hold; None if the image has 8 bits a channel.
+
+    DataError for what would mean something else in the other file.
+    """
+    if image.mode not in _WIDE:
+        return None
+    values, tags = np.asarray(image), _tiff_tags(image)
+    if image.mode.startswith("I;16"):
+        values, key = values.astype(np.uint16), image.info.get("transparency")
+        values = 65535 - values if tags.get(_PHOTOMETRIC) == 0 else values
+        return Image.fromarray(np.where(values == key, np.uint16(65535), values) if isinstance(key, int) else values)
+    if tags.get(_PHOTOMETRIC) == 0 or _unsigned(tags) or not np.isfinite(values).all():
+        raise DataError("an image whose numbers cannot be scaled", where=where,
+                        found="0 for white, 32 bits without a sign, or values that are not finite",
+                        fix="convert it to 16 bits, or make it smaller by other means")
+    return image
+
+
 def _of_8_bits(image: Image.Image, where: str, value_range: Range | None) -> Image.Image:
     """Grey of more than 8 bits as grey of 8; a transparent value becomes white, as all that is transparent does."""
     values, tags = np.asarray(image), _tiff_tags(image)
-    if image.mode == "I" and _alone(tags.get(_BITS)) == 32 and _alone(tags.get(_SAMPLE_FORMAT)) == 1:
+    if image.mode == "I" and _unsigned(tags):
         values = values.view(np.uint32)  # Pillow reads them as if they had a sign
     if value_range is None and not image.mode.startswith("I;16"):
         raise DataError("an image whose range of values is not known", where=where,
@@ -101,6 +120,10 @@ def _of_8_bits(image: Image.Image, where: str, value_range: Range | None) -> Ima
 
 def _tiff_tags(image: Image.Image) -> Mapping:
     return image.tag_v2 if isinstance(image, TiffImageFile) else {}
+
+
+def _unsigned(tags: Mapping) -> bool:
+    return _alone(tags.get(_BITS)) == 32 and _alone(tags.get(_SAMPLE_FORMAT)) == 1
 
 
 def _alone(value: object) -> object:

@@ -1,7 +1,7 @@
 """A folder of large photographs made, once, into a folder of smaller ones: reading it costs a fraction of the time.
 
 The copy has the same folders and the same names, so classes and splits are the same by name. It is another set of
-images all the same, with a digest of its own.
+images all the same, with a digest of its own. What is made smaller is upright in it and has no EXIF.
 """
 
 import io
@@ -14,12 +14,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from tutelage.data import folder, images
+from tutelage.data import decoding, folder, images
+from tutelage.data.pixel_modes import deep
 from tutelage.errors import DataError, SecurityError, UsageError, UserError
 from tutelage.system.files import disk_errors, locked, sweep, write, write_json
 
 ABOUT = ".pre-resize.json"
-_OPTIONS = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+_WRITTEN: dict[str, tuple[str, dict[str, object]]] = {
+    "JPEG": ("JPEG", {"quality": 95, "subsampling": 0}), "WEBP": ("WEBP", {"lossless": True}),
+    "TIFF": ("TIFF", {"compression": "tiff_deflate"}), "AVIF": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
+    "GIF": ("PNG", {}), "MPO": ("JPEG", {"quality": 95, "subsampling": 0}),
+    "HEIF": ("JPEG", {"quality": 95, "subsampling": 0})}
+"""What Pillow calls the format of a file -> the format that it is written in, and how; others stay what they are."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,12 @@ def pre_resize(root: Path, to: Path, size: int = 256, *, max_pixels: int = image
                follow_symlinks: bool = False) -> Resized:
     """Copy the images of `root` into `to`, scaled so that the shorter side has `size` pixels; none is enlarged.
 
-    The scaling is that of training, bilinear with antialiasing. JPEG stays JPEG (quality 95), the other formats stay
-    what they are, without loss. Every file appears whole or not at all; what an earlier call has made of a file that
-    has not changed since is left alone. Images that cannot be read are named in a DataError at the end, after all
-    others are written.
+    The scaling is that of training, bilinear with antialiasing; what is scaled is turned upright and loses its EXIF,
+    what is not is copied byte by byte. JPEG and AVIF stay what they are (quality 95), HEIC becomes JPEG; the others
+    lose nothing: GIF, which has 256 colours only, becomes PNG, and 16 and 32 bits stay as many. Names stay, for the
+    content of a file tells its format. Every file appears whole or not at all; what an earlier call has made of a
+    file that has not changed since is left alone. Images that cannot be read are named in a DataError at the end,
+    after all others are written.
     """
     if size < 1:
         raise UsageError("size out of range", where="--size", found=size, expected="1 or more")
@@ -72,9 +80,18 @@ def pre_resize(root: Path, to: Path, size: int = 256, *, max_pixels: int = image
                    sum(image.size for image in listing.images), sum((target / name).stat().st_size for name in names))
 
 
+def turned_nothing(root: Path) -> bool:
+    """Whether a folder is a copy that an earlier version made, which lost the EXIF orientation and did not apply it."""
+    try:
+        about = json.loads((root / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and about.get("pre-resize") == 1
+
+
 def _open(target: Path, size: int) -> None:
     """Begin, or go on with, a copy of this size; any other folder that holds something is refused."""
-    about, wanted = target / ABOUT, {"pre-resize": 1, "size": size}
+    about, wanted = target / ABOUT, {"pre-resize": 2, "size": size, "orientation": "upright"}
     with disk_errors(target, 4096):
         held = about.read_text(encoding="utf-8").strip() if about.exists() else None
         others = sorted(path.name for path in target.iterdir() if path.name != "lock")
@@ -83,7 +100,8 @@ def _open(target: Path, size: int) -> None:
     elif held != json.dumps(wanted, indent=1):
         raise UsageError("this folder holds something else", where=images.printable(target),
                          found=held or ", ".join(others[:5]),
-                         expected=f"an empty folder, or a copy made with --size {size}", fix="choose another --to")
+                         expected=f"an empty folder, or an upright copy made with --size {size}",
+                         fix="choose another --to")
 
 
 def _tidy(target: Path, names: Sequence[Path]) -> None:
@@ -93,9 +111,16 @@ def _tidy(target: Path, names: Sequence[Path]) -> None:
     for path in sorted(target.rglob("*")):
         if path.is_dir():
             sweep(path)
-        elif path.suffix.lower() in images.EXTENSIONS and os.fsencode(path.relative_to(target)) not in known:
+        elif os.fsencode(path.relative_to(target)) not in known and _is_image(path):
             raise DataError("an image that the folder does not have", where=images.printable(path),
                             fix="remove it, or begin again in an empty folder")
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix.lower() in images.EXTENSIONS or not path.is_file():
+        return path.suffix.lower() in images.EXTENSIONS
+    with path.open("rb") as file:
+        return decoding.is_image(file.read(decoding.HEAD_BYTES))
 
 
 def _copy(root: Path, target: Path, size: int, max_pixels: int, name: Path) -> str | UserError:
@@ -116,12 +141,14 @@ def _copy(root: Path, target: Path, size: int, max_pixels: int, name: Path) -> s
 
 def _smaller(path: Path, size: int, max_pixels: int) -> bytes | None:
     """The image as a file with a shorter side of `size`; None if it is no longer than that already."""
-    head = images.header(path, max_pixels)
-    image = images.decode(path, 1 if head.mode in ("1", "L") else 3, max_pixels)
-    scale = size / min(image.size)
+    image, where = decoding.as_in_file(path, max_pixels), images.printable(path)
+    kind, scale = str(image.format), size / min(image.size)
+    grey = image.mode in ("1", "L")
     if scale >= 1:
         return None
+    image = deep(image, where) or images.flatten(image, 1 if grey else 3, where)
     width, height = (max(size, round(side * scale)) for side in image.size)
     smaller, file = image.resize((width, height), Image.Resampling.BILINEAR), io.BytesIO()
-    smaller.save(file, head.format, **_OPTIONS.get(str(head.format), {}))
+    written, options = _WRITTEN.get(kind, (kind, {}))
+    smaller.save(file, written, **options)
     return file.getvalue()

@@ -10,7 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.data.decoding import EXTENSIONS, Preparation, as_array, decode, pixels, preparation, printable
+from tutelage.data.decoding import (
+    EXTENSIONS,
+    HEAD_BYTES,
+    KINDS,
+    Preparation,
+    as_array,
+    decode,
+    is_image,
+    open_regular,
+    pixels,
+    preparation,
+    printable,
+)
 from tutelage.errors import DataError, ModelError, SecurityError, UserError
 
 BATCH = 16
@@ -67,7 +79,10 @@ class Damaged:
 
 
 def image_files(place: Path) -> list[Path]:
-    """The file itself, or all images below a folder in the order of their names; hidden ones are left out."""
+    """The file itself, or all images below a folder in the order of their names; hidden ones are left out.
+
+    An image is what begins as one, whatever it is called, and what is called like one.
+    """
     if not place.is_dir():
         if not place.exists():
             raise DataError("no such file or folder", where=printable(place),
@@ -77,14 +92,20 @@ def image_files(place: Path) -> list[Path]:
     for folder, folders, names in os.walk(place):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(folder, name) for name in sorted(names)
-                  if not name.startswith(".") and name.lower().endswith(EXTENSIONS)]
+                  if not name.startswith(".") and (name.lower().endswith(EXTENSIONS) or _begins_as_image(folder, name))]
     if not found:
-        raise DataError("there is no image in this folder", where=printable(place), expected=", ".join(EXTENSIONS))
+        raise DataError("there is no image in this folder", where=printable(place), expected=", ".join(KINDS))
     return found
 
 
 def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> Iterator[Prediction | Damaged]:
-    """Of each file, in order, what the student sees; a file that is no whole image stops nothing."""
+    """Of each file, in order, what the student sees; a file that is no whole image stops nothing.
+
+    ModelError if the student takes images of other channels than a file has.
+    """
+    if student.prepared.channels not in (1, 3):
+        raise ModelError("this network does not take images of files", found=f"it wants {student.prepared.channels} "
+                         "channels", expected="1 channel (grey) or 3 (RGB)", fix="give it tensors from Python")
     rest = iter(paths)
     while part := list(islice(rest, 1 if student.resizes else BATCH)):
         read = {path: _read(path, student) for path in part}
@@ -128,6 +149,14 @@ def open_onnx(path: Path) -> Classifier:
     return Classifier(classes, preparation(told["preprocessing"]), logits, bool(told["resize"]))
 
 
+def _begins_as_image(folder: str, name: str) -> bool:
+    try:
+        with open_regular(Path(folder, name)) as file:
+            return is_image(file.read(HEAD_BYTES))
+    except DataError:  # a pipe, or a file that may not be read, and not called like an image
+        return False
+
+
 def _told(text: str | None, path: Path) -> dict[str, Any]:
     try:
         told = json.loads(text or "")
@@ -141,11 +170,12 @@ def _told(text: str | None, path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, student: Classifier) -> np.ndarray | UserError:
+    how = student.prepared
     try:
-        image = decode(path, student.prepared.channels)
+        image = decode(path, how.channels, orientation=how.orientation, value_range=how.value_range)
     except UserError as error:
         return error
-    levels = as_array(image) if student.resizes else pixels(image, student.prepared)
+    levels = as_array(image) if student.resizes else pixels(image, how)
     return levels.astype(np.float32) / np.float32(255)
 
 

@@ -21,11 +21,11 @@ from tutelage.errors import BusyError, DataError, SecurityError, UsageError
 from tutelage.system.files import locked
 
 
-def photograph(path: Path, size: tuple[int, int], mode: str = "RGB", **options) -> Path:
-    """A smooth picture, as photographs are: waves of three colours."""
+def photograph(path: Path, size: tuple[int, int], mode: str = "RGB", *, shift: float = 0.0, **options) -> Path:
+    """A smooth picture, as photographs are: waves of three colours, `shift` along."""
     path.parent.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[: size[1], : size[0]] / min(size)
-    waves = [127 + 120 * np.sin(9 * x + phase) * np.cos(7 * y - phase) for phase in (0.0, 1.0, 2.0)]
+    waves = [127 + 120 * np.sin(9 * x + phase + shift) * np.cos(7 * y - phase) for phase in (0.0, 1.0, 2.0)]
     Image.fromarray(np.stack(waves, -1).astype(np.uint8)).convert(mode).save(path, **options)
     return path
 
@@ -36,7 +36,8 @@ def large(tmp_path) -> Path:
     for split, count in {"train": 4, "val": 1, "test": 1}.items():
         for label in ("cat", "dog"):
             for number in range(count):
-                photograph(root / split / label / f"{number}.jpg", (120 + number, 80))
+                shift = 0.3 * (number + 5 * ("train", "val", "test").index(split) + 15 * (label == "dog"))
+                photograph(root / split / label / f"{number}.jpg", (120 + number, 80), shift=shift)
     return root
 
 

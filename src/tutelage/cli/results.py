@@ -28,8 +28,7 @@ def _nodes(of: Mapping) -> str:
         warm = scores["temperature"] or {"value": None, "ece_after": None}
         rows.append([node, *cells, _number(warm["value"], 3), _number(warm["ece_after"])])
     copies = of.get("also_in_training")
-    images = "is a training image" if copies == 1 else "are training images"
-    told = f", {copies} of which {images} too" if copies else ""
+    told = f", {copies} of them in training too" if copies else ""
     marks = [f"{node} {mark['text']}" for node, scores in of["nodes"].items() if (mark := scores.get("mark"))]
     marks += [f"T of {node} is not identified: its NLL does not rise towards the end of [0.01, 100], and 1 is used"
               for node, scores in of["nodes"].items()

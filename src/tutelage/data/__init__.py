@@ -10,7 +10,9 @@ your own. A split is a `Source`: it is asked for rows, in any order, and gives b
     memory.py     few images: kept on the device           augment.py      crops, flips, mixup, cutmix of batches
     stream.py     many images: read when wanted            splits.py       what is held out
     check.py      everything wrong with a folder           resize.py       a folder of smaller images
-    images.py     those pixels as tensors, and as PNG
+    images.py     those pixels as tensors, and as PNG      layout.py       which folder is a split, and which a class
+    left_out.py   what is not used, and why                leakage.py      the same image in two places
+    bad_images.py  damaged images that are left out
 """
 
 from importlib import import_module

@@ -153,7 +153,7 @@ def _look(path: Path, max_pixels: int) -> _Seen:
         return _Seen(error)
     suffix, kind = path.suffix.lower(), {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(head.format), str(head.format))
     return _Seen(None, False, head.mode, f"{head.width} x {head.height}", frames,
-                 bool(suffix) and suffix not in SUFFIXES[kind], deep, pixel_hash(decoded))
+                 suffix != "" and suffix not in SUFFIXES.get(kind, (suffix,)), deep, pixel_hash(decoded))
 
 
 def _is_deep(head: Image.Image, path: Path) -> bool:

@@ -34,6 +34,8 @@ HEADERS_READ_AT_ONCE = 20_000
 """Of larger sets the size of an image is looked at when it is read, and no sooner."""
 BYTES_HASHED_AT_ONCE = 2**30
 """Of larger sets only the path, the size and the first 4096 bytes of each file enter the digest."""
+OURS = (".pre-resize.json", "lock")
+"""What `pre_resize` writes beside its images."""
 _VALIDATION_BEFORE = ("val", "validation", "valid")
 
 
@@ -104,7 +106,9 @@ def list_folder(root: Path, *, follow_symlinks: bool = False, by_content: bool =
         walk.problems.insert(0, too_few(training, classes, walk.beside(training)))
     # Those without a label come last, so that using them or not moves no other row.
     images.sort(key=lambda image: image.split == "unlabelled")
-    return Listing(root, classes, tuple(images), tuple(walk.left_out), tuple(walk.problems), remarks)
+    ours = [root / name for name in OURS] if (root / OURS[0]).exists() else []
+    left_out = tuple(one for one in walk.left_out if one.path not in ours)
+    return Listing(root, classes, tuple(images), left_out, tuple(walk.problems), remarks)
 
 
 def require_sound(listing: Listing) -> None:

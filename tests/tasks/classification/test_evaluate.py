@@ -80,7 +80,8 @@ def test_the_keys_are_those_that_readers_rely_on(found):
     assert list(metrics["nodes"]) == ["teacher", "resnet8", "mobilenetv2", "ensemble"]
     node = metrics["nodes"]["resnet8"]
     assert set(node) == {"top1", "balanced_accuracy", "top5", "nll", "brier", "ece", "adaptive_ece", "classwise_ece",
-                         "macro_f1", "aurc", "per_class", "confusion", "reliability", "temperature", "diversity"}
+                         "macro_f1", "aurc", "per_class", "confusion", "reliability", "temperature", "diversity",
+                         "mark"}
     assert np.array(node["confusion"]).shape == (10, 10)
     assert np.array(node["confusion"]).sum() == 358
     assert set(node["temperature"]) == {"value", "identified", "nll_before", "nll_after", "ece_before", "ece_after"}

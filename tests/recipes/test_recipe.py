@@ -262,7 +262,7 @@ def test_what_an_override_gets_wrong_is_told_with_the_override_and_not_with_a_li
     "method.temperature=warm", "method.uncertainty=[]", "method.peers=1",
     "train.epochs=2.5", "train.epochs=few", "train.lr=high", "train.seed=2020-01-01", "train.schedule=1",
     "train.schedule={name='step', at='end'}", "train.schedule={name='cosine', last='low'}", "train.optimizer=1",
-    "train.options=1", "train.best=perhaps", "train.a.lr=high", "train.a=1", "train.options={momentum='high'}",
+    "train.options=1", "train.best=7", "train.a.lr=high", "train.a=1", "train.options={momentum='high'}",
     "run.plugins=os", "run.quick=perhaps",
 ])
 def test_a_value_of_the_wrong_type_is_refused(refused, override):

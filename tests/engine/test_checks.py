@@ -188,6 +188,24 @@ def test_probabilities_are_found_before_outputs_are_cut_to_the_data():
         looked(teacher=cut, data=data(40))
 
 
+class Buffered(nn.Module):
+    """A head that is no parameter, as of a network that was exported: nothing can be tried."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.register_buffer("weight", torch.randn(classes, 16, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.linear(images.flatten(1), self.weight).sigmoid()
+
+
+def test_a_sigmoid_that_cannot_be_tried_is_a_warning_where_there_are_many_classes():
+    checks = looked(Net(classes=10), Buffered(10), data=data(100, classes=10))
+    assert by_name(checks, "t")["probabilities"] == "warned"
+    assert by_name(looked(teacher=Buffered(4), data=data(100)), "t")["probabilities"] == "not judged"
+
+
 def test_a_check_may_warn_instead():
     checks = looked(Softmax(), warn=("probabilities",))
     assert by_name(checks, "s")["probabilities"] == "warned"

@@ -109,6 +109,14 @@ epochs = 1
         make_job(read_recipe(recipe, ['models.teacher.freeze="layer1"']), CPU)
 
 
+def test_a_method_of_several_runs_that_is_refused_leaves_no_folder(tmp_path):
+    recipe = read_recipe(RECIPES / "self_distill.toml", ["data.image_size=8", "data.limit=64",
+                                                         'models.resnet8.freeze="layr1"'])
+    with pytest.raises(ModelError, match="did you mean 'layer1'"):
+        list(train_recipe(recipe, tmp_path / "run", CPU))
+    assert not (tmp_path / "run").exists()
+
+
 ADDED = ("follow_symlinks =", "second_head =", "cache_gib =", "warn =")
 """Keys of [data], [models] and [train] that an older version is made to know nothing of."""
 

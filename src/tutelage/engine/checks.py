@@ -7,7 +7,7 @@ names the checks that only warn. Networks, their modes and the random numbers ar
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -81,13 +81,13 @@ def check_networks(prepared: Prepared, data: Data, settings: Settings, world: Wo
     Without `skilled`, for smoke runs of untrained networks, nothing is asked of what they know.
     """
     findings = Findings(settings.warn)
-    shown = _images(data, world)
+    shown = _images(data, world, 4 if max(data.shape[1:]) > SMALL else 8)
     with seeded("checks"), _plain_arithmetic():
         for node, taps in heard(prepared.graph).items():
             kind = prepared.graph.nodes[node]
             known = isinstance(kind, Frozen) and skilled and kind.before is None and not kind.early
             _check_form(findings, node, prepared.networks[node], shown, taps, trained=isinstance(kind, Trained),
-                        known=known)
+                        known=known, more=partial(_images, data, world, TOGETHER))
             if known and "" in taps:
                 _check_skill(findings, node, prepared, data, world)
     return findings.made
@@ -129,9 +129,9 @@ def heard(graph: Graph) -> dict[str, set[str]]:
     return taps_of
 
 
-def _images(data: Data, world: World) -> Tensor:
+def _images(data: Data, world: World, count: int) -> Tensor:
     """A few training images as they are."""
-    rows = first(data.train.ids, 4 if max(data.shape[1:]) > SMALL else 8)
+    rows = first(data.train.ids, count)
     (batch,) = data.train.batches([rows], draw=None)
     assert isinstance(batch.inputs, Tensor), "one view was asked for"
     return batch.inputs.to(world.device)
@@ -145,7 +145,7 @@ def _plain_arithmetic() -> Iterator[None]:
 
 
 def _check_form(findings: Findings, node: str, network: nn.Module, images: Tensor, taps: set[str], *, trained: bool,
-                known: bool) -> None:
+                known: bool, more: Callable[[], Tensor]) -> None:
     looked_at = f"{len(images)} images"
     note = partial(findings.note, node=node, looked_at=looked_at)
     if trained and (moving := moving_statistics(network)):
@@ -168,7 +168,7 @@ def _check_form(findings: Findings, node: str, network: nn.Module, images: Tenso
             parameter.data.copy_(weights[name])
     note("neighbours", wrong=_neighbours(once, logits, images))
     if "" in taps:
-        wrong, not_judged = _probabilities(given, copy, logits, images)
+        wrong, not_judged = _probabilities(given, copy, logits, images, network, more)
         note("probabilities", wrong=wrong, not_judged=not_judged)
     if trained:
         note("training_output", wrong=_in_training(node, copy, images, sorted(taps), given))
@@ -203,8 +203,8 @@ def _neighbours(once: probes.Logits, logits: probes.Logits, images: Tensor) -> M
                           "for itself")
 
 
-def _probabilities(given: Tensor, copy: nn.Module, logits: probes.Logits,
-                   images: Tensor) -> tuple[ModelError | str | None, str]:
+def _probabilities(given: Tensor, copy: nn.Module, logits: probes.Logits, images: Tensor, network: nn.Module,
+                   more: Callable[[], Tensor]) -> tuple[ModelError | str | None, str]:
     """What is wrong, and why it could not be judged if so."""
     if given.dim() != 2 or given.shape[1] < 2 or not probes.within_unit(given):
         return None, ""
@@ -216,7 +216,12 @@ def _probabilities(given: Tensor, copy: nn.Module, logits: probes.Logits,
     except RuntimeError:
         found = None
     if found is None:
-        return None, "all outputs lie in [0, 1], and there is no head that could be tried"
+        whole = probes.copy_to_probe(network)
+        many = probes.repeatable(partial(_read, whole))(more())
+        if len(many) >= TOGETHER and many.shape[1] >= 10 and probes.within_unit(many):
+            return (f"all outputs of {len(many)} images lie in [0, 1], and no head can be tried: are they "
+                    "probabilities?"), ""
+        return None, "its outputs lie in [0, 1], and it has no head that could be tried"
     return (_gives_probabilities("outputs stay in [0, 1] whatever weights the head has, as a sigmoid gives them")
             if found else None), ""
 

@@ -42,8 +42,11 @@ class Job:
     notes: tuple[str, ...] = ()
 
 
-def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
-    """Check the recipe's words first, then its files, then build: nothing is created on disk."""
+def make_job(recipe: Recipe, world: World, where: object = "recipe", data: data_page.Data | None = None) -> Job:
+    """Check the recipe's words first, then its files, then build: nothing is created on disk.
+
+    `data` are the recipe's, where they have been loaded already.
+    """
     graph = graph_of(recipe, where)
     settings = settings_of(recipe, graph)
     for node in graph.named(Frozen):
@@ -57,7 +60,7 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe") -> Job:
                              expected="weights = a .safetensors file or a run folder, or pretrained = true",
                              fix="train it first (method scratch) and give its run folder as weights")
         _check_head(recipe, graph, node, where)
-    data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
+    data = data or load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     models = {node: network_in(recipe, node, arch, data, where) for node, arch in recipe.models.items()}
     return Job(recipe, graph, models, data, settings, (*notes_of(recipe, graph, data), *frozen_notes(models)))
 
@@ -88,6 +91,8 @@ def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[
         yield from train_one(recipe, out)
         return
     data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
+    if not (out / "run.json").exists():  # what is refused leaves no folder behind
+        look_at(make_job(runs[0][1], world, where, data), world)
     with open_whole(out, recipe, data, world):
         if in_phases(recipe.method["name"]):
             yield from train_phases(recipe, out, data, world, train_one)
@@ -97,11 +102,17 @@ def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[
         lead(world, partial(gather, out, runs[-1][0]) if world.main else None)
 
 
+def look_at(job: Job, world: World) -> list[Check]:
+    """What training asks of the networks of a job before it makes its folder; what cannot be trained is refused."""
+    prepared = check(job.graph, job.models, job.data, job.settings, world)
+    return check_networks(prepared, job.data, job.settings, world, skilled=not job.recipe.quick)
+
+
 def cache_job(job: Job, world: World) -> Iterator[tuple[int, Run]]:
     """Keep what the teachers of a job say, draw by draw, ahead of training: the number of each draw when it is done."""
     settings = replace(job.settings, cache=True)
     prepared = check(job.graph, job.models, job.data, settings, world)
-    log_warnings(check_networks(prepared, job.data, settings, world, skilled=not job.recipe.quick))
+    log_warnings(look_at(job, world))
     tuned = choose(prepared, job.data, settings, world)
     run = begin(prepared, job.data, settings, world, tuned)
     if run.cache is None:

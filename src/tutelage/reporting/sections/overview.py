@@ -51,8 +51,10 @@ def exports_section(folders: Sequence[Path]) -> Section:
     found = {path: about for folder in folders for path, about in exports_in(folder).items()}
     rows = [(path.with_suffix("").name, *(_dug(about, key) for key, _, _ in EXPORTED)) for path, about in found.items()]
     columns = [Column("file"), *(Column(name, kind) for _, name, kind in EXPORTED)]
-    return Section("Exports",
-                   [DocumentTable("Exported networks, each run again after export", columns, rows)] if rows else [])
+    marks = [Text(f"{path.with_suffix('').name}: {about.get('node', 'the network')} {text}.")
+             for path, about in found.items() if (text := _dug(about, "checked.mark.text"))]
+    return Section("Exports", [*marks, DocumentTable("Exported networks, each run again after export", columns, rows)]
+                   if rows else [])
 
 
 def _dug(about: Mapping[str, Any], path: str) -> Cell:

@@ -154,3 +154,31 @@ def test_images_of_a_data_set_are_scaled_as_asked():
 def test_rows_that_cannot_be_used_are_told(kind, label, told):
     with pytest.raises(DataError, match=told):
         from_dataset(Photos(20, kind, label), classes=["a", "b"])
+
+
+@pytest.mark.parametrize("place", [0, 17, 60])
+def test_a_row_more_anywhere_moves_at_most_one_other_to_or_from_validation(place):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (61, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(61) % 4
+
+    def held(rows: torch.Tensor) -> set[bytes]:
+        data = from_tensors((images[rows], labels[rows]), validation=0.2)
+        return {images[rows][row].numpy().tobytes() for row in data.validation.ids.tolist()}
+
+    before = held(torch.tensor([row for row in range(61) if row != place]))
+    after = held(torch.arange(61))
+    more = images[place].numpy().tobytes()
+    assert len((before ^ after) - {more}) <= 1
+    assert len(before) > 8
+
+
+def test_the_order_of_the_rows_changes_nothing_of_what_is_held_out():
+    images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(40) % 2
+    one = from_tensors((images, labels), validation=0.25)
+    other = from_dataset([(image, int(label)) for image, label in zip(images, labels, strict=True)], validation=0.25)
+    again = from_tensors((images.flip(0), labels.flip(0)), validation=0.25)
+    assert {images[row].numpy().tobytes() for row in one.validation.ids.tolist()} == {
+        images[39 - row].numpy().tobytes() for row in again.validation.ids.tolist()}
+    assert len(other.validation.ids) == len(one.validation.ids)

@@ -87,6 +87,7 @@ class Report:
             lines.append(f"  {split:<10} {total} images{of}")
             if len(found) > 1:
                 (most, many), (least, few) = self.balance()[split]
+            if len(found) > 1 and few < many:
                 lines.append(f"  {'':<10} largest class {images.printable(most)} ({many}), "
                              f"smallest {images.printable(least)} ({few})")
         lines += ["  sizes      " + _counted(self.sizes), "  modes      " + _counted(self.modes)]
@@ -144,7 +145,7 @@ def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_syml
 def _look(path: Path, max_pixels: int) -> _Seen:
     try:
         head = images.header(path, max_pixels)
-        frames, deep = getattr(head, "n_frames", 1), _is_deep(head, path)  # only formats with animations know it
+        frames, deep = images.count_frames(path, max_pixels), _is_deep(head, path)
     except UserError as error:
         return _Seen(error, at_the_door=True)
     try:

@@ -2,7 +2,7 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.balance import Balance
 from tutelage.data.images import Orientation, Preparation, Range, Sides, as_array, flatten, pair
-from tutelage.data.leakage import Judged, Leakage, judge_leaks, keys_of, keys_of_rows, pixel_hash
+from tutelage.data.leakage import Leakage, Screened, hashes_of_rows, judge_leaks, keys_of, pixel_hash
 from tutelage.data.pixel_modes import GREY, upright
 from tutelage.data.source import Data
-from tutelage.data.splits import Cut
+from tutelage.data.splits import Cut, names_of_hashes
 from tutelage.data.stream import CPU
 from tutelage.errors import DataError, unknown
 
@@ -53,7 +53,8 @@ def from_tensors(train: Pair, validation: Pair | float = 0.1,
     maker = Maker(images, (channels, height, width), len(names), device=device)
     how = augmentation(augment, maker.shape, seed=seed, mixup=mixup, cutmix=cutmix)
     content = hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
-    judged = _judged(leakage, labels, _splits(labels, validation, split_rule), lambda: keys_of_rows(images))
+    hashes = hashes_of_rows(images)
+    judged = _judged(leakage, labels, _splits(labels, validation, Cut(split_rule, names_of_hashes(hashes))), hashes)
     data = assembled(name, names, maker, judged.splits, how, _as_given(maker.shape), content,
                      _rule(validation, split_rule, balance), balance)
     return replace(data, notes=(*data.notes, *judged.notes), also_in_training=judged.also_in_training)
@@ -77,20 +78,20 @@ def from_dataset(train: Images, validation: Images | float = 0.1, test: Images |
     sets = {split: part for split, part in given.items() if part is not None and not isinstance(part, float)}
     shape, prepared = _form(train, image_size, orientation, value_range)
     joined = _Joined(tuple(sets.values()), prepared)
-    labels, content, hashes = {}, hashlib.sha256(), list[str | None]()
+    labels, content, hashes = {}, hashlib.sha256(), list[str]()
     for split, part in sets.items():
         found = []
         for row in range(len(part)):
             image, label = part[row]
             content.update(_checked(image, shape, prepared, f"{split}, row {row}"))
-            hashes.append(None if leakage == "allow" else _hash_of(image, prepared, f"{split}, row {row}"))
+            hashes.append(_hash_of(image, prepared, f"{split}, row {row}"))
             found.append(_class_number(label, f"{split}, row {row}"))
         labels[split] = torch.tensor(found, dtype=torch.int64)
     names = _class_names(classes, labels)
     maker = Maker(joined, shape, len(names), prepared, workers, device)
     how = augmentation(augment, shape, seed=seed, mixup=mixup, cutmix=cutmix, files=prepared is not None)
     preprocessing = prepared.as_json() if prepared else _as_given(shape)
-    judged = _judged(leakage, labels, _splits(labels, validation, split_rule), lambda: keys_of(hashes))
+    judged = _judged(leakage, labels, _splits(labels, validation, Cut(split_rule, names_of_hashes(hashes))), hashes)
     data = assembled(name, names, maker, judged.splits, how, preprocessing, content.hexdigest(),
                      _rule(validation, split_rule, balance), balance)
     return replace(data, notes=(*data.notes, *judged.notes), also_in_training=judged.also_in_training)
@@ -207,19 +208,19 @@ def _rule(validation: object, split_rule: int, balance: Balance) -> str:
     return f"validation {cut if isinstance(validation, float) else 'given'}{how}"
 
 
-def _splits(labels: Mapping[str, Tensor], validation: object, split_rule: int) -> dict[str, Rows]:
+def _splits(labels: Mapping[str, Tensor], validation: object, cut: Cut) -> dict[str, Rows]:
     """The ids count through train, validation and test; a share is held out of train."""
     splits, count = {}, 0
     for split, numbers in labels.items():
         splits[split] = Rows(torch.arange(count, count + len(numbers)), numbers)
         count += len(numbers)
     if isinstance(validation, float):
-        splits["train"], splits["validation"] = held_out(splits["train"], validation, "validation", Cut(split_rule))
+        splits["train"], splits["validation"] = held_out(splits["train"], validation, "validation", cut)
     return splits
 
 
 def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, Rows],
-            keys: Callable[[], Tensor]) -> Judged:
+            hashes: Sequence[str]) -> Screened:
     """What is left of the splits, and what is said of images that are in two of them."""
     if leakage not in get_args(Leakage):
         raise unknown("choice", leakage, get_args(Leakage), where="leakage")
@@ -231,7 +232,8 @@ def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, Ro
             number -= len(those)
         raise AssertionError(number)
 
-    return Judged(splits) if leakage == "allow" else judge_leaks(leakage, splits, keys(), named, "the images")
+    return (Screened(splits) if leakage == "allow" else
+            judge_leaks(leakage, splits, keys_of(hashes), named, "the images"))
 
 
 def _hash_of(image: Image.Image | Tensor, prepared: Preparation | None, where: str) -> str:

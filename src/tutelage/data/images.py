@@ -14,6 +14,7 @@ from tutelage.data.decoding import Orientation as Orientation
 from tutelage.data.decoding import Range as Range
 from tutelage.data.decoding import Sides as Sides
 from tutelage.data.decoding import as_array as as_array
+from tutelage.data.decoding import count_frames as count_frames
 from tutelage.data.decoding import flatten as flatten
 from tutelage.data.decoding import header as header
 from tutelage.data.decoding import is_range as is_range

@@ -1,8 +1,9 @@
 """Which rows are held out: a function of their names, the same for every seed, machine and number of ranks.
 
-The name of an image in a folder is its path there, that of a row of a published set, or of tensors, its number. There
-are two rules, `Cut.rule`. By rule 2 an image more, or one less, moves at most one other for each purpose. Rule 1 is
-that of runs made before there was another: every 1/share-th of an order, by numbers alone, so that one more moves many.
+The name of an image in a folder is its path there, that of an image from Python what its pixels are, that of a row of a
+published set its number. There are two rules, `Cut.rule`. By rule 2 an image more, or one less, moves at most one other
+for each purpose. Rule 1 is that of runs made before there was another: every 1/share-th of an order, by numbers alone,
+so that one more moves many.
 """
 
 import hashlib
@@ -70,6 +71,12 @@ def names_of_paths(paths: Sequence[PurePath]) -> Int[Tensor, " paths"]:
     """A name, 64 bits as int64, for each path within a folder."""
     digests = (hashlib.blake2b(os.fsencode(path.as_posix()), digest_size=8).digest() for path in paths)
     return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.int64)
+
+
+def names_of_hashes(hashes: Sequence[str]) -> Int[Tensor, " hashes"]:
+    """A name for each hash, which is hexadecimal: its first 64 bits as int64."""
+    return torch.tensor([int.from_bytes(bytes.fromhex(text[:16]), "big", signed=True) for text in hashes],
+                        dtype=torch.int64)
 
 
 def hold(names: Int[Tensor, " rows"], labels: Int[Tensor, " rows"], share: float,

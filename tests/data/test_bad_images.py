@@ -351,7 +351,7 @@ def many(tmp_path) -> Path:
 
 @pytest.mark.parametrize("spoil", [truncate, lambda path: path.write_bytes(b"<html>"),
                                    lambda path: path.write_bytes(b""),
-                                   lambda path: Image.fromarray(np.zeros((4, 4), np.uint16)).save(path)],
+                                   lambda path: Image.fromarray(np.zeros((4, 4), np.float32)).save(path, "TIFF")],
                          ids=["cut short", "another file", "empty", "unknown range"])
 def test_a_damaged_image_is_left_out_and_nothing_else_moves(many, spoil):
     whole = load_data(DataSettings("folder", root=str(many), image_size=8))

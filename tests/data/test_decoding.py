@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, TiffImagePlugin
 
 from every import every
 from tutelage.data import file_kinds
-from tutelage.data.decoding import Preparation, cut, decode, header, pixels, preparation
+from tutelage.data.decoding import Preparation, central_part, decode, header, pixels, preparation
 from tutelage.data.images import read_image
 from tutelage.data.pixel_modes import turn_upright
 from tutelage.errors import DataError
@@ -221,7 +221,7 @@ def naive_cut(height: int, width: int, resize: tuple[int, int], crop: tuple[int,
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (640, 480), (100, 100), (30, 3000), (7, 5)])
 @pytest.mark.parametrize(("resize", "crop"), [((64, 128), (32, 64)), ((60, 20), (60, 20)), ((256, 256), (224, 224))])
 def test_the_part_that_is_cut_out_covers_what_is_wanted(height, width, resize, crop):
-    tall, wide = cut(height, width, Preparation(3, resize, crop))
+    tall, wide = central_part(height, width, Preparation(3, resize, crop))
     np.testing.assert_allclose((tall, wide), naive_cut(height, width, resize, crop), rtol=1e-12)
     assert tall <= height + 1e-9
     assert wide <= width + 1e-9

@@ -1,11 +1,14 @@
 """A user's own tensors and data sets."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from tutelage.data import from_dataset, from_tensors
+from tutelage.data.decoding import preparation
 from tutelage.errors import DataError
 
 
@@ -129,3 +132,56 @@ def test_images_of_a_data_set_are_scaled_as_asked():
 def test_rows_that_cannot_be_used_are_told(kind, label, told):
     with pytest.raises(DataError, match=told):
         from_dataset(Photos(20, kind, label), classes=["a", "b"])
+
+
+class Turned(torch.utils.data.Dataset):
+    """Pictures of two to one, stored on their side; their EXIF says so."""
+
+    def __init__(self, orientation: int = 6):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        self.files = []
+        for row in range(20):
+            pixels = np.random.default_rng(row).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG", exif=exif)
+            self.files.append(file.getvalue())
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, row):
+        return Image.open(io.BytesIO(self.files[row])), row % 2
+
+
+def test_images_of_a_data_set_are_turned_by_the_orientation_that_they_still_have():
+    seen, stored = (from_dataset(Turned(), 0.2, image_size=(8, 16), orientation=how)
+                    for how in ("upright", "as stored"))
+    assert seen.shape == (3, 8, 16)
+    ids = seen.train.ids[:3]
+    batch = next(iter(seen.train.batches([torch.arange(3)], draw=None))).inputs
+    for image, row in zip(batch, ids.tolist(), strict=True):
+        wanted = np.rot90(np.asarray(Turned()[row][0]), -1)
+        assert np.array_equal((image * 255).round().numpy().transpose(1, 2, 0), wanted)
+    assert not torch.equal(next(iter(stored.train.batches([torch.arange(3)], draw=None))).inputs, batch)
+    assert seen.digest != stored.digest
+    assert seen.preprocessing["orientation"] == "upright"
+
+
+def test_images_without_orientation_have_the_digest_that_they_always_had():
+    one, other = (from_dataset(Turned(1), 0.2, image_size=8, orientation=how) for how in ("upright", "as stored"))
+    assert one.digest == other.digest
+
+
+def test_grey_images_of_sixteen_bits_are_one_channel():
+    images = [(Image.fromarray(np.full((8, 8), 257 * row, np.uint16)), row % 2) for row in range(20)]
+    data = from_dataset(images, 0.2)
+    assert data.shape == (1, 8, 8)
+    batch = next(iter(data.train.batches([torch.arange(16)], draw=None)))
+    assert [round(float(image.max() * 255)) for image in batch.inputs] == batch.ids.tolist()
+
+
+def test_tensors_that_are_not_square_say_how_a_file_would_become_one():
+    how = preparation(from_tensors((torch.zeros(20, 4, 8, 12, dtype=torch.uint8), torch.arange(20) % 2)).preprocessing)
+    assert how.shape == (4, 8, 12)
+    assert preparation({"channels": 4, "height": 8, "width": 12, "range": [0.0, 1.0]}).shape == (4, 8, 12), "as before"

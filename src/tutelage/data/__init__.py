@@ -10,7 +10,8 @@ your own. A split is a `Source`: it is asked for rows, in any order, and gives b
     memory.py     few images: kept on the device           augment.py      crops, flips, mixup, cutmix of batches
     stream.py     many images: read when wanted            splits.py       what is held out
     check.py      everything wrong with a folder           resize.py       a folder of smaller images
-    images.py     those pixels as tensors, and as PNG
+    images.py     those pixels as tensors, and as PNG      file_kinds.py   what a file is, by its first bytes
+    pixel_modes.py  all kinds of pixels -> 8 bits, upright
 """
 
 from importlib import import_module

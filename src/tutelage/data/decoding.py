@@ -114,17 +114,17 @@ def pixels(image: Image.Image, how: Preparation) -> np.ndarray:
     """
     width, height = image.size
     if (height, width) != how.size or how.covers != how.size:
-        tall, wide = cut(height, width, how)
+        tall, wide = central_part(height, width, how)
         left, top = (width - wide) / 2, (height - tall) / 2
         image = image.resize((how.size[1], how.size[0]), Image.Resampling.BILINEAR,
                              box=(left, top, left + wide, top + tall))
     return np.pad(as_array(image), ((0, 0), (how.pad, how.pad), (how.pad, how.pad)))
 
 
-def cut(height: int, width: int, how: Preparation) -> tuple[float, float]:
+def central_part(height: int, width: int, how: Preparation) -> tuple[float, float]:
     """Height and width, in pixels of the image, of the central part that becomes the `crop`.
 
-    >>> cut(480, 640, Preparation(3, 256, 224)), cut(480, 640, Preparation(3, (64, 128), (32, 64)))
+    >>> central_part(480, 640, Preparation(3, 256, 224)), central_part(480, 640, Preparation(3, (64, 128), (32, 64)))
     ((420.0, 420.0), (160.0, 320.0))
     """
     # The side that runs out first is scaled to its side of `resize`.

@@ -59,7 +59,7 @@ def typed(values: Mapping[str, Any], known: Mapping[str, inspect.Parameter], wha
 KINDS = {"trained": Trained, "frozen": Frozen, "ema": Ema, "ensemble": Ensemble, "computed": Computed}
 
 
-def kind_of(value: Any, where: Place) -> Kind:
+def node_kind(value: Any, where: Place) -> Kind:
     """A node: its kind as a word, or a table that holds it as `kind` besides its options."""
     table = _named(value, "kind", "a kind of node", where)
     kind = table.pop("kind", None)

@@ -27,7 +27,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Kind, Trained
 from tutelage.models.architecture import Architecture
 from tutelage.recipes import added_keys
-from tutelage.recipes.lookup import edge_of, function_of, kind_of, told, typed, wrong_type
+from tutelage.recipes.lookup import edge_of, function_of, node_kind, told, typed, wrong_type
 from tutelage.recipes.places import Keys, Place, override_keys, shown_key
 
 
@@ -187,7 +187,7 @@ def place_of(recipe: Recipe, where: object, *table: str | int) -> Place:
 
 def _own_graph(recipe: Recipe, file: Place) -> Graph:
     """The graph of [nodes] and [[edges]]; a complaint about one of them gets its place."""
-    nodes = {name: kind_of(kind, file.of("nodes", name)) for name, kind in recipe.nodes.items()}
+    nodes = {name: node_kind(kind, file.of("nodes", name)) for name, kind in recipe.nodes.items()}
     edges = [edge_of(edge, file.of("edges", i)) for i, edge in enumerate(recipe.edges)]
     try:
         return Graph(nodes, edges)

@@ -54,7 +54,11 @@ def open_whole(out: Path, recipe: Recipe, data: Data, world: World) -> ExitStack
         stack.enter_context(locked(out))
         open_run(out, recipe.text_in(out), data.digest, data.files)
 
-    lead(world, open_ if world.main else None)
+    try:
+        lead(world, open_ if world.main else None)
+    except BaseException:  # whoever keeps the error must not keep the folder locked
+        stack.close()
+        raise
     return stack
 
 

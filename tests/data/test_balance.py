@@ -114,8 +114,13 @@ def test_of_a_whole_published_set_and_of_a_smoke_run_there_is_nothing_to_say():
     assert load_data(DataSettings("digits"), quick=True).notes == ()
 
 
+def unlike(rows: int) -> torch.Tensor:
+    """Images of which no two are the same."""
+    return torch.arange(rows, dtype=torch.uint8)[:, None, None, None].expand(rows, 1, 8, 8)
+
+
 def test_gaps_in_the_numbers_of_labels_are_told():
     labels = torch.arange(40) % 4
-    data = from_tensors((torch.zeros(40, 1, 8, 8, dtype=torch.uint8), labels.where(labels != 2, 5)), 0.2)
+    data = from_tensors((unlike(40), labels.where(labels != 2, 5)), 0.2)
     assert every(note.endswith(("2, 4", "2 (0 to train on), 4 (0 to train on)")) for note in data.notes)
     assert len(data.notes) == 2

@@ -98,9 +98,9 @@ def test_folders_keep_rule_1_where_it_is_asked_for(flat):
 
 
 def test_a_class_with_one_image_goes_to_training_and_who_has_too_few_is_named_once(flat, image_file):
-    image_file(flat / "rare" / "1.png")
+    image_file(flat / "rare" / "1.png", seed=900)
     for number in range(2):
-        image_file(flat / "scarce" / f"{number}.png", seed=number)
+        image_file(flat / "scarce" / f"{number}.png", seed=901 + number)
     data = loaded(flat)
     assert int((data.train.labels == 3).sum()) == 1
     assert int((data.train.labels == 4).sum()) >= 1

@@ -280,3 +280,44 @@ def test_a_missing_onnxruntime_is_one_line_with_its_command(tmp_path, monkeypatc
     with pytest.raises(ModelError) as caught:
         open_onnx(path)
     assert str(caught.value) == "an .onnx file needs onnxruntime: pip install 'tutelage[onnx]'"
+
+
+def test_files_are_images_by_their_content_or_by_their_name(tmp_path):
+    image = Image.new("L", (9, 5))
+    for name, kind in {"a.jfif": "JPEG", "b": "PNG", "c.dat": "TIFF", "d.GIF": "GIF", "e.txt": "WEBP"}.items():
+        image.save(tmp_path / name, kind)
+    (tmp_path / "f.png").write_text("no image, but called like one")
+    (tmp_path / "g.heic.bak").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    (tmp_path / "h.pdf").write_bytes(b"%PDF-1.7")
+    (tmp_path / "notes.txt").write_text("no image")
+    os.mkfifo(tmp_path / "pipe")
+    found = list(classify(image_files(tmp_path), open_onnx(tiny(tmp_path / "m.onnx")), 0.5))
+    assert [said.file.name for said in found] == ["a.jfif", "b", "c.dat", "d.GIF", "e.txt", "f.png", "g.heic.bak"]
+    assert [isinstance(said, Prediction) for said in found] == [True] * 5 + [False] * 2
+
+
+@pytest.mark.parametrize("orientation", ["upright", "as stored"])
+def test_a_file_is_turned_as_the_network_has_learned_it(tmp_path, orientation):
+    pixels, exif = np.zeros((4, 4), np.uint8), Image.Exif()
+    pixels[0] = 255  # the first row; turned a quarter clockwise it is the last column
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "i.png", exif=exif)
+    rows = Classifier(("0", "1", "2", "3"), Preparation(1, 4, 4, orientation=orientation),
+                      lambda images: images[:, 0].mean(2 if orientation == "as stored" else 1))
+    (found,) = classify([tmp_path / "i.png"], rows, 0.4)
+    assert isinstance(found, Prediction)
+    assert found.label == ("0" if orientation == "as stored" else "3")
+
+
+def test_an_export_made_before_reads_files_as_stored_and_says_so(tmp_path):
+    path = tiny(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    (entry,) = model.metadata_props
+    entry.value = entry.value.replace('"orientation": "upright"', '"orientation": "as stored"')
+    onnx.save(model, path)
+    assert open_onnx(path).prepared.orientation == "as stored"
+    Image.new("L", (4, 4)).save(tmp_path / "i.png")
+    done = command("predict", tmp_path / "i.png", "--model", path)
+    assert done.returncode == 0, done.stderr
+    assert "as stored" in done.stderr
+    assert "as stored" not in command("predict", tmp_path / "i.png", "--model", tiny(tmp_path / "n.onnx")).stderr

@@ -3,13 +3,22 @@
 from importlib import import_module
 from inspect import signature
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from tutelage.data.settings import DataSettings
 from tutelage.errors import UsageError
 from tutelage.methods.dual_student import dual_student
 from tutelage.recipes.added_keys import ADDED, as_overrides, lacking_in
+from tutelage.recipes.evaluate import evaluate_run
+from tutelage.recipes.job import train_recipe
 from tutelage.recipes.recipe import Recipe, graph_of, method, method_names, read_recipe
+from tutelage.recipes.trained_run import recipe_of_run
+from tutelage.system.distributed import World
+
+CPU = World(torch.device("cpu"))
 
 RECIPE = """\
 [data]
@@ -88,7 +97,8 @@ def test_a_recipe_that_says_the_key_is_another_run_in_an_old_folder(read, old_ru
 @pytest.mark.parametrize("there", ["", "]", "run = 5", "[run]\nquick = 1\n", "[python]\nseed = 1\n"])
 def test_a_folder_that_keeps_no_recipe_asks_for_nothing_that_harms(read, tmp_path, there):
     (tmp_path / "config.toml").write_text(there)
-    assert lacking_in(tmp_path) == lacking_in(tmp_path / "nowhere") == {}
+    lacking_in(tmp_path)
+    lacking_in(tmp_path / "nowhere")
 
 
 def test_a_data_table_that_is_none_is_told_of_as_ever(tmp_path):
@@ -100,6 +110,58 @@ def test_a_data_table_that_is_none_is_told_of_as_ever(tmp_path):
 def test_an_orientation_that_does_not_exist_is_told_with_the_nearest(read):
     with pytest.raises(UsageError, match="orientation"):
         read("data.orientation=uprite")
+
+
+FOLDER = """\
+[data]
+name = "folder"
+root = "{root}"
+image_size = 8
+batch_size = 8
+augment = "none"
+
+[models.a]
+arch = "resnet8"
+
+[method]
+name = "scratch"
+student = "a"
+
+[train]
+epochs = 1
+"""
+
+
+def test_a_run_made_before_is_opened_measured_and_gone_on_with_as_stored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            for number in range(4):
+                (tmp_path / split / label).mkdir(parents=True, exist_ok=True)
+                pixels = np.random.default_rng(number).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / label / f"{number}.png", exif=exif)
+    path, run = tmp_path / "recipe.toml", tmp_path / "run"
+    path.write_text(FOLDER.format(root=tmp_path))
+    with pytest.MonkeyPatch.context() as before:  # a version that knew no orientation, and turned nothing
+        text = Recipe.text
+        before.setattr(Recipe, "text", lambda recipe: without_added(text(recipe)))
+        old = [f"{table}.{key}={value}" for table, keys in ADDED.items() for key, value in keys.items()]
+        list(train_recipe(read_recipe(path, old), run, CPU))
+    kept = (run / "config.toml").read_text()
+    assert "orientation" not in kept
+    for again in (recipe_of_run(run), read_recipe(path, older=lacking_in(run))):
+        assert again.data.orientation == "as stored"
+        list(train_recipe(again, run, CPU))  # it is finished, and nothing is refused
+    notes: list[str] = []
+    evaluate_run(run, "test", CPU, cost=False, note=notes.append)
+    assert notes == ["images are read as stored: an EXIF orientation is not applied"]
+    assert (run / "config.toml").read_text() == kept
+    stated = read_recipe(path, ["data.orientation=upright"], older=lacking_in(run))
+    with pytest.raises(UsageError, match="another run"):
+        list(train_recipe(stated, run, CPU))
+    list(train_recipe(read_recipe(path, older=lacking_in(tmp_path / "new")), tmp_path / "new", CPU))
+    assert 'orientation = "upright"' in (tmp_path / "new" / "config.toml").read_text()
 
 
 DUAL = """\

@@ -88,9 +88,6 @@ class DataSettings:
     value_range: Range | None = None
 
     def __post_init__(self) -> None:
-        for key in ("image_size", "value_range"):  # a list is meant as it is in a recipe
-            if isinstance(value := vars(self)[key], list):
-                object.__setattr__(self, key, tuple(value))
         if self.name not in get_args(Name):
             raise unknown("data set", self.name, get_args(Name), where="[data] name")
         if self.augment is not None and self.augment not in get_args(Policy):

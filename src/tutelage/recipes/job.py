@@ -147,7 +147,7 @@ def notes_of(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, .
         weights = recipe.models[node].weights
         told = json.loads(read_metadata(weights, node).get("preprocessing", "{}")) if weights else {}
         other = [f"{key} {told[key]} there, {value} here" for key, value in data.preprocessing.items()
-                 if key in told and told[key] != value]
+                 if key in told and told[key] != value and (key != "orientation" or data.files is not None)]
         if other:
             notes.append(f"{node} was trained on images prepared in another way: {'; '.join(other)}")
         rule = _cut_by(weights, recipe) if weights else recipe.data.split_rule

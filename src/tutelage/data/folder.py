@@ -21,7 +21,7 @@ from tutelage.data.layout import (
     count_images,
     find_layout,
     is_hidden,
-    is_image,
+    is_image_file,
     require_understood,
     too_few,
 )
@@ -186,7 +186,7 @@ class _Walk:
                 if path.resolve() not in above:  # a link to a folder around it would never end
                     yield from self.files(path, (*above, path.resolve()))
             elif not self.takes(path):
-                self.left_out.append(LeftOut(path, "file", BY_NAME) if is_image(path) else unread(path))
+                self.left_out.append(LeftOut(path, "file", BY_NAME) if is_image_file(path) else unread(path))
             elif entry.is_file():
                 yield path, entry.stat().st_size
             else:
@@ -195,7 +195,7 @@ class _Walk:
 
     def takes(self, path: Path) -> bool:
         """Whether a file is an image; one that has only the name of one is taken too, and refused when it is read."""
-        return is_image(path) if self.by_content else path.suffix.lower() in SUFFIXES
+        return is_image_file(path) if self.by_content else path.suffix.lower() in SUFFIXES
 
     def leave(self, path: Path, reason: str) -> None:
         """Note a file that lies where no image is expected."""

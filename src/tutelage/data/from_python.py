@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
 from tutelage.data.images import Orientation, Preparation, Range, Sides, as_array, flatten, pair
-from tutelage.data.leakage import Judged, Leakage, judge_leaks, keys_of, keys_of_rows, pixel_hash
+from tutelage.data.leakage import JudgedSplits, Leakage, judge_leaks, keys_of, keys_of_rows, pixel_hash
 from tutelage.data.pixel_modes import GREY, upright
 from tutelage.data.source import Data
 from tutelage.data.stream import CPU
@@ -208,7 +208,7 @@ def _splits(labels: Mapping[str, Tensor], validation: object) -> dict[str, Rows]
 
 
 def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, Rows],
-            keys: Callable[[], Tensor]) -> Judged:
+            keys: Callable[[], Tensor]) -> JudgedSplits:
     """What is left of the splits, and what is said of images that are in two of them."""
     if leakage not in get_args(Leakage):
         raise unknown("choice", leakage, get_args(Leakage), where="leakage")
@@ -220,7 +220,7 @@ def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, Ro
             number -= len(those)
         raise AssertionError(number)
 
-    return Judged(splits) if leakage == "allow" else judge_leaks(leakage, splits, keys(), named, "the images")
+    return JudgedSplits(splits) if leakage == "allow" else judge_leaks(leakage, splits, keys(), named, "the images")
 
 
 def _hash_of(image: Image.Image | Tensor, prepared: Preparation | None, where: str) -> str:

@@ -124,10 +124,10 @@ def holds_images(folder: Path, deepest: int = _DEEPEST) -> bool:
 def count_images(folder: Path) -> int:
     """How many images there are in a folder and in those in it; links are not followed."""
     files = (Path(entry.path) for entry in _entries(folder) if not entry.is_symlink() and entry.is_file())
-    return sum(map(is_image, files)) + sum(count_images(one) for one in subfolders(folder) if not one.is_symlink())
+    return sum(map(is_image_file, files)) + sum(count_images(one) for one in subfolders(folder) if not one.is_symlink())
 
 
-def is_image(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
     """Whether a file is taken for an image: by its name, or by its first bytes."""
     return path.suffix.lower() in SUFFIXES or kind_of(head_of(path)) is not None
 
@@ -152,7 +152,7 @@ def _images_in(folder: Path) -> Iterator[bool]:
             yield True
         elif looks and not _is_folder(entry):
             looks -= 1
-            if is_image(Path(entry.path)):
+            if is_image_file(Path(entry.path)):
                 yield True
 
 

@@ -71,7 +71,7 @@ class Read(NamedTuple):
     value_range: Range | None = None
 
 
-class Judged(NamedTuple):
+class JudgedSplits(NamedTuple):
     """The splits that are left, what there is to say, and how many images of a split are training images too."""
 
     splits: dict[str, Rows]
@@ -121,7 +121,7 @@ def find_leaks(splits: Mapping[str, Rows], keys: Tensor) -> list[Leak]:
 
 
 def judge_leaks(policy: Leakage, splits: Mapping[str, Rows], keys: Tensor, named: Callable[[int], str], where: object,
-                published: bool = False) -> Judged:
+                published: bool = False) -> JudgedSplits:
     """Do what the policy says; the first leak that is an error is a DataError."""
     kept, notes = _without_copies(splits, keys, where) if policy == "drop" else (dict(splits), ())
     leaks = find_leaks(kept, keys)
@@ -132,17 +132,17 @@ def judge_leaks(policy: Leakage, splits: Mapping[str, Rows], keys: Tensor, named
                     f"the same image in the {_NAMES[leak.other]} split and in the {_NAMES[leak.split]} split")
             raise DataError(what, where=where, found=text, expected="each image once", fix=_FIX)
     counts = {leak.split: len(leak.ids) for leak in leaks if leak.other == "train" != leak.split}
-    return Judged(kept, (*notes, *told), {split: counts.get(split, 0) for split in kept if split != "train"})
+    return JudgedSplits(kept, (*notes, *told), {split: counts.get(split, 0) for split in kept if split != "train"})
 
 
 def judge_files(policy: Leakage, splits: Mapping[str, Rows], listing: folder.Listing,
-                contents: Mapping[str, Content], read: Read) -> Judged:
+                contents: Mapping[str, Content], read: Read) -> JudgedSplits:
     """`judge_leaks` of the images of a folder, each decoded once; of more than 1 GiB none is."""
     if policy == "allow":
-        return Judged(dict(splits))
+        return JudgedSplits(dict(splits))
     images = [listing.images[place] for place in torch.cat([rows.ids for rows in splits.values()]).tolist()]
     if sum(image.size for image in images) > folder.BYTES_HASHED_AT_ONCE:
-        return Judged(dict(splits), (NOT_LOOKED,))
+        return JudgedSplits(dict(splits), (NOT_LOOKED,))
     hashes = _hashes_of_files(listing, images, contents, read)
     keys = keys_of([hashes.get(image.path) for image in listing.images])
     return judge_leaks(policy, splits, keys, lambda place: printable(listing.name(listing.images[place])),

@@ -29,7 +29,7 @@ from tutelage.data.images import (
     prepare_image,
     printable,
 )
-from tutelage.data.leakage import Judged, Leakage, Read, judge_files, judge_leaks, keys_of_rows
+from tutelage.data.leakage import JudgedSplits, Leakage, Read, judge_files, judge_leaks, keys_of_rows
 from tutelage.data.resize import turned_nothing
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, first
@@ -212,7 +212,7 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
         keys = keys_of_rows(arrays.images)
         judged = judge_leaks(settings.leakage, splits, keys, "image {}".format, settings.name, published=True)
     else:
-        judged = Judged(splits)
+        judged = JudgedSplits(splits)
     kept = torch.cat([rows.ids for rows in judged.splits.values()])
     data = _made(settings, arrays.classes, _prepared(arrays.images, prepared, kept), judged.splits, prepared, content,
                  seed, device)

@@ -16,6 +16,7 @@ from toys import SGD
 from tutelage import Edge, Graph, Trained, train
 from tutelage.data.load import load_data
 from tutelage.data.settings import DataSettings
+from tutelage.data.splits import first
 from tutelage.engine import train as training
 from tutelage.errors import DataError, SecurityError, UsageError
 from tutelage.graph.divergences import cross_entropy
@@ -31,6 +32,8 @@ from tutelage.system.random import derive, permutation
 
 CPU = World(torch.device("cpu"))
 ROWS = 24
+LOOKED_AT = first(torch.arange(ROWS), 8).tolist()
+"""The rows by which a start checks its networks."""
 RECIPE = """\
 [data]
 name = "folder"
@@ -88,9 +91,9 @@ def run(photos: Path, out: Path, spoil: Callable[[], None] = lambda: None, epoch
 
 
 def row_of_step(step: int) -> int:
-    """A training image that the first epoch shows in this step, from 0, and the first two rows are not."""
+    """A training image that the first epoch shows in this step, from 0, and that no start looks at."""
     rows = permutation(derive(0, "order", 0), ROWS)[4 * step : 4 * step + 4]
-    return next(row for row in rows.tolist() if row > 1)
+    return next(row for row in rows.tolist() if row > 1 and row not in LOOKED_AT)
 
 
 def file_of(row: int) -> str:

@@ -97,8 +97,7 @@ def test_a_recipe_that_says_the_key_is_another_run_in_an_old_folder(read, old_ru
 @pytest.mark.parametrize("there", ["", "]", "run = 5", "[run]\nquick = 1\n", "[python]\nseed = 1\n"])
 def test_a_folder_that_keeps_no_recipe_asks_for_nothing_that_harms(read, tmp_path, there):
     (tmp_path / "config.toml").write_text(there)
-    lacking_in(tmp_path)
-    lacking_in(tmp_path / "nowhere")
+    assert lacking_in(tmp_path) == lacking_in(tmp_path / "nowhere") == {}
 
 
 def test_a_data_table_that_is_none_is_told_of_as_ever(tmp_path):

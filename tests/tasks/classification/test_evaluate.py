@@ -73,8 +73,9 @@ def test_what_is_given_back_is_what_lies_in_the_folder(dual, found):
 
 def test_the_keys_are_those_that_readers_rely_on(found):
     metrics, cost = found
-    assert list(metrics) == ["on", "rows", "classes", "images_per_class", "training", "nodes", "pairs", "uncertainty",
-                             "robust"]
+    assert metrics["also_in_training"] == 0
+    assert list(metrics) == ["on", "rows", "also_in_training", "classes", "images_per_class", "training", "nodes",
+                             "pairs", "uncertainty", "robust"]
     assert metrics["robust"] is None, "nobody was attacked"
     assert (metrics["on"], metrics["rows"], len(metrics["classes"])) == ("test", 358, 10)
     assert list(metrics["nodes"]) == ["teacher", "resnet8", "mobilenetv2", "ensemble"]
@@ -157,6 +158,8 @@ def test_the_tables_show_every_network_and_number(found):
         assert word in text
     assert f"{found[0]['nodes']['ensemble']['top1']:.2%}" in text
     assert "compression" not in evaluation_text(found[0], None)
+    assert "in training too" not in text
+    assert "test, 359 images, 3 of them in training too" in evaluation_text({**found[0], "also_in_training": 3}, None)
 
 
 def test_what_is_known_of_training_images_is_said_of_a_stated_sample(dual, teacher, found, monkeypatch):

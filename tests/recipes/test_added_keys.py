@@ -1,5 +1,6 @@
 """Keys whose default is not what was done before them: folders of runs from then keep what was done."""
 
+import json
 from importlib import import_module
 from inspect import signature
 
@@ -138,14 +139,15 @@ def test_a_run_made_before_is_opened_measured_and_gone_on_with_as_stored(tmp_pat
         for label in ("cat", "dog"):
             for number in range(4):
                 (tmp_path / split / label).mkdir(parents=True, exist_ok=True)
-                pixels = np.random.default_rng(number).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+                seed = [*map(ord, split + label), number]
+                pixels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / split / label / f"{number}.png", exif=exif)
     path, run = tmp_path / "recipe.toml", tmp_path / "run"
     path.write_text(FOLDER.format(root=tmp_path))
     with pytest.MonkeyPatch.context() as before:  # a version that knew no orientation, and turned nothing
         text = Recipe.text
         before.setattr(Recipe, "text", lambda recipe: without_added(text(recipe)))
-        old = [f"{table}.{key}={value}" for table, keys in ADDED.items() for key, value in keys.items()]
+        old = [f"{table}.{key}={json.dumps(value)}" for table, keys in ADDED.items() for key, value in keys.items()]
         list(train_recipe(read_recipe(path, old), run, CPU))
     kept = (run / "config.toml").read_text()
     assert "orientation" not in kept

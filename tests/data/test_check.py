@@ -170,3 +170,26 @@ def test_a_layout_that_is_not_understood_is_the_one_error(photos, image_file):
 
 def test_an_image_over_the_cap_is_a_security_finding(photos):
     assert {finding.kind for finding in check_folder(photos, max_pixels=100).errors} == {"security"}
+
+
+def test_a_stated_range_is_that_of_the_run(tmp_path):
+    for label in ("cat", "dog"):
+        for number in range(4):
+            (tmp_path / label).mkdir(exist_ok=True)
+            values = np.random.default_rng([number, ord(label[0])]).random((6, 6), np.float32)
+            Image.fromarray(values).save(tmp_path / label / f"{number}.tif")
+    assert [one.count for one in check_folder(tmp_path).errors] == [8]
+    assert check_folder(tmp_path, value_range=(0.0, 1.0)).errors == ()
+
+
+def test_an_animation_is_counted_for_its_first_frame(photos):
+    frames = [Image.new("RGB", (8, 8), (number, 90, 9)) for number in range(3)]
+    frames[0].save(photos / "train" / "cat" / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(photos / "train" / "cat" / "b.tif", save_all=True, append_images=frames[1:])
+    report = check_folder(photos)
+    assert report.errors == ()
+    assert any("frame" in one.what and one.count == 2 for one in report.warnings), report.text()
+
+
+def test_classes_of_one_size_are_not_called_large_and_small(photos):
+    assert "largest" not in check_folder(photos).text()

@@ -318,6 +318,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
 
 def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
+               value_range: Annotated[tuple[float, float] | None, typer.Option(
+                   metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,
                as_json: Json = False, debug: Debug = False) -> None:
     """Open every image of a folder and say what is wrong, kind by kind; exit code 3 if a run would stop at it.
 
@@ -325,7 +327,7 @@ def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
     """
     from tutelage.data.check import check_folder
 
-    report = check_folder(folder)
+    report = check_folder(folder, value_range=value_range)
     say(report.as_json() if as_json else report.text(every=every))
     if report.errors:
         raise typer.Exit(3)

@@ -125,10 +125,12 @@ class _Good(NamedTuple):
     told: _Seen
 
 
-def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_symlinks: bool = False) -> Report:
-    """Decode every image below `root`, on all cores, and compare them with each other."""
+def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_symlinks: bool = False,
+                 value_range: images.Range | None = None) -> Report:
+    """Decode every image below `root`, on all cores, and compare them with each other; the options are of [data]."""
     listing = folder.list_folder(root, follow_symlinks=follow_symlinks)
-    seen = folder.in_threads(partial(_look, max_pixels=max_pixels), [image.path for image in listing.images])
+    seen = folder.in_threads(partial(_look, max_pixels=max_pixels, value_range=value_range),
+                             [image.path for image in listing.images])
     names = [_relative(image.path, listing.root) for image in listing.images]
     wrong = [(problem, problem.where or "", True) for problem in listing.problems]
     wrong += [(told.error, name, told.at_the_door or image.split != "unlabelled")
@@ -142,14 +144,14 @@ def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_syml
                   dict(Counter(one.told.size for one in good).most_common()))
 
 
-def _look(path: Path, max_pixels: int) -> _Seen:
+def _look(path: Path, max_pixels: int, value_range: images.Range | None) -> _Seen:
     try:
         head = images.header(path, max_pixels)
         frames, deep = images.count_frames(path, max_pixels), _is_deep(head, path)
     except UserError as error:
         return _Seen(error, at_the_door=True)
     try:
-        decoded = images.decode(path, 3, max_pixels)
+        decoded = images.decode(path, 3, max_pixels, value_range=value_range)
     except UserError as error:
         return _Seen(error)
     suffix, kind = path.suffix.lower(), {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(head.format), str(head.format))

@@ -1,6 +1,7 @@
 """`tutelage search diswot`: candidates, what is measured, how it is ranked, and the command as its user meets it."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from itertools import product
@@ -158,7 +159,8 @@ def test_the_score_is_held_against_known_accuracies_and_so_are_the_baselines(dat
     assert made.correlations["score"]["spearman"] == pytest.approx(expected)
     assert made.correlations["parameters"] == {"spearman": pytest.approx(0.5), "kendall": pytest.approx(1 / 3)}
     backwards = stats.kendalltau([-one.rank_sum for one in made.found], [known[one.name] for one in made.found])
-    assert made.correlations["rank_sum"]["kendall"] == pytest.approx(backwards.statistic)
+    told = made.correlations["rank_sum"]["kendall"]
+    assert told is None if math.isnan(backwards.statistic) else told == pytest.approx(backwards.statistic)
     assert ("Counting parameters orders" in search_text(made)) == (expected <= 0.5)
 
 

@@ -37,7 +37,7 @@ from tutelage.recipes.recipe import read_recipe
 from tutelage.system.distributed import World
 
 CPU = World(torch.device("cpu"))
-DUAL = dual_student("t", ["a", "b"])
+DUAL = dual_student("t", ["a", "b"], hard=0.5, soft=0.5, peer=0.5)
 PLAIN = Tuned({node: Execution() for node in "tab"})
 RECIPES = Path(__file__).parents[2] / "recipes"
 

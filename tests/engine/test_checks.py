@@ -293,7 +293,7 @@ def test_a_network_that_is_random_in_evaluation_is_refused():
 
 
 def test_dropout_that_knows_its_mode_is_honest():
-    looked(nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Dropout(0.5), nn.Linear(24, CLASSES)))
+    assert looked(nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Dropout(0.5), nn.Linear(24, CLASSES)))
 
 
 # Training and evaluation
@@ -320,7 +320,7 @@ def test_a_network_that_gives_something_else_in_training_is_refused_at_the_start
 
 
 def test_a_frozen_network_is_never_in_training_mode_and_may_have_auxiliary_heads():
-    looked(teacher=Auxiliary())
+    assert looked(teacher=Auxiliary())
 
 
 # Constants and skill

@@ -101,7 +101,7 @@ def test_an_evaluation_holds_the_mark_and_says_it():
     assert "\ns says 'rose' for 100 % of images" in evaluation_text(metrics, None)
     for of in metrics["nodes"].values():
         del of["mark"], of["temperature"]["identified"]
-    assert "rose" not in evaluation_text(metrics, None), "an evaluation of an earlier version has no mark"
+    assert "says 'rose'" not in evaluation_text(metrics, None), "an evaluation of an earlier version has no mark"
 
 
 def test_a_temperature_that_is_not_identified_is_said():

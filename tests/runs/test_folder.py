@@ -239,7 +239,7 @@ def told(folder: Path) -> list[dict]:
 def test_a_run_killed_at_any_moment_has_records_without_gaps_and_doubles(tmp_path):
     """The folder is copied, as a kill would leave it, before each thing that is written, and with half a record.
 
-    That is: identity, recipe, versions and graph; records, each also half; checkpoints; networks; FINISHED.
+    That is: identity, recipe, versions, graph and checks; records, each also half; checkpoints; networks; FINISHED.
     """
     folder, copies = tmp_path / "run", tmp_path / "copies"
 
@@ -263,7 +263,7 @@ def test_a_run_killed_at_any_moment_has_records_without_gaps_and_doubles(tmp_pat
         train(folder)
     assert [(record["event"], record["step"]) for record in told(folder)] == [
         ("epoch", 3), ("epoch", 6), ("epoch", 9), ("finished", 9)]
-    assert len(list(copies.iterdir())) == 5 + 2 * 5 + 1 + (3 + 3) + 4 + 1
+    assert len(list(copies.iterdir())) == 6 + 2 * 5 + 1 + (3 + 3) + 4 + 1
     for copied in sorted(copies.iterdir()):
         assert not (copied / "FINISHED").exists()
         train(copied)

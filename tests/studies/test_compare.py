@@ -54,7 +54,7 @@ recipes = ["dual.toml"]
 
 [methods.twin]
 recipes = ["dual.toml"]
-set = ["method.peer=0.5"]
+set = ["method.temperature=4.0"]
 ablation_of = "dual"
 """
 CELLS = ["teacher/seed-0", *(f"{name}/seed-{seed}" for seed in (0, 1, 2)

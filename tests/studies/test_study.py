@@ -252,7 +252,7 @@ def test_a_study_from_before_a_key_goes_on_as_it_began_and_so_do_its_new_runs(wr
     more = cells(write(STUDY), out, seeds=2)
     claim(out, more, "test")
     assert {cell.recipe.data.orientation for cell in more} == {"as stored"}
-    assert every("data.orientation=as stored" in cell.words for cell in more), "what trains them is told too"
+    assert every('data.orientation="as stored"' in cell.words for cell in more), "what trains them is told too"
     for cell in more:
         overrides = [word for before, word in zip(cell.words, cell.words[1:], strict=False) if before == "--set"]
         assert read_recipe(Path(cell.words[0]), overrides) == cell.recipe

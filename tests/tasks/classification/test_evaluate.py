@@ -159,7 +159,7 @@ def test_the_tables_show_every_network_and_number(found):
     assert f"{found[0]['nodes']['ensemble']['top1']:.2%}" in text
     assert "compression" not in evaluation_text(found[0], None)
     assert "in training too" not in text
-    assert "test, 359 images, 3 of them in training too" in evaluation_text({**found[0], "also_in_training": 3}, None)
+    assert "test, 358 images, 3 of them in training too" in evaluation_text({**found[0], "also_in_training": 3}, None)
 
 
 def test_what_is_known_of_training_images_is_said_of_a_stated_sample(dual, teacher, found, monkeypatch):

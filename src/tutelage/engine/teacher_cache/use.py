@@ -148,7 +148,7 @@ def _with_kept_source(kind: Kind, tops: Mapping[str, Top], cache: TeacherCache) 
     if not isinstance(kind, Computed) or tops.keys().isdisjoint(kind.of):
         return kind
     assert isinstance(kind.by, partial), "what other nodes read is kept whole"
-    (end,), (weight, *others) = kind.of, kind.by.args
+    (end, *_), (weight, *others) = kind.of, kind.by.args  # besides the end it may read the labels
     return replace(kind, by=partial(kind.by.func, _kept(weight, end, tops, cache), *others))
 
 

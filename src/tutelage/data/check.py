@@ -85,9 +85,8 @@ class Report:
             total = sum(found.values())
             of = f" in {len(found)} classes" if split != "unlabelled" else ""
             lines.append(f"  {split:<10} {total} images{of}")
-            if len(found) > 1:
-                (most, many), (least, few) = self.balance()[split]
-            if len(found) > 1 and few < many:
+            (most, many), (least, few) = self.balance().get(split, [("", 0), ("", 0)])
+            if few < many:
                 lines.append(f"  {'':<10} largest class {images.printable(most)} ({many}), "
                              f"smallest {images.printable(least)} ({few})")
         lines += ["  sizes      " + _counted(self.sizes), "  modes      " + _counted(self.modes)]

@@ -193,3 +193,13 @@ def test_an_animation_is_counted_for_its_first_frame(photos):
 
 def test_classes_of_one_size_are_not_called_large_and_small(photos):
     assert "largest" not in check_folder(photos).text()
+
+
+def test_classes_that_are_too_small_to_hold_an_image_out_are_named(tmp_path, image_file):
+    for label, count in (("cat", 40), ("dog", 40), ("rare", 1)):
+        for number in range(count):
+            image_file(tmp_path / label / f"{number}.png", seed=1000 * len(label) + ord(label[0]) * 50 + number)
+    report = check_folder(tmp_path)
+    assert report.errors == ()
+    assert {one.what: one.example for one in report.warnings if one.kind == "absent"} == {
+        "1 class has too few images for validation": "rare (1)", "1 class has too few images for test": "rare (1)"}

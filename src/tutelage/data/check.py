@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -136,8 +136,13 @@ def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_syml
               for image, told, name in zip(listing.images, seen, names, strict=True) if told.error]
     good = [_Good(image, name, told) for image, name, told in zip(listing.images, names, seen, strict=True)
             if not told.error]
-    findings = [*_grouped(wrong, listing.root), *_leaks(listing, seen, root), *_left_out(listing), *_remarks(listing),
-                *_absent(listing), *_twins(listing.classes), *_odd(good, listing)]
+    try:
+        splits = _as_listed(listing) if listing.problems else folder_rows(DataSettings("folder", str(root)), listing)[0]
+    except UserError as error:
+        splits = {}
+        wrong.append((error, error.where or "", True))
+    findings = [*_grouped(wrong, listing.root), *_leaks(listing, seen, splits), *_left_out(listing), *_remarks(listing),
+                *_absent(listing), *_too_small(listing, splits), *_twins(listing.classes), *_odd(good, listing)]
     return Report(images.printable(listing.root), _counts(listing.images), tuple(findings),
                   dict(Counter(one.told.mode for one in good).most_common()),
                   dict(Counter(one.told.size for one in good).most_common()))
@@ -182,15 +187,9 @@ def _grouped(wrong: Iterable[tuple[UserError, str, bool]], root: Path) -> list[F
     return found
 
 
-def _leaks(listing: folder.Listing, seen: Sequence[_Seen], root: Path) -> list[Finding]:
+def _leaks(listing: folder.Listing, seen: Sequence[_Seen], splits: Mapping[str, Rows]) -> list[Finding]:
     """The same image in two splits or under two classes; splits that are cut by rule are cut as a run cuts them."""
-    if not listing.images:
-        return []
     keys = keys_of([told.pixels or None for told in seen])
-    try:
-        splits = _as_listed(listing) if listing.problems else folder_rows(DataSettings("folder", str(root)), listing)[0]
-    except UserError as error:
-        return _grouped([(error, error.where or "", True)], listing.root)
     large = sum(image.size for image in listing.images) > folder.BYTES_HASHED_AT_ONCE
     found = []
     for leak in find_leaks(splits, keys):
@@ -250,6 +249,24 @@ def _absent(listing: folder.Listing) -> list[Finding]:
             classes = "1 class has" if len(lacking) == 1 else f"{len(lacking)} classes have"
             found.append(Finding("absent", f"{classes} no image in {split}", len(lacking), lacking[0],
                                  f"add images of it to {split}, which says nothing of it", tuple(lacking)))
+    return found
+
+
+def _too_small(listing: folder.Listing, splits: Mapping[str, Rows]) -> list[Finding]:
+    """Classes of which a run that cuts a split itself has nothing to hold out."""
+    own = {image.split for image in listing.images}
+    sizes = Counter(image.label for image in listing.images)
+    found = []
+    for split, name in {"validation": "val", "test": "test"}.items():
+        if split in splits and name not in own and not listing.problems:
+            there = set(splits[split].labels.tolist())
+            lacking = [f"{images.printable(label)} ({sizes[label]})" for number, label in enumerate(listing.classes)
+                       if number not in there]
+            if lacking:
+                classes = "1 class has" if len(lacking) == 1 else f"{len(lacking)} classes have"
+                found.append(Finding("absent", f"{classes} too few images for {split}", len(lacking), lacking[0],
+                                     f"add images of it: it is trained on, and {split} says nothing of it",
+                                     tuple(lacking)))
     return found
 
 

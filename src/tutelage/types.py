@@ -15,7 +15,7 @@ Logits = Float[Tensor, "batch classes"]
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 """Class numbers with -1 for "no label", or soft labels whose rows sum to 1 (a row of zeros: no label)."""
 PerSample = Float[Tensor, " batch"]
-Rows = Float[Tensor, "batch *any"]
+Features = Float[Tensor, "batch *any"]
 """Whatever an end gives: logits, a feature map, one number a row."""
 
 PerSampleFn = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -24,10 +24,17 @@ Schedule = Callable[[float], float]
 """Progress through the run, in [0, 1] -> the weight of an edge, or a factor on a learning rate."""
 Outputs = dict[str, Tensor]
 """End -> tensor."""
-Reader = Callable[[Tensor, Sequence[str], str], dict[str, Tensor]]
+View = Tensor | Mapping[str, Tensor]
+"""What a network is given: one tensor, or the name of each of its arguments -> tensor [B, ...]."""
+Inputs = Tensor | Mapping[str, View]
+"""The plain view alone where that is a tensor; else the name of each view -> view. The plain view is called ""."""
+Reader = Callable[[View, Sequence[str], str], dict[str, Tensor]]
 """(inputs, taps, view) -> tap -> tensor: how an engine runs a network that is more than a plain module."""
-Inputs = Tensor | Mapping[str, Tensor]
-"""One view, or the name of each view -> tensor; the plain view is called ""."""
+BatchLabels = Tensor | Mapping[str, Tensor]
+"""The labels of a batch: one tensor [B, ...], or name -> tensor [B, ...]; then `labels.NAME` is an end.
+
+What is of unlike length from sample to sample is padded to one length for the whole split.
+"""
 
 
 def hard_labels(labels: Labels) -> Int[Tensor, " batch"]:
@@ -45,13 +52,57 @@ class Scores(TypedDict):
 class Batch(NamedTuple):
     """What a data set brings for one step.
 
-    `inputs` are images in [0, 1], [B, channels, height, width]; `labels` as `Labels` says; `ids` [B] int64 name
-    the samples for good, whatever their place in the batch.
+    `inputs` of images are in [0, 1], [B, channels, height, width]; `labels` as `BatchLabels` says, for classes as
+    `Labels`; `ids` [B] int64 name the samples for good, whatever their place in the batch.
     """
 
     inputs: Inputs
-    labels: Tensor
+    labels: BatchLabels
     ids: Tensor
+
+
+def plain_view(inputs: Inputs) -> View:
+    """The view that no augmentation made."""
+    return inputs if isinstance(inputs, Tensor) else inputs[""]
+
+
+def label_ends(labels: BatchLabels) -> dict[str, Tensor]:
+    """The ends that the labels of a batch are."""
+    return {"labels": labels} if isinstance(labels, Tensor) else {f"labels.{name}": x for name, x in labels.items()}
+
+
+def labels_of(ends: Mapping[str, Tensor]) -> BatchLabels:
+    """The labels that `label_ends` made ends of, among other ends."""
+    if "labels" in ends:
+        return ends["labels"]
+    return {end.removeprefix("labels."): x for end, x in ends.items() if end.startswith("labels.")}
+
+
+class Rows(NamedTuple):
+    """What some edges compare: the same R rows of each end.
+
+    `values` holds [R, ...] of each end, `labels` [R, ...], or name -> [R, ...]. `counts` [R], in the type of the
+    values, says how much each row counts: None is 1 for each, and then a loss is divided by R. `total` is what a sum is
+    divided by where there are counts; None is their sum. `sample` [R] says which row of the batch each row is of, None
+    that it is that row: numbers of a sample, and ids, reach rows by it.
+    """
+
+    values: Mapping[str, Tensor]
+    labels: BatchLabels
+    counts: Tensor | None = None
+    total: Tensor | None = None
+    sample: Tensor | None = None
+
+    @property
+    def divisor(self) -> Tensor:
+        """What a weighted sum over the rows is divided by: where nothing counts the sum is 0, and so is the loss."""
+        assert self.counts is not None, "only rows that count unlike have a divisor of their own"
+        return (self.counts.sum() if self.total is None else self.total).clamp(min=1e-12)
+
+
+RowsFn = Callable[[Mapping[str, Tensor], BatchLabels], Rows]
+"""(end -> output, labels) -> the rows of these ends. An attribute `total`, (labels) -> scalar, gives the divisor from
+the labels alone; only then may a step have several micro-batches."""
 
 
 class Content(NamedTuple):

@@ -10,7 +10,9 @@ from tutelage.data.leakage import Leakage
 from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
-Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder"]
+Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves"]
+OWN_TASK = {"shapes": "segmentation", "series": "series", "waves": "series"}
+"""What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OnBadImage = Literal["error", "skip"]
 FilesAre = Literal["content", "suffix"]
 
@@ -19,7 +21,9 @@ FilesAre = Literal["content", "suffix"]
 class DataSettings:
     """The [data] table of a recipe.
 
-    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder.
+    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, series or waves.
+    task: what a network is to say of a row: classification, segmentation or series; default what the set is for.
+        A folder is one of classes, or with "segmentation" one of images and masks.
     root: the folder of the files; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
     batch_size: rows of a training batch (read by the trainer).
@@ -63,6 +67,7 @@ class DataSettings:
     """
 
     name: Name
+    task: str | None = None
     root: str | None = None
     batch_size: int = 128
     image_size: Sides | None = None
@@ -86,6 +91,11 @@ class DataSettings:
     leakage: Leakage = "auto"
     images_by: FilesAre = "content"
     value_range: Range | None = None
+
+    @property
+    def work(self) -> str:
+        """The name of the task."""
+        return self.task or OWN_TASK.get(self.name, "classification")
 
     def __post_init__(self) -> None:
         if self.name not in get_args(Name):

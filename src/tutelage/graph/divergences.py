@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import ModelError, UsageError
-from tutelage.types import Labels, Logits, PerSample, Rows, hard_labels
+from tutelage.types import Features, Labels, Logits, PerSample, hard_labels
 
 LEAST_LOG_PROBABILITY = -30.0
 """Where a probability stands under a negative exponent, it is taken to be this at least."""
@@ -153,7 +153,7 @@ def plackett_luce(student: Logits, teacher: Logits, labels: Labels, *, temperatu
     return (share * (left - ranked)).sum(-1) * (label >= 0)
 
 
-def mse(student: Rows, teacher: Rows, labels: object = None) -> PerSample:
+def mse(student: Features, teacher: Features, labels: object = None) -> PerSample:
     """Mean squared difference over everything but the batch, on what it is given: logits, features, one number a row.
 
     >>> mse(torch.zeros(2, 3), torch.tensor([[1.0, 1.0, 1.0], [3.0, 0.0, 0.0]])).tolist()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError
 from tutelage.graph.sample_weights import labelled, true_class
-from tutelage.types import Labels, Logits, PerSample, PerSampleFn, Rows
+from tutelage.types import Features, Labels, Logits, PerSample, PerSampleFn
 
 
 def mean_probability(*logits: Logits) -> Logits:
@@ -78,7 +78,7 @@ def mixed_target(share: float, temperature: float, teacher: Logits, *peers: Logi
     return temperature * torch.logaddexp(own, others)
 
 
-def pooled(features: Rows) -> Tensor:
+def pooled(features: Features) -> Tensor:
     """One vector a row, [B, D]: feature maps [B, D, H, W] are averaged over their places, vectors stay as they are.
 
     >>> pooled(torch.tensor([[[[1.0, 3.0]]]])).tolist()

@@ -9,7 +9,7 @@ import math
 import torch
 
 from tutelage.errors import ModelError
-from tutelage.types import Labels, Logits, PerSample, PerSampleFn, Rows, hard_labels
+from tutelage.types import Features, Labels, Logits, PerSample, PerSampleFn, hard_labels
 
 ENTROPY_OPTIONS = {"temperature": 1.0, "power": 1.0}
 """The options of `entropy` where none are given."""
@@ -84,14 +84,14 @@ def discrepancy(student: Logits, teacher: Logits, labels: object = None) -> PerS
     return apart.clamp(max=1)  # rounding can lift it just above
 
 
-def labelled(student: Rows, teacher: object, labels: Labels) -> PerSample:
+def labelled(student: Features, teacher: object, labels: Labels) -> PerSample:
     """1 for a row with a label, 0 for one without; soft labels give the share that is labelled."""
     if labels.is_floating_point():
         return labels.sum(-1).to(student.dtype)
     return (labels >= 0).to(student.dtype)
 
 
-def mean_one(student: Rows, teacher: Rows | Labels, labels: Labels, *, of: PerSampleFn) -> PerSample:
+def mean_one(student: Features, teacher: Features | Labels, labels: Labels, *, of: PerSampleFn) -> PerSample:
     """Another weight, scaled so that its mean over the batch is 1: it says which rows count, not how much in all.
 
     A raw weight also shrinks the mean of its edge, which changes the balance between edges. `mean_one` of

@@ -23,7 +23,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Projected
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods.peer_cohort import check_cohort
-from tutelage.types import PerSample, Rows
+from tutelage.types import Features, PerSample
 
 GIVEN = {"predictions": ("predictions",), "features": ("features",), "both": ("predictions", "features"), "none": ()}
 
@@ -55,7 +55,7 @@ def learning_styles(teacher: str, students: Sequence[str], layers: Mapping[str, 
     return Graph({teacher: Trained() if online else Frozen(), **dict.fromkeys(students, Trained())}, edges)
 
 
-def channel_mse(student: Rows, teacher: Rows, labels: object = None) -> PerSample:
+def channel_mse(student: Features, teacher: Features, labels: object = None) -> PerSample:
     """Mean squared difference of features whose channels have norm 1: how large they are does not count.
 
     Of maps [B, K, H, W] a channel is H x W numbers, of tokens [B, N, D] it is N; a vector [B, D] is one channel.

@@ -25,7 +25,7 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import pooled
 from tutelage.graph.nodes import Computed, Frozen, Trained
-from tutelage.types import Logits, Rows
+from tutelage.types import Features, Logits
 
 
 def pesf(teacher: str, student: str, layer: str, *, temperature: float = 4.0, hard: float = 0.1, soft: float = 0.9,
@@ -69,7 +69,7 @@ class Adapter(nn.Module):
         self.width = width
         self.change: nn.Module | None = None
 
-    def forward(self, logits: Logits, features: Rows) -> Tensor:
+    def forward(self, logits: Logits, features: Features) -> Tensor:
         """The logits, adapted."""
         features = pooled(features)
         if self.change is None:

@@ -28,7 +28,7 @@ from tutelage.graph.modules import Projected
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods.learning_styles import check_layers
 from tutelage.methods.peer_cohort import check_cohort
-from tutelage.types import PerSample, Rows
+from tutelage.types import Features, PerSample
 
 
 def wavelet(teacher: str, student: str, layers: Mapping[str, str], *, bands: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
@@ -54,7 +54,7 @@ def wavelet(teacher: str, student: str, layers: Mapping[str, str], *, bands: Seq
     )
 
 
-def haar_mse(student: Rows, teacher: Rows, labels: object = None, *,
+def haar_mse(student: Features, teacher: Features, labels: object = None, *,
              bands: Sequence[float] = (1.0, 0.0, 0.0, 0.0)) -> PerSample:
     """Squared difference of maps [B, K, H, W] in each sub-band, weighted by `bands`, over K H W: [B].
 

@@ -66,6 +66,22 @@ def plain_view(inputs: Inputs) -> View:
     return inputs if isinstance(inputs, Tensor) else inputs[""]
 
 
+def image_ends(inputs: Inputs) -> dict[str, Tensor]:
+    """Every tensor of the inputs by a name that no end has: "@VIEW", or "@VIEW:ARGUMENT" of a view of several."""
+    views = {"": inputs} if isinstance(inputs, Tensor) else inputs
+    ends = {f"@{name}": view for name, view in views.items() if isinstance(view, Tensor)}
+    return ends | {f"@{name}:{argument}": x for name, view in views.items() if not isinstance(view, Tensor)
+                   for argument, x in view.items()}
+
+
+def inputs_like(inputs: Inputs, ends: Mapping[str, Tensor]) -> Inputs:
+    """Inputs of the same form, with the tensors that `image_ends` named."""
+    if isinstance(inputs, Tensor):
+        return ends["@"]
+    return {name: ends[f"@{name}"] if isinstance(view, Tensor) else {key: ends[f"@{name}:{key}"] for key in view}
+            for name, view in inputs.items()}
+
+
 def label_ends(labels: BatchLabels) -> dict[str, Tensor]:
     """The ends that the labels of a batch are."""
     return {"labels": labels} if isinstance(labels, Tensor) else {f"labels.{name}": x for name, x in labels.items()}

@@ -11,7 +11,6 @@ from tutelage.bench import rows as benchmarking
 from tutelage.bench.naive_loop import is_plain
 from tutelage.bench.rows import Row
 from tutelage.data import Data, from_tensors
-from tutelage.data.load import load_data
 from tutelage.data.memory import TOGETHER
 from tutelage.engine.autotune import Tuned, memory_folder, records, tune
 from tutelage.engine.precision import default_executions
@@ -25,6 +24,7 @@ from tutelage.recipes.recipe import Recipe, graph_of, settings_of
 from tutelage.runs.folder import versions
 from tutelage.system.distributed import World
 from tutelage.system.machine import describe_machine, keep_memory, peak_memory
+from tutelage.tasks.named import data_for
 
 BATCHES = 4
 """How many batches of images the steps go round; a recipe's epoch has more, and each of them costs the same."""
@@ -101,7 +101,7 @@ def _job(recipe: Recipe, world: World, where: object) -> tuple[Job, list[str]]:
     batches = BATCHES if world.device.type == "cpu" else TOGETHER
     try:
         few = replace(recipe.data, limit=batches * settings.batch_size)
-        data = load_data(few, seed=recipe.train.seed, device=world.device)
+        data = data_for(few, seed=recipe.train.seed, device=world.device)
     except DataError as error:
         notes.append(f"the images are noise: {error.what}")
         data = _noise(recipe, settings, world)
@@ -123,7 +123,7 @@ def _built(recipe: Recipe, node: str, arch: Architecture, data: Data) -> nn.Modu
 
 def _noise(recipe: Recipe, settings: Settings, world: World) -> Data:
     """Images of the recipe's shape and number of classes, for a recipe whose images are not here."""
-    quick = load_data(recipe.data, device=world.device, quick=True)
+    quick = data_for(recipe.data, device=world.device, quick=True)
     count, generator = 2 * BATCHES * settings.batch_size, torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, *quick.shape), dtype=torch.uint8, generator=generator)
     return from_tensors((images, torch.arange(count) % len(quick.classes)), validation=0.5, classes=quick.classes,

@@ -11,7 +11,7 @@ from tutelage.data.published import Arrays
 from tutelage.errors import DataError
 
 
-def labels_of(path: Path, name: str, arrays: Arrays) -> Tensor:
+def labels_in_file(path: Path, name: str, arrays: Arrays) -> Tensor:
     """Other labels [N] int64 for the training rows of `arrays`: of a .npy file or, by their name, of a .npz file."""
     labels = _read(path, name, f"labels = {path}, or FILE.npz:NAME")
     if len(labels) != arrays.training:

@@ -102,7 +102,7 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
     splits = _with_validation(settings, {"train": training, "test": test}, cut)
     if settings.labels is not None:
         file, _, name = settings.labels.partition(":")
-        told = label_files.labels_of(_found(file), name, arrays)
+        told = label_files.labels_in_file(_found(file), name, arrays)
         splits["train"] = Rows(splits["train"].ids, told[splits["train"].ids])
     if quick:
         splits = {name: _first(rows, rows.labels, QUICK_ROWS[name], cut) for name, rows in splits.items()}

@@ -18,7 +18,8 @@ class Source(Protocol):
 
     `ids` [N] int64 name the rows for good: the place of a row in the data set as it is published (file order, or
     sorted paths), the same whatever is cut off or left out, and never the same in two splits. `labels` [N] int64
-    are class numbers, -1 where there is none. Both lie on the CPU.
+    are class numbers, -1 where there is none; where the label is no class number, such as a mask, 0 says that there is
+    one. Both lie on the CPU.
     """
 
     @property
@@ -71,19 +72,18 @@ class Data:
     """A data set, ready to train on and to be judged on.
 
     `classes` are the class names in the order of the labels; `shape` is (channels, height, width) of what a
-    network receives; `preprocessing` can be written as JSON and turns an image file into that
-    (`images.read_image`); `digest` is the SHA-256 of what the data are, see `digest`.
+    network receives, of series (channels, length); `preprocessing` can be written as JSON and turns an image file into
+    that (`images.read_image`); `digest` is the SHA-256 of what the data are, see `digest`.
     `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no cache
     keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing. `balance`
     says how often each class comes in an epoch, see `balance.rows_of_epoch`.
-    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing.
     `also_in_training` says of each other split how many of its images are training images too, where that was looked
-    for (`leakage`).
+    for (`leakage`). `task` is what a network is to say of a row (`tasks.task.Task`): None is classification.
     """
 
     name: str
     classes: tuple[str, ...]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     train: Source
     validation: Source
     test: Source | None
@@ -94,6 +94,7 @@ class Data:
     notes: tuple[str, ...] = ()
     balance: Balance = "none"
     also_in_training: Mapping[str, int] = field(default_factory=dict)
+    task: object = None
 
 
 def digest(name: str, classes: Sequence[str], splits: Mapping[str, tuple[Tensor, Tensor]], content: str,

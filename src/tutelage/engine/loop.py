@@ -25,10 +25,10 @@ from tutelage.engine.optimizers import (
     set_learning_rate,
 )
 from tutelage.engine.precision import Execution, default_executions, on_device
-from tutelage.engine.predict import predict, scored
+from tutelage.engine.predict import evidence_of, judged
 from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings as Settings
-from tutelage.engine.settings import check_batches, check_batchnorm, check_labels
+from tutelage.engine.settings import check_accumulation, check_batches, check_batchnorm, judging_score
 from tutelage.engine.teacher_cache import use
 from tutelage.graph import fused_losses
 from tutelage.graph.ends import End
@@ -36,6 +36,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.label_balance import with_class_counts
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.objective import forward
+from tutelage.graph.rows import total_of
 from tutelage.models.freezing import rest
 from tutelage.models.lazy import finish, is_unfinished
 from tutelage.system.distributed import World, average, gather_rows
@@ -43,10 +44,26 @@ from tutelage.system.files import fingerprint
 from tutelage.system.machine import keep_memory
 from tutelage.system.random import drawn, reseed
 from tutelage.tasks.classification.skill import mark_of
-from tutelage.types import Batch, Inputs, Outputs, Reader, Scores
+from tutelage.tasks.named import task_of
+from tutelage.types import (
+    Batch,
+    Inputs,
+    Outputs,
+    Reader,
+    RowsFn,
+    Scores,
+    View,
+    image_ends,
+    inputs_like,
+    label_ends,
+    labels_of,
+    plain_view,
+)
 
 TOGETHER_JUDGED = 256
 """Images that an accelerator is given at a time where nothing is learned, or more if a batch has more."""
+NO_SHARES: Mapping[str, float] = {}
+"""Of a step that is taken at once."""
 
 
 def start(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, world: World,
@@ -82,7 +99,10 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
           world: World) -> Prepared:
     """Refuse what cannot train, by one dry run; else what a run starts from."""
     check_batches(len(data.train.ids), settings, world)
-    check_labels(data)
+    task = task_of(data)
+    judging_score(task, settings.best)  # refuses one that there is not
+    task.check(data)
+    check_accumulation(graph, settings)
     graph = with_class_counts(graph, rows_of_classes(data.train.labels, data.balance, len(data.classes)).tolist())
     finish_lazy(models, data, settings, world)
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
@@ -96,10 +116,9 @@ def finish_lazy(models: Mapping[str, nn.Module], data: Data, settings: Settings,
     """Give lazy layers their sizes, before anything counts, copies or learns their weights."""
     if any(map(is_unfinished, models.values())):
         few = next(iter(data.train.batches([torch.arange(2)], draw=None)))
-        assert isinstance(few.inputs, Tensor), "one view was asked for"
         for network in models.values():
             network.to(world.device)
-        finish(models, few.inputs.to(world.device), settings.seed)
+        finish(models, plain_view(on_device(few, world.device).inputs), settings.seed)
 
 
 def may_capture(run: Run) -> bool:
@@ -145,21 +164,21 @@ def _steps(run: Run) -> Generator[Epoch | None, None, None]:
         seconds = time.perf_counter() - began
         means, run.means = mean_losses(run), Means()
         run.scores = _evaluate(run)
-        accuracy = {node: metrics["top1"] for node, metrics in run.scores["nodes"].items()}
         speed = (run.step - first) * run.settings.batch_size / seconds
-        yield Epoch(number, run.step, means, accuracy, seconds, speed)
+        yield Epoch(number, run.step, means, run.first_scores, seconds, speed, run.task.scores[0])
 
 
 def _evaluate(run: Run) -> Scores:
     rows = run.settings.batch_size if run.world.device.type == "cpu" else max(run.settings.batch_size, TOGETHER_JUDGED)
-    given = {"classes": len(run.data.classes), "batch_size": rows, "world": run.world}
+    judge = run.task.judge(run.data)
+    see = partial(evidence_of, run.graph, run.models, run.data.validation, judge, batch_size=rows, world=run.world)
     if run.predicted is None:  # of the same images frozen networks say the same after every epoch
-        run.predicted = predict(run.graph, run.models, run.data.validation, nodes=run.graph.named(Frozen), **given)
-    labels = run.data.validation.labels
-    predictions = predict(run.graph, run.models, run.data.validation, known=run.predicted, **given)
-    run.marks = {node: mark for node, logits in predictions.items()
-                 if (mark := mark_of(logits, labels, run.data.classes)) is not None}
-    return scored(predictions, labels)
+        run.predicted = see(nodes=run.graph.named(Frozen))
+    found = see(known=run.predicted)
+    if run.task.classifies:
+        run.marks = {node: mark for node, seen in found.items()
+                     if (mark := mark_of(seen["logits"], seen["labels"], run.data.classes)) is not None}
+    return judged(judge, found)
 
 
 def train_step(run: Run, batches: Sequence[Batch]) -> None:
@@ -178,13 +197,14 @@ def train_step(run: Run, batches: Sequence[Batch]) -> None:
 
 def _take(run: Run, batches: Sequence[Batch], weights: Mapping[str, float]) -> None:
     """The step as it is written."""
+    shares = _shares(run, batches)
     for run.micro, batch in enumerate(batches):
         with ExitStack() as stack:
             if run.micro + 1 < len(batches):
                 for network in run.runners.values():
                     if isinstance(network, DistributedDataParallel):
                         stack.enter_context(network.no_sync())
-            _learn(run, batch, dict(weights))
+            _learn(run, batch, dict(weights), shares[run.micro])
     if run.world.device.type == "cpu":
         run.guard.read()  # on the CPU nothing is waited for: a bad number stops the run before a weight is touched
     _update(run)
@@ -192,12 +212,30 @@ def _take(run: Run, batches: Sequence[Batch], weights: Mapping[str, float]) -> N
         run.recording.refuse("something draws random numbers")
 
 
+def _shares(run: Run, batches: Sequence[Batch]) -> list[dict[str, float]]:
+    """Of each micro-batch: edge -> what its weight is divided by, so that the parts sum to the whole step's loss.
+
+    That is how many there are or, where rows count unlike, the total of the step over that of the micro-batch.
+    """
+    if len(batches) == 1:
+        return [{}]
+    totals: dict[RowsFn, Tensor] = {}
+    for edge in run.graph.edges:
+        if edge.rows is not None and edge.rows not in totals:
+            total = total_of(edge.rows)
+            assert total is not None, "`check_accumulation` refuses rows without one"
+            own = torch.stack([total(batch.labels).double().cpu() for batch in batches])
+            totals[edge.rows] = gather_rows(own[None].to(run.world.device), run.world).sum(0).cpu().clamp(min=1e-12)
+    return [{edge.name: float(len(batches) if edge.rows is None else totals[edge.rows].sum() / totals[edge.rows][place])
+             for edge in run.graph.edges} for place in range(len(batches))]
+
+
 def _replay(run: Run, recording: CapturedStep, batch: Batch, weights: Mapping[str, float]) -> bool:
     """The step from its recording, if there is one; what frozen networks say is part of it where nothing keeps it."""
-    views = {"": batch.inputs} if isinstance(batch.inputs, Tensor) else batch.inputs
-    if not recording.takes(weights, views.values()):
+    images = image_ends(batch.inputs)
+    if not recording.takes(weights, images.values()):
         return False
-    known = {"labels": batch.labels, "ids": batch.ids}
+    known = label_ends(batch.labels) | {"ids": batch.ids}
     if run.cache is not None:
         passes = run.graph.plan(run.graph.ends(weights), known).passes
         frozen = [end for one in passes if isinstance(run.graph.nodes[one.node], Frozen) for end in one.ends]
@@ -205,25 +243,24 @@ def _replay(run: Run, recording: CapturedStep, batch: Batch, weights: Mapping[st
 
     def body(given: Mapping[str, Tensor]) -> Seen | None:
         lanes = streams_for(run)
-        images = {view: given[f"@{view}"] for view in views}
-        inputs = images if isinstance(batch.inputs, dict) else images[""]
-        seen = _forward_and_backward(run, inputs, {name: given[name] for name in known}, dict(weights), lanes)
+        inputs = inputs_like(batch.inputs, given)
+        seen = _forward_and_backward(run, inputs, {name: given[name] for name in known}, dict(weights), lanes=lanes)
         _update(run)
         return seen
 
-    taken, seen = recording.play({f"@{view}": images for view, images in views.items()} | known, body)
+    taken, seen = recording.play(images | known, body)
     _note(run, seen)
     return taken
 
 
-def _learn(run: Run, batch: Batch, weights: dict[str, float]) -> None:
+def _learn(run: Run, batch: Batch, weights: dict[str, float], shares: Mapping[str, float]) -> None:
     """Forward and backward of one micro-batch."""
     batch = on_device(batch, run.world.device)
     for controller in run.graph.controllers.values():
         batch = controller.before_forward(run, batch)
-    labels, ids = gather_rows(batch.labels, run.world), gather_rows(batch.ids, run.world)
-    known = {"labels": labels, "ids": ids} | (run.cache.look_up(ids) if run.cache is not None else {})
-    _note(run, _forward_and_backward(run, batch.inputs, known, weights))
+    known = {end: gather_rows(rows, run.world) for end, rows in (label_ends(batch.labels) | {"ids": batch.ids}).items()}
+    known |= run.cache.look_up(known["ids"]) if run.cache is not None else {}
+    _note(run, _forward_and_backward(run, batch.inputs, known, weights, shares))
 
 
 def _note(run: Run, seen: Seen | None) -> None:
@@ -232,9 +269,9 @@ def _note(run: Run, seen: Seen | None) -> None:
         run.means.add(seen.edges, seen.values)
 
 
-def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor],
-                          weights: dict[str, float], lanes: NetworkStreams | None = None) -> Seen | None:
-    graph, accumulate = run.graph, run.settings.accumulate
+def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor], weights: dict[str, float],
+                          shares: Mapping[str, float] = NO_SHARES, lanes: NetworkStreams | None = None) -> Seen | None:
+    graph = run.graph
     ends, known = graph.ends(weights), dict(known)
     if lanes:
         networks = [end for one in graph.plan(ends, known).passes for end in one.ends]
@@ -243,8 +280,9 @@ def _forward_and_backward(run: Run, inputs: Inputs, known: Mapping[str, Tensor],
     outputs = forward(graph, run.readers, inputs, ends, known)
     for controller in graph.controllers.values():
         controller.before_losses(run, outputs, weights)
-    shares = weights if accumulate == 1 else {name: weight / accumulate for name, weight in weights.items()}
-    terms = run.losses(graph, outputs, known["labels"], shares)
+    # What controllers set is the weight in the whole step, so that the share comes after them.
+    parts = {name: weight / shares.get(name, 1) for name, weight in weights.items()} if shares else weights
+    terms = run.losses(graph, outputs, labels_of(known), parts)
     if not terms:
         return None
     values = torch.stack(list(terms.values()))
@@ -292,12 +330,14 @@ def readers(run: Run) -> dict[str, Reader]:
     return {node: partial(_read, run, node) for node in run.models}
 
 
-def _read(run: Run, node: str, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
+def _read(run: Run, node: str, inputs: View, taps: Sequence[str], view: str) -> Outputs:
     world = run.world
     if run.recording is not None and drawn(world.device):
         run.recording.refuse("something draws random numbers")
     reseed(world.device, run.settings.seed, node, run.step, run.micro * world.size + world.rank, view)
     tensors = precision.run_network(run.runners[node], run.choices[node], inputs, taps)
+    if run.settings.precision == "exact" and isinstance(run.graph.nodes[node], Frozen):
+        tensors = {tap: tensor.contiguous() for tap, tensor in tensors.items()}  # as a cache gives it: the same bits
     rows = {tap: gather_rows(tensor, world) for tap, tensor in tensors.items()}
     if run.cache is None or not isinstance(run.graph.nodes[node], Frozen):
         return rows

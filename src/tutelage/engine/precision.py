@@ -20,7 +20,7 @@ from tutelage.graph.taps import Tapped, read
 from tutelage.models.network import Network
 from tutelage.system.distributed import World
 from tutelage.system.machine import with_code_of_its_own
-from tutelage.types import Batch
+from tutelage.types import Batch, View, image_ends, inputs_like, label_ends, labels_of, plain_view
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ def prepared_for(network: nn.Module, choice: Execution, *, frozen: bool, tapped:
     return torch.compile(network, options={"freezing": True} if frozen else None)  # pyright: ignore[reportReturnType]
 
 
-def run_network(network: nn.Module, choice: Execution, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+def run_network(network: nn.Module, choice: Execution, inputs: View, taps: Sequence[str]) -> dict[str, Tensor]:
     """Tap -> tensor, float32 where the network computes in bfloat16."""
-    if choice.channels_last and inputs.dim() == 4:
+    if choice.channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(inputs.device.type, torch.bfloat16) if choice.bf16 else nullcontext():
+    device = inputs.device if isinstance(inputs, Tensor) else next(iter(inputs.values())).device
+    with torch.autocast(device.type, torch.bfloat16) if choice.bf16 else nullcontext():
         wrapped = isinstance(network, DistributedDataParallel)
         tensors = network(inputs, taps) if wrapped else read(network, inputs, taps)
     return {tap: tensor.float() for tap, tensor in tensors.items()} if choice.bf16 else tensors
@@ -99,10 +100,9 @@ def default_executions(networks: Iterable[str], precision: str, device: torch.de
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """The batch, moved."""
-    inputs = batch.inputs
-    there = (moved_to(inputs, device) if isinstance(inputs, Tensor)
-             else {view: moved_to(images, device) for view, images in inputs.items()})
-    return Batch(there, moved_to(batch.labels, device), moved_to(batch.ids, device))
+    images = {end: moved_to(tensor, device) for end, tensor in image_ends(batch.inputs).items()}
+    labels = {end: moved_to(rows, device) for end, rows in label_ends(batch.labels).items()}
+    return Batch(inputs_like(batch.inputs, images), labels_of(labels), moved_to(batch.ids, device))
 
 
 def _folded(network: nn.Module) -> nn.Module:
@@ -131,14 +131,14 @@ def _distributed(network: nn.Module, node: str, graph: Graph, batch: Batch, worl
     """The network in its own DDP. Taps leave through its forward, so that DDP knows which weights a step used."""
     if world.size == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
         return network
-    plain = batch.inputs if isinstance(batch.inputs, Tensor) else batch.inputs[""]
+    plain = plain_view(batch.inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # `broadcast_buffers` has a new name from torch 2.15 on
         return DistributedDataParallel(Tapped(network), broadcast_buffers=False,
                                        find_unused_parameters=is_tapped(graph, node) or _leaves_out(network, plain))
 
 
-def _leaves_out(network: nn.Module, images: Tensor) -> bool:
+def _leaves_out(network: nn.Module, images: View) -> bool:
     """Whether some of the network's weights have no part in its logits; DDP would wait for their gradients."""
     mode = network.training
     network.eval()

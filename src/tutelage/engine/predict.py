@@ -7,71 +7,71 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.source import Source
+from tutelage.engine.precision import on_device
 from tutelage.errors import DataError
 from tutelage.graph.divergences import cross_entropy
-from tutelage.graph.ends import BATCH_ENDS, parse_end
+from tutelage.graph.ends import End, is_of_batch, parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.objective import forward
 from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, gather_uneven
 from tutelage.system.random import derive, seeded, uniform
-from tutelage.tasks.classification import calibration, metrics
 from tutelage.tasks.classification.attacks import Attack, pgd
+from tutelage.tasks.classification.task import judge_of_classes
+from tutelage.tasks.task import Evidence, Judge
 from tutelage.types import Logits, Scores
 
-SCORES = {"top1": 1, "balanced_accuracy": 1, "top5": 1, "nll": -1, "ece": -1}
-"""What is said of a node after each epoch, and whether more of it is better (1) or less (-1)."""
 
 def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int,
-             batch_size: int = 256, nodes: Sequence[str] | None = None, world: World | None = None,
-             known: Mapping[str, Logits] | None = None) -> Scores:
+             batch_size: int = 256, nodes: Sequence[str] | None = None, world: World | None = None) -> Scores:
     """{"nodes": {node: its metrics}, "pairs": {"a|b": their metrics}}, for all nodes that count and all pairs of them.
 
-    Of a node: `score`. Of a pair: agreement, the share, in [0, 1], of all rows on which both choose the same class; a
-    comes before b in the graph.
+    Of a node: `tasks.classification.task.score`. Of a pair: agreement, the share, in [0, 1], of all rows on which both
+    choose the same class; a comes before b in the graph.
     A node counts if its logits have as many columns as there are classes and it reads neither labels nor ids.
     Rows without a label are left out; with several ranks every row counts once. Networks run in eval mode, and each
-    is put back into the mode it was in. `known` are predictions that need no pass.
+    is put back into the mode it was in.
     """
-    labels = source.labels
-    if not bool((labels >= 0).any()):
+    if not bool((source.labels >= 0).any()):
         raise DataError("there is nothing to evaluate on", found="no row with a label")
-    predictions = predict(graph, models, source, classes=classes, batch_size=batch_size, nodes=nodes, world=world,
-                          known=known)
-    return scored(predictions, labels)
+    judge = judge_of_classes(classes)
+    return judged(judge, evidence_of(graph, models, source, judge, batch_size=batch_size, nodes=nodes, world=world))
 
 
-def scored(predictions: Mapping[str, Logits], labels: Tensor) -> Scores:
-    """`evaluate` of predictions [N, classes] that are there, against labels [N] of which one at least is not -1."""
-    given = labels >= 0
-    scores = {node: score(logits[given], labels[given]) for node, logits in predictions.items()}
-    names = list(predictions)
-    pairs = {f"{a}|{b}": {"agreement": metrics.agreement(predictions[a], predictions[b])}
-             for i, a in enumerate(names) for b in names[i + 1 :]}
-    return {"nodes": scores, "pairs": pairs}
+def judged(judge: Judge, found: Mapping[str, Evidence]) -> Scores:
+    """`evaluate` of evidence that is there, by node."""
+    names, alike = list(found), judge.agreement
+    pairs = {} if alike is None else {f"{a}|{b}": {"agreement": alike(found[a], found[b])}
+                                      for i, a in enumerate(names) for b in names[i + 1 :]}
+    return {"nodes": {node: judge.summary(seen) for node, seen in found.items()}, "pairs": pairs}
 
 
-def score(logits: Logits, labels: Tensor) -> dict[str, float]:
-    """Of one node's logits [N, C] against class numbers [N]: nll in nats, the others in [0, 1]."""
-    return {"top1": metrics.top1(logits, labels), "balanced_accuracy": metrics.balanced_accuracy(logits, labels),
-            "top5": metrics.top5(logits, labels),
-            "nll": metrics.nll(logits, labels), "ece": calibration.ece(logits, labels)}
+def predict(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int, batch_size: int = 256,
+            nodes: Sequence[str] | None = None, world: World | None = None) -> dict[str, Logits]:
+    """Node -> logits [N, classes] on the CPU, in the order of the rows, for every node that classifies."""
+    found = evidence_of(graph, models, source, judge_of_classes(classes), batch_size=batch_size, nodes=nodes,
+                        world=world)
+    return {node: seen["logits"] for node, seen in found.items()}
 
 
 @torch.no_grad()
-def predict(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int, batch_size: int = 256,
-            nodes: Sequence[str] | None = None, world: World | None = None,
-            known: Mapping[str, Logits] | None = None) -> dict[str, Logits]:
-    """Node -> logits [N, classes] on the CPU, in the order of the rows, for every node that classifies.
+def evidence_of(graph: Graph, models: Mapping[str, nn.Module], source: Source, judge: Judge, *, batch_size: int = 256,
+                nodes: Sequence[str] | None = None, world: World | None = None,
+                known: Mapping[str, Evidence] | None = None) -> dict[str, Evidence]:
+    """Node -> what the judge keeps of each row [N, ...], on the CPU, in the order of the rows; no node it cannot judge.
 
     `known` is such a result, of nodes that need no pass again.
     """
     known = known or {}
     world = world or World(torch.device("cpu"))
-    ends = [node for node in (graph.nodes if nodes is None else nodes) if _is_free(graph, node)]
+    free = [node for node in (graph.nodes if nodes is None else nodes) if _is_free(graph, node)]
+    taps = {node: {tap: End(node, tap, "").name for tap in judge.taps} for node in free if node not in known}
+    said = {End(node, tap, "").name: seen[name] for node, seen in known.items()
+            for tap, name in (judge.outputs or {}).items()}
+    asked = [end for ends in taps.values() for end in ends.values()]
     modules = {**models, **graph.parts()}
     modes = {module: module.training for whole in modules.values() for module in whole.modules()}
-    found: dict[str, list[Tensor]] = {end: [] for end in ends if end not in known}
+    found: dict[str, list[Evidence]] = {node: [] for node in taps}
     rows = torch.arange(len(source.ids))[world.rank :: world.size]
     try:
         for module in modules.values():
@@ -79,17 +79,23 @@ def predict(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, cl
         with seeded("evaluation"):
             parts = rows.split(batch_size)
             for part, batch in zip(parts, source.batches(parts, draw=None), strict=True):
-                given = {end: logits[part].to(batch.ids.device) for end, logits in known.items()}
-                outputs = forward(graph, models, batch.inputs, ends, given)
-                for end in found:
-                    found[end].append(outputs[end])
+                batch = on_device(batch, world.device)
+                given = {end: values[part].to(batch.ids.device) for end, values in said.items()}
+                outputs = forward(graph, models, batch.inputs, asked, given)
+                for node, ends in taps.items():
+                    seen = judge.measure({tap: outputs[end] for tap, end in ends.items()}, batch.labels, batch.ids)
+                    found[node] += [] if seen is None else [seen]
     finally:
         for module, mode in modes.items():  # parents first, so that a part of a network in another mode keeps it
             if module.training != mode:
                 module.train(mode)
-    whole = {end: torch.cat(logits) for end, logits in found.items() if logits and _classifies(logits[0], classes)}
-    whole = {end: gather_uneven(logits, len(source.ids), world).cpu() for end, logits in whole.items()} | dict(known)
-    return {end: whole[end] for end in ends if end in whole}
+    whole = {node: _whole(parts, len(source.ids), world) for node, parts in found.items() if parts} | dict(known)
+    return {node: whole[node] for node in free if node in whole}
+
+
+def _whole(parts: Sequence[Evidence], rows: int, world: World) -> Evidence:
+    """The evidence of all rows, from that of this rank's batches."""
+    return {name: gather_uneven(torch.cat([part[name] for part in parts]), rows, world).cpu() for name in parts[0]}
 
 
 def robustness(models: Mapping[str, nn.Module], source: Source, attack: Attack, *, attacked: Sequence[str],
@@ -123,9 +129,7 @@ def _mistaken(model: nn.Module, labels: Tensor, images: Tensor) -> Tensor:
 
 
 def _is_free(graph: Graph, node: str) -> bool:
+    """Whether a node can be judged without a step: it reads no labels, no ids, no view, and is not computed of rows."""
     ends = graph.order([node])
-    return not any(end in BATCH_ENDS or parse_end(end).view for end in ends)
-
-
-def _classifies(logits: Tensor, classes: int) -> bool:
-    return logits.dim() == 2 and logits.shape[1] == classes
+    return not any(is_of_batch(end) or parse_end(end).view or graph.rows_of(parse_end(end).node) is not None
+                   for end in ends)

@@ -17,14 +17,20 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Trained
 from tutelage.system.distributed import World
 from tutelage.tasks.classification.skill import Mark
-from tutelage.types import Outputs, Reader, Scores
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.named import task_of
+from tutelage.tasks.task import Evidence, Score, Task
+from tutelage.types import BatchLabels, Outputs, Reader, Scores, View
 
-Losses = Callable[[Graph, Outputs, Tensor, Mapping[str, float]], dict[str, Tensor]]
+Losses = Callable[[Graph, Outputs, BatchLabels, Mapping[str, float]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch brought: mean loss by edge, accuracy in [0, 1] by node on validation data."""
+    """What an epoch brought: mean loss by edge, and on validation data the first score of the task by node.
+
+    Of classification that is the accuracy, in [0, 1].
+    """
 
     number: int
     step: int
@@ -32,9 +38,10 @@ class Epoch:
     accuracy: Mapping[str, float]
     seconds: float
     images_per_second: float
+    score: Score = CLASSIFICATION.scores[0]
 
     def __str__(self) -> str:
-        accuracy = "  ".join(f"{node} {share:.2%}" for node, share in self.accuracy.items())
+        accuracy = "  ".join(f"{node} {self.score.text(share)}" for node, share in self.accuracy.items())
         loss = "  ".join(f"{edge} {value:.4f}" for edge, value in self.losses.items())
         return f"epoch {self.number}  {accuracy}  |  {loss}  |  {self.images_per_second:.0f} images/s"
 
@@ -58,7 +65,7 @@ class Run:
     losses: Losses = objective.losses
     cache: TeacherCache | None = None
     recording: CapturedStep | None = None
-    predicted: dict[str, Tensor] | None = None
+    predicted: dict[str, Evidence] | None = None
     frozen: dict[str, str] = field(default_factory=dict)
     best: dict[str, dict] = field(default_factory=dict)
     scores: Scores = field(default_factory=lambda: Scores(nodes={}, pairs={}))
@@ -88,10 +95,21 @@ class Run:
         return self.step / self.steps
 
     @property
+    def task(self) -> Task:
+        """What the networks are to say of a row."""
+        return task_of(self.data)
+
+    @property
+    def first_scores(self) -> dict[str, float]:
+        """Node -> the first score of the task, as of the last epoch."""
+        key = self.task.scores[0].key
+        return {node: scores[key] for node, scores in self.scores["nodes"].items()}
+
+    @property
     def learners(self) -> dict[str, nn.Module]:
         """What has an optimizer: trained networks and parts, by name."""
         return {name: self.models[name] for name in self.graph.named(Trained)} | self.graph.parts()
 
-    def logits(self, node: str, images: Tensor) -> Tensor:
+    def logits(self, node: str, images: View) -> Tensor:
         """What a network says of this rank's own images outside of the step's forward passes, in the mode it is in."""
         return run_network(self.models[node], self.choices[node], images, [""])[""]

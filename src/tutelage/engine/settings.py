@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tutelage.data.source import Data
 from tutelage.engine.optimizers import MakeOptimizer
-from tutelage.engine.predict import SCORES
 from tutelage.errors import DataError, UsageError, unknown
 from tutelage.graph.graph import Graph
+from tutelage.graph.naming import name_of
 from tutelage.graph.nodes import Trained
+from tutelage.graph.rows import total_of
 from tutelage.graph.schedules import cosine
 from tutelage.system.distributed import World
+from tutelage.tasks.task import Score, Task
 from tutelage.types import Schedule
 
 PRECISIONS = ("auto", "exact", "bf16")
@@ -47,11 +48,6 @@ class Settings:
         """How many draws of the augmentation there are; epoch e has draw e modulo that."""
         return self.epochs if self.limit_draws is None else min(self.limit_draws, self.epochs)
 
-    @property
-    def judge(self) -> str | None:
-        """The score by which the best weights are kept; None where the last are."""
-        return "top1" if self.best is True else self.best or None
-
     def __post_init__(self) -> None:
         _at_least("epochs", self.epochs, 1)
         _at_least("batch_size", self.batch_size, 1)
@@ -65,8 +61,6 @@ class Settings:
                 raise unknown("check", name, CHECKS, where="warn")
         if self.cache not in (True, False, "auto"):
             raise UsageError("unknown cache", where="cache", found=repr(self.cache), expected="true, false or 'auto'")
-        if isinstance(self.best, str) and self.best not in SCORES:
-            raise unknown("score", self.best, SCORES, where="best")
         _at_least("cache_top", self.cache_top, 1)
         if self.cache_top is not None and (self.cache is not True or self.precision == "exact"):
             raise UsageError("the largest logits alone change what is learned", where="cache_top",
@@ -81,6 +75,20 @@ class Settings:
         if self.precision not in PRECISIONS:
             raise UsageError("unknown precision", where="precision", found=repr(self.precision),
                              expected=", ".join(PRECISIONS))
+
+
+def judging_score(task: Task, best: bool | str) -> Score | None:
+    """The score by which the best weights are kept: the first of the task, or the one named; None: the last are kept.
+
+    Raises UsageError for a score that is not told after each epoch.
+    """
+    if not best:
+        return None
+    scores = {score.key: score for score in task.epoch_scores}
+    name = task.scores[0].key if best is True else best
+    if name not in scores:
+        raise unknown("score", name, scores, where="best")
+    return scores[name]
 
 
 def _at_least(name: str, value: float | None, least: int) -> None:
@@ -99,15 +107,14 @@ def check_batches(rows: int, settings: Settings, world: World) -> None:
                          expected=f"a multiple of ranks x accumulate = {world.size} x {settings.accumulate}")
 
 
-def check_labels(data: Data) -> None:
-    """Refuse labels that are no class."""
-    if len(data.classes) < 2:
-        raise DataError("too few classes: there is nothing to tell apart", where="training data",
-                        found=f"{len(data.classes)} classes", expected="two or more")
-    least, most = (int(end) for end in data.train.labels.aminmax())
-    if least < -1 or most >= len(data.classes):
-        raise DataError("labels out of range", where="training data", found=f"{least} .. {most}",
-                        expected=f"-1 (no label) .. {len(data.classes) - 1}")
+def check_accumulation(graph: Graph, settings: Settings) -> None:
+    """Refuse micro-batches where what the loss of a whole step is divided by is not known from its labels."""
+    for edge in graph.edges if settings.accumulate > 1 else ():
+        if edge.rows is not None and total_of(edge.rows) is None:
+            raise UsageError("rows whose number is known only batch by batch cannot be accumulated",
+                             where=f"edge {edge.name}", found=f"accumulate = {settings.accumulate}",
+                             expected="accumulate = 1",
+                             fix=f"give {name_of(edge.rows)} an attribute total: (labels) -> scalar")
 
 
 def check_batchnorm(graph: Graph, networks: Mapping[str, nn.Module], rows: int) -> None:

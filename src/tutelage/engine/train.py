@@ -21,11 +21,10 @@ from tutelage.engine.dry_run import prepare as prepare
 from tutelage.engine.loop import check, finish_lazy, hash_frozen, mean_losses, steps_of
 from tutelage.engine.numerics import Settled, read_settled, write_settled
 from tutelage.engine.optimizers import MakeOptimizer
-from tutelage.engine.predict import SCORES
 from tutelage.engine.python_config import described_in
 from tutelage.engine.run import Epoch as Epoch
 from tutelage.engine.run import Run
-from tutelage.engine.settings import Settings
+from tutelage.engine.settings import Settings, judging_score
 from tutelage.engine.state import capture, learned, restore
 from tutelage.errors import BusyError, DataError, Interrupted, ModelError, NumericError, SecurityError
 from tutelage.graph.graph import Graph
@@ -51,6 +50,8 @@ from tutelage.runs.folder import (
 from tutelage.system.distributed import World, choose_device, largest, lead
 from tutelage.system.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.system.machine import peak_memory, processor_of
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Score
 from tutelage.types import Schedule, Scores
 
 logger = logging.getLogger("tutelage")
@@ -63,7 +64,7 @@ AGREE_STEPS = 10
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is within an epoch: mean losses so far by edge, last validation accuracy by node."""
+    """Where a run is within an epoch: mean losses so far by edge, last first score of the task by node."""
 
     epoch: int
     step: int
@@ -72,6 +73,7 @@ class Progress:
     losses: Mapping[str, float]
     accuracy: Mapping[str, float]
     images_per_second: float
+    score: Score = CLASSIFICATION.scores[0]
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,13 @@ def train(graph: Graph, models: Mapping[str, nn.Module], data: Data, *, epochs: 
     (float32), "bf16" (autocast; losses stay float32) or "auto" (bf16 on a GPU that has it). With `out` there is a run
     folder; a run found there is resumed, its past epochs are yielded again from the records, and the result has the
     bits of the uninterrupted run. `checkpoint_steps` saves within an epoch too; `best` keeps each network's best
-    weights on validation data, besides the last: by `top1` if it is true, or by the score that it names, such as
-    "balanced_accuracy" (`predict.SCORES`). `draws` limits how many augmentations of an image there are: epoch e has
-    draw e modulo that. What frozen networks say of a draw is kept in `cache_gib` GiB at most of a folder for all runs
-    if `cache` is true, or "auto" and draws come again or are there already; with `cache_top` of its logits the so many
-    largest alone, which is less than the teacher says (docs/speed.md) and is noted. Networks that are not what they
-    claim are refused at the start; the checks named in `warn` only warn (docs/checks.md).
+    weights on validation data, besides the last: if it is true by the first score of the task (`top1`), else by the one
+    that it names, such as "balanced_accuracy", among those that are told after each epoch (`Task.epoch_scores`).
+    `draws` limits how many augmentations of an image there are: epoch e has draw e modulo that. What frozen networks
+    say of a draw is kept in `cache_gib` GiB at most of a folder for all runs if `cache` is true, or "auto" and draws
+    come again or are there already; with `cache_top` of its logits the so many largest alone, which is less than the
+    teacher says (docs/speed.md) and is noted. Networks that are not what they claim are refused at the start; the
+    checks named in `warn` only warn (docs/checks.md).
     """
     settings = Settings(epochs, optimizer, rate, warmup_epochs, batch_size, accumulate, clip_norm, precision, seed,
                         checkpoint_steps, best, draws, cache, cache_gib, cache_top, tuple(warn))
@@ -167,7 +170,7 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
                 yield from _rest(run, folder, interrupted)
             else:
                 _take_final_weights(run, out, done)
-                yield from _past(out, run.steps)
+                yield from _past(out, run.steps, run.task.scores[0])
         except (DataError, SecurityError) as error:
             raise reported(error, out, data.files, run.step if run else 0) from None
 
@@ -249,15 +252,15 @@ def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, No
         folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
                            computed={node: str(choice) for node, choice in run.choices.items()}, cached=tuned.cached,
                            notes=[*run.data.notes, *frozen_notes(run.models), *tuned.notes])
-    yield from _past(folder.path, run.step)
+    yield from _past(folder.path, run.step, run.task.scores[0])
 
 
-def _past(out: Path, step: int) -> Generator[Epoch, None, None]:
+def _past(out: Path, step: int, score: Score) -> Generator[Epoch, None, None]:
     """The epochs already trained, from the records: a loop that counts them counts on rightly after a resume."""
     for record in read_records(out):
         if record["event"] == "epoch" and record["step"] <= step:
             yield Epoch(record["epoch"], record["step"], record["losses"], record["accuracy"], record["seconds"],
-                        record["images_per_second"])
+                        record["images_per_second"], score)
 
 
 def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator[Epoch | Progress | None, None, None]:
@@ -275,9 +278,8 @@ def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator
             if event is None and now - told > PROGRESS_SECONDS:
                 run.guard.read()
                 told, speed = now, (run.step - first) * run.settings.batch_size / (now - began)
-                accuracy = {node: scores["top1"] for node, scores in run.scores["nodes"].items()}
-                yield Progress(run.epoch + 1, run.step, run.steps, run.settings.batch_size, mean_losses(run), accuracy,
-                               speed)
+                yield Progress(run.epoch + 1, run.step, run.steps, run.settings.batch_size, mean_losses(run),
+                               run.first_scores, speed, run.task.scores[0])
     except GeneratorExit:  # the user's loop broke off: what was learned is theirs, and the run can go on later
         if run.world.main:
             _write_models(run, folder)
@@ -293,9 +295,10 @@ def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator
 def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
     for node in learned(run):
         scores = run.scores["nodes"].get(node)
-        if scores and _is_better(run.settings.judge, scores, run.best.get(node)):
+        if scores and _is_better(judging_score(run.task, run.settings.best), scores, run.best.get(node)):
             tensors = {name: tensor.detach().cpu().clone() for name, tensor in weights_of(run.models[node]).items()}
-            run.best[node] = {"top1": scores["top1"], "step": run.step, "scores": scores, "tensors": tensors,
+            first = run.task.scores[0].key
+            run.best[node] = {first: scores[first], "step": run.step, "scores": scores, "tensors": tensors,
                               "mark": run.marks.get(node)}
     if folder.records is not None:
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in run.optimizers.items()}
@@ -307,11 +310,9 @@ def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
     _save(run, folder)
 
 
-def _is_better(judge: str | None, scores: Mapping[str, float], held: Mapping | None) -> bool:
+def _is_better(judge: Score | None, scores: Mapping[str, float], held: Mapping | None) -> bool:
     """Whether the score that judges is better than that of the weights that are held."""
-    if judge is None:
-        return False
-    return held is None or SCORES[judge] * scores[judge] > SCORES[judge] * held["scores"][judge]
+    return judge is not None and judge.beats(scores[judge.key], None if held is None else held["scores"][judge.key])
 
 
 def _stop_if_asked(run: Run, folder: Folder, interrupted: Callable[[], int]) -> None:

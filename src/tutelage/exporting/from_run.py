@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from tutelage.data.images import Preparation, preparation, printable
-from tutelage.data.load import load_data
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.exporting.export import Images, export_network, require_place
@@ -22,6 +21,7 @@ from tutelage.graph.taps import logits_of
 from tutelage.models.saved import load_network
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.trained_run import recipe_of_run
+from tutelage.tasks.named import data_for
 
 NEVER_READ = (".pt2", ".pte")
 
@@ -39,7 +39,7 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     require_possible(wanted)
     recipe = recipe_of_run(run, plugins)
     network, classes = load(run, node, plugins=recipe.plugins)
-    data = load_data(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
+    data = data_for(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
     if data.classes != classes:
         raise ModelError("the data have other classes than the network", where=run / "config.toml",
                          found=f"{len(data.classes)} classes, such as {printable(data.classes[0])}",

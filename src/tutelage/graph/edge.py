@@ -8,8 +8,9 @@ from torch import nn
 
 from tutelage.errors import UsageError
 from tutelage.graph import divergences, sample_weights
+from tutelage.graph.ends import is_of_batch
 from tutelage.graph.naming import describe, name_of, unbound
-from tutelage.types import PerSampleFn, Schedule
+from tutelage.types import PerSampleFn, RowsFn, Schedule
 
 NEEDS_LOGITS = (*divergences.NEEDS_LOGITS, *sample_weights.NEEDS_LOGITS)
 """What reads the teacher end as logits; an edge from `labels` has none."""
@@ -20,7 +21,8 @@ class Edge:
     """`student` learns from `teacher`: weight * mean(sample_weight * T^2 * divergence(student / T, teacher / T)).
 
     The gradient flows into the student end alone. `weight` may be a schedule; `sample_weight` a function, or the
-    name of an end that holds [B].
+    name of an end that holds [B]. `rows` says what is compared: without it the ends as they are, one row a sample;
+    with it the rows that it makes of them, such as pixels. The mean is over rows, each as much as it counts.
     """
 
     teacher: str
@@ -29,6 +31,7 @@ class Edge:
     weight: float | Schedule = 1.0
     temperature: float = 1.0
     sample_weight: PerSampleFn | str | None = None
+    rows: RowsFn | None = None
 
     def __post_init__(self) -> None:
         if not (0 < self.temperature < math.inf):
@@ -38,7 +41,7 @@ class Edge:
         if isinstance(unbound(self.sample_weight), nn.Module):
             raise self._error("a sample weight that learns", describe(self.sample_weight), "a function or an end",
                               "make it a Computed node and name its end: sample_weight='gate'")
-        if self.teacher == "labels":
+        if self.from_labels:
             self._check_from_labels()
         elif unbound(self.divergence) in divergences.FROM_LABELS:
             name = name_of(self.divergence)
@@ -58,10 +61,16 @@ class Edge:
                           fix=fix)
 
     @cached_property
+    def from_labels(self) -> bool:
+        """Whether the teacher is the labels, or one of several labels."""
+        return is_of_batch(self.teacher) and self.teacher != "ids"
+
+    @cached_property
     def name(self) -> str:
-        """What the edge is called in losses and records: ends, divergence, and the temperature where it is not 1."""
+        """What the edge is called in losses and records: ends, divergence, a temperature that is not 1, and rows."""
         warm = "" if self.temperature == 1 else f"/{self.temperature:g}"
-        return f"{self.teacher}->{self.student}:{name_of(self.divergence)}{warm}"
+        rows = "" if self.rows is None else f"[{name_of(self.rows)}]"
+        return f"{self.teacher}->{self.student}:{name_of(self.divergence)}{warm}{rows}"
 
     def weight_at(self, progress: float | None = None) -> float:
         """The weight now; `progress` in [0, 1], without which a schedule is an error."""

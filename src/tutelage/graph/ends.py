@@ -24,6 +24,17 @@ class End(NamedTuple):
 
 
 @cache
+def is_of_batch(end: str) -> bool:
+    """Whether every batch brings this end: labels, one of several labels, or ids.
+
+    >>> is_of_batch("labels.boxes"), is_of_batch("labels@strong")
+    (True, False)
+    """
+    node, tap, view = parse_end(end)
+    return node in BATCH_ENDS and not view and (not tap or node == "labels")
+
+
+@cache
 def parse_end(text: str) -> End:
     """Take the name of an end apart.
 

@@ -23,9 +23,10 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.naming import unbound
 from tutelage.graph.objective import edge_loss
+from tutelage.graph.rows import row_sets
 from tutelage.graph.sample_weights import entropy
 from tutelage.system.machine import with_code_of_its_own
-from tutelage.types import Outputs
+from tutelage.types import BatchLabels, Outputs, Rows
 
 Statistic = dict[tuple[int, float], Tensor]
 """(place of an end, temperature) -> what is known of its softmax there."""
@@ -39,7 +40,7 @@ class Certainty(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Term:
+class FusedTerm:
     """One edge in numbers: which tensors it reads, by their place in a list (`teacher` None: the labels).
 
     `weight` is the place of its sample weight among those that are given.
@@ -52,7 +53,7 @@ class Term:
     weight: int | Certainty | None
 
 
-def losses(graph: Graph, outputs: Outputs, labels: Tensor, weights: Mapping[str, float] | None = None, *,
+def losses(graph: Graph, outputs: Outputs, labels: BatchLabels, weights: Mapping[str, float] | None = None, *,
            compiled: bool = False) -> dict[str, Tensor]:
     """What `objective.losses` gives, to the same accuracy; only their plain sum may be differentiated, and once.
 
@@ -60,17 +61,19 @@ def losses(graph: Graph, outputs: Outputs, labels: Tensor, weights: Mapping[str,
     """
     weights = graph.weights() if weights is None else weights
     live = graph.live(weights)
-    closed = [edge for edge in live if _has_closed_form(edge, outputs, labels)]
-    values = _closed(closed, outputs, labels, weights, compiled)
-    found = {edge.name: value for edge, value in zip(closed, values, strict=True)}
-    return {name: found[name] if name in found else edge_loss(edge, outputs, labels, weights[name])
+    sets, found = row_sets(live, outputs, labels, graph.nodes), dict[str, Tensor]()
+    for rows, seen in sets.items():
+        closed = [edge for edge in live if edge.rows == rows and _has_closed_form(edge, seen.values, seen.labels)]
+        values = _closed(closed, seen, weights, compiled)
+        found |= {edge.name: value for edge, value in zip(closed, values, strict=True)}
+    return {name: found[name] if name in found else edge_loss(edge, outputs, labels, weights[name], sets[edge.rows])
             for name, edge in ((edge.name, edge) for edge in live)}
 
 
-def _has_closed_form(edge: Edge, outputs: Outputs, labels: Tensor) -> bool:
+def _has_closed_form(edge: Edge, outputs: Mapping[str, Tensor], labels: BatchLabels) -> bool:
     # An edge whose ends are not alike goes to the reference too, which has the words for what is wrong.
     student, teacher = outputs[edge.student], outputs.get(edge.teacher)
-    if student.dim() != 2 or len(student) != len(labels):
+    if student.dim() != 2 or not isinstance(labels, Tensor) or len(student) != len(labels):
         return False
     if edge.teacher == "labels":
         plain = _options(edge.divergence).keys() <= {"smoothing"}
@@ -82,22 +85,23 @@ def _are_labels_of(student: Tensor, labels: Tensor) -> bool:
     return not labels.is_floating_point() or labels.shape == student.shape
 
 
-def _closed(edges: Sequence[Edge], outputs: Outputs, labels: Tensor, weights: Mapping[str, float],
-            compiled: bool) -> Sequence[Tensor]:
+def _closed(edges: Sequence[Edge], seen: Rows, weights: Mapping[str, float], compiled: bool) -> Sequence[Tensor]:
     if not edges:
         return ()
+    outputs, labels = seen.values, seen.labels
     ends, terms, weighted = _plan(tuple(edges))
-    rows = [_rows(edge, outputs, labels) for edge in weighted]
+    rows = [_weights(edge, outputs, labels) for edge in weighted]
     scale = [weights[edge.name] for edge in edges]
     # A target stays outside: what nobody teaches in this step must get no gradient, not one of zeros, which the
     # gathering over ranks would make of it, and an optimizer would decay and push on.
     learn = {edge.student for edge in edges}
     tensors = [outputs[end] if end in learn else outputs[end].detach() for end in ends]
-    return _ClosedForm.apply(terms, compiled, labels, rows, scale, *tensors)
+    counted = () if seen.counts is None else (seen.counts, seen.divisor)
+    return _ClosedForm.apply(terms, compiled, labels, rows, scale, counted, *tensors)
 
 
 @lru_cache(maxsize=64)
-def _plan(edges: tuple[Edge, ...]) -> tuple[tuple[str, ...], tuple[Term, ...], tuple[Edge, ...]]:
+def _plan(edges: tuple[Edge, ...]) -> tuple[tuple[str, ...], tuple[FusedTerm, ...], tuple[Edge, ...]]:
     """The ends that the edges read, the edges as terms of these, and those whose sample weights are worked out here."""
     ends = tuple(dict.fromkeys([*(e.student for e in edges), *(e.teacher for e in edges if e.teacher != "labels")]))
     places = {end: place for place, end in enumerate(ends)}
@@ -111,7 +115,7 @@ def _plan(edges: tuple[Edge, ...]) -> tuple[tuple[str, ...], tuple[Term, ...], t
             weight = len(weighted)
             weighted.append(edge)
         smoothing = _options(edge.divergence).get("smoothing", 0.0)
-        terms.append(Term(places[edge.student], places.get(edge.teacher), edge.temperature, smoothing, weight))
+        terms.append(FusedTerm(places[edge.student], places.get(edge.teacher), edge.temperature, smoothing, weight))
     return ends, tuple(terms), tuple(weighted)
 
 
@@ -119,20 +123,21 @@ def _options(function: object) -> dict:
     return function.keywords if isinstance(function, partial) else {}
 
 
-def _rows(edge: Edge, outputs: Outputs, labels: Tensor) -> Tensor:
+def _weights(edge: Edge, outputs: Mapping[str, Tensor], labels: BatchLabels) -> Tensor:
     if isinstance(edge.sample_weight, str):
         return outputs[edge.sample_weight].detach()
     assert edge.sample_weight is not None, "only edges with a sample weight come here"
+    assert isinstance(labels, Tensor), "no edge of several labels has a closed form"
     teacher = labels if edge.teacher == "labels" else outputs[edge.teacher].detach()
     return edge.sample_weight(outputs[edge.student].detach(), teacher, labels).detach()
 
 
 class _ClosedForm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, terms: tuple[Term, ...], compiled: bool, labels: Tensor, rows: list[Tensor], scale: list[float],
-                *ends: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx, terms: tuple[FusedTerm, ...], compiled: bool, labels: Tensor, rows: list[Tensor],
+                scale: list[float], counted: tuple[Tensor, ...], *ends: Tensor) -> tuple[Tensor, ...]:
         work = _compiled(terms) if compiled else partial(arithmetic, terms)
-        values, ctx.gradients = work(labels, ends, rows, _on_device(scale, ends[0]))
+        values, ctx.gradients = work(labels, ends, rows, _on_device(scale, ends[0]), counted)
         return values.unbind()
 
     @staticmethod
@@ -142,7 +147,7 @@ class _ClosedForm(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if given.device.type != "cpu" or given.item() != 1:
             gradients = [gradient if gradient is None else gradient.mul_(given) for gradient in gradients]
-        return None, None, None, None, None, *gradients
+        return None, None, None, None, None, None, *gradients
 
 
 def _on_device(numbers: list[float], like: Tensor) -> Tensor:
@@ -154,17 +159,19 @@ def _on_device(numbers: list[float], like: Tensor) -> Tensor:
 
 
 @cache
-def _compiled(terms: tuple[Term, ...]) -> Callable:
-    region = with_code_of_its_own(lambda labels, ends, rows, scale: arithmetic(terms, labels, ends, rows, scale))
+def _compiled(terms: tuple[FusedTerm, ...]) -> Callable:
+    region = with_code_of_its_own(
+        lambda labels, ends, rows, scale, counted: arithmetic(terms, labels, ends, rows, scale, counted))
     return torch.compile(region, dynamic=False, fullgraph=True)
 
 
-def arithmetic(terms: tuple[Term, ...], labels: Tensor, ends: Sequence[Tensor], rows: Sequence[Tensor],
-               scale: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+def arithmetic(terms: tuple[FusedTerm, ...], labels: Tensor, ends: Sequence[Tensor], rows: Sequence[Tensor],
+               scale: Tensor, counted: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor | None]]:
     """Value of each term, [terms]; and for each end the gradient of their sum, [B, C], None where nothing learns.
 
-    `scale` [terms] are the edges' weights, `rows` the sample weights that are given, each [B]. Written so that
-    generated code passes three times over the ends: for the maxima, for all sums, for the gradients.
+    `scale` [terms] are the edges' weights, `rows` the sample weights that are given, each [B]; `counted`, where not all
+    rows count alike, how much each does [B] and what their sum is divided by. Written so that generated code passes
+    three times over the ends: for the maxima, for all sums, for the gradients.
     """
     below = [end - end.amax(-1, keepdim=True) for end in ends]
     exp = _exponentials(terms, below)
@@ -173,7 +180,8 @@ def arithmetic(terms: tuple[Term, ...], labels: Tensor, ends: Sequence[Tensor], 
     sure: Statistic = {}
     targets: dict[tuple[float, int], tuple[Tensor, Tensor]] = {}
     apart: list[Tensor] = []
-    pulls = (scale / len(labels)).unbind()
+    counts, divisor = counted or (None, len(labels))
+    pulls = (scale / divisor).unbind()
     # (student, end, temperature) -> [B], or one number for all rows: how much of that end's softmax is in the
     # student's gradient.
     parts: dict[tuple[int, int, float], Tensor] = {}
@@ -181,6 +189,8 @@ def arithmetic(terms: tuple[Term, ...], labels: Tensor, ends: Sequence[Tensor], 
     for term, pull in zip(terms, pulls, strict=True):
         warm, mine = term.temperature, (term.student, term.temperature)
         share = _share(term, rows, below, exp, total, log, sure)
+        if counts is not None:
+            share = counts if share is None else share * counts
         pull = pull * warm if share is None else pull * warm * share
         if term.teacher is not None:
             theirs = term.teacher, warm
@@ -205,14 +215,15 @@ def arithmetic(terms: tuple[Term, ...], labels: Tensor, ends: Sequence[Tensor], 
         before = gradients[student]
         assert before is not None
         gradients[student] = before - aim
-    return scale * torch.stack(apart).mean(1), gradients
+    each = torch.stack(apart)
+    return scale * (each.mean(1) if counts is None else each.sum(1) / divisor), gradients
 
 
 def _add(parts: dict[tuple[int, int, float], Tensor], key: tuple[int, int, float], part: Tensor) -> None:
     parts[key] = parts[key] + part if key in parts else part
 
 
-def _exponentials(terms: Sequence[Term], below: Sequence[Tensor]) -> Statistic:
+def _exponentials(terms: Sequence[FusedTerm], below: Sequence[Tensor]) -> Statistic:
     """exp(below / T) where a term reads it; where one temperature is 2, 4 or 8 times another, by squaring."""
     wanted = {(place, term.temperature) for term in terms
               for place in (term.student, term.teacher) if place is not None}
@@ -230,7 +241,7 @@ def _exponentials(terms: Sequence[Term], below: Sequence[Tensor]) -> Statistic:
     return exp
 
 
-def _share(term: Term, rows: Sequence[Tensor], below: Sequence[Tensor], exp: Statistic, total: Statistic,
+def _share(term: FusedTerm, rows: Sequence[Tensor], below: Sequence[Tensor], exp: Statistic, total: Statistic,
            log: Statistic, sure: Statistic) -> Tensor | None:
     """The sample weight of a term."""
     if term.weight is None:

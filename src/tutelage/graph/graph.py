@@ -5,7 +5,8 @@ warm, how much, and how much each sample counts (after the Knowledge Transfer Gr
 arXiv:1909.04286). A graph holds no network: those stand in a dict, keyed by the names of the nodes.
 
 An *end* names one tensor of a step: `node`, `node.tap`, `node@view` or `node.tap@view`. Without a tap it is the
-logits, without a view the plain input. `labels` and `ids` are ends that every batch brings.
+logits, without a view the plain input. `labels` (or `labels.NAME`, where there are several) and `ids` are ends that
+every batch brings.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +18,11 @@ from torch import nn
 from tutelage.errors import UsageError, unknown
 from tutelage.graph.controller import Controller
 from tutelage.graph.edge import Edge
-from tutelage.graph.ends import BATCH_ENDS, End, is_end, parse_end
-from tutelage.graph.naming import describe, unbound
+from tutelage.graph.ends import BATCH_ENDS, End, is_end, is_of_batch, parse_end
+from tutelage.graph.naming import describe, name_of, unbound
 from tutelage.graph.nodes import Computed, Ema, Kind, Trained
 from tutelage.system.text import table
+from tutelage.types import RowsFn
 
 
 class Pass(NamedTuple):
@@ -37,7 +39,10 @@ class Pass(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What gives some ends: passes, each network once a view, and then computed ends, each after what it reads."""
+    """What gives some ends: passes, each network once a view, and then computed ends, each after what it reads.
+
+    What is computed of rows is no part of it: that is worked out where the losses are.
+    """
 
     passes: tuple[Pass, ...]
     computed: tuple[End, ...]
@@ -124,13 +129,19 @@ class Graph:
         return self._plans[key]
 
     def _new_plan(self, ends: tuple[str, ...], known: frozenset[str]) -> Plan:
-        missing = [parse_end(end) for end in self.order(ends, known) if end not in known and end not in BATCH_ENDS]
+        missing = [parse_end(end) for end in self.order(ends, known) if end not in known and not is_of_batch(end)]
         computed = tuple(end for end in missing if isinstance(self.nodes[end.node], Computed))
         taps: dict[tuple[str, str], list[str]] = {}
         for end in missing:
             if end not in computed:
                 taps.setdefault((end.node, end.view), []).append(end.tap)
-        return Plan(tuple(Pass(node, view, tuple(asked)) for (node, view), asked in taps.items()), computed)
+        whole = tuple(end for end in computed if self.rows_of(end.node) is None)
+        return Plan(tuple(Pass(node, view, tuple(asked)) for (node, view), asked in taps.items()), whole)
+
+    def rows_of(self, node: str) -> RowsFn | None:
+        """The rows that a node is computed of; None where it is of whole ends, or no computed node."""
+        kind = self.nodes.get(node)
+        return kind.rows if isinstance(kind, Computed) else None
 
     def views(self) -> list[str]:
         """The views that the graph names, besides the plain one, sorted."""
@@ -160,10 +171,12 @@ class Graph:
         if isinstance(kind, Computed):
             for end in kind.of:
                 self._check_end(end, f"computed node {name!r}")
+                self._check_rows(end, kind.rows, f"computed node {name!r}")
 
     def _check_edge(self, edge: Edge) -> None:
         for end in edge.ends:
             self._check_end(end, f"edge {edge.name}")
+            self._check_rows(end, edge.rows, f"edge {edge.name}")
         if not self._can_learn(edge.student):
             raise UsageError(f"{edge.student!r} cannot learn", where=f"edge {edge.name}",
                              found=describe(self.nodes.get(parse_end(edge.student).node, edge.student)),
@@ -172,13 +185,20 @@ class Graph:
 
     def _check_end(self, end: str, where: str) -> None:
         node, _, view = parse_end(end)
-        if end in BATCH_ENDS:
+        if is_of_batch(end):
             return
         if node not in self.nodes:
             raise unknown("node", node, [*self.nodes, *BATCH_ENDS], where=where)
         if view and isinstance(self.nodes[node], Computed):
             raise UsageError("a computed node has no views of its own", where=where, found=end,
                              fix="name the view where the node reads: Computed(('student@strong',), ...)")
+
+    def _check_rows(self, end: str, rows: RowsFn | None, where: str) -> None:
+        theirs = self.rows_of(parse_end(end).node)
+        if theirs is not None and theirs != rows:
+            raise UsageError(f"{end!r} has rows of another kind", where=where,
+                             found=f"{name_of(theirs)}, read as {'whole ends' if rows is None else name_of(rows)}",
+                             fix="give both the same rows")
 
     def _can_learn(self, end: str, seen: frozenset[str] = frozenset()) -> bool:
         kind = self.nodes.get(parse_end(end).node)
@@ -189,8 +209,12 @@ class Graph:
 
 def _table(graph: Graph) -> str:
     nodes = [(name, describe(kind)) for name, kind in graph.nodes.items()]
-    edges = [(edge.teacher, "->", edge.student, "", describe(edge.divergence), "", f"T={edge.temperature:g}", "",
+    edges = [(edge.teacher, "->", edge.student, "", _compared(edge), "", f"T={edge.temperature:g}", "",
               "x " + (describe(edge.weight) if callable(edge.weight) else f"{edge.weight:g}"), "",
               "" if edge.sample_weight is None else f"x {describe(edge.sample_weight)}") for edge in graph.edges]
     controllers = [(name, describe(controller)) for name, controller in graph.controllers.items()]
     return "\n\n".join(table(rows, gap) for rows, gap in ((nodes, "  "), (edges, " "), (controllers, "  ")) if rows)
+
+
+def _compared(edge: Edge) -> str:
+    return describe(edge.divergence) + ("" if edge.rows is None else f" [{name_of(edge.rows)}]")

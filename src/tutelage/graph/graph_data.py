@@ -23,6 +23,7 @@ class NodeData(TypedDict):
     decay: NotRequired[float]
     every: NotRequired[int]
     by: NotRequired[str]
+    rows: NotRequired[str]
 
 
 class EdgeData(TypedDict):
@@ -39,6 +40,7 @@ class EdgeData(TypedDict):
     temperature: float
     sample_weight: str | None
     ends: list[str]
+    rows: NotRequired[str]
 
 
 class GraphData(TypedDict):
@@ -64,14 +66,16 @@ def _node(name: str, kind: Kind) -> NodeData:
             return {"name": name, "kind": "frozen", "before": before}
         case Ema(of, decay, every):
             return {"name": name, "kind": "ema", "of": [of], "decay": float(decay), "every": every}
-        case Computed(of, by):
-            return {"name": name, "kind": "computed", "of": list(of), "by": describe(by)}
+        case Computed(of, by, rows):
+            own: NodeData = {"name": name, "kind": "computed", "of": list(of), "by": describe(by)}
+            return own if rows is None else {**own, "rows": describe(rows)}
 
 
 def _edge(edge: Edge) -> EdgeData:
     weighted = edge.sample_weight
-    return {"name": edge.name, "teacher": edge.teacher, "student": edge.student,
+    data: EdgeData = {"name": edge.name, "teacher": edge.teacher, "student": edge.student,
             "divergence": describe(edge.divergence),
             "weight": describe(edge.weight) if callable(edge.weight) else float(edge.weight),
             "temperature": float(edge.temperature), "sample_weight": None if weighted is None else describe(weighted),
             "ends": list(edge.ends)}
+    return data if edge.rows is None else {**data, "rows": describe(edge.rows)}

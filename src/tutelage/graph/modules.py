@@ -22,6 +22,10 @@ def mean_probability(*logits: Logits) -> Logits:
     >>> mean_probability(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 0.0]])).exp().tolist()
     [[0.5, 0.5]]
     """
+    if any(rows.dim() != 2 for rows in logits):
+        raise ModelError("a mean probability of what is not logits of samples",
+                         found=str([list(rows.shape) for rows in logits]), expected="[B, C] of each",
+                         fix="say what the mean is: Ensemble(of, mean), or Computed(of, mean)")
     return torch.stack([rows.log_softmax(-1) for rows in logits]).logsumexp(0) - math.log(len(logits))
 
 

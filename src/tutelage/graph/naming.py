@@ -27,7 +27,8 @@ def describe(function: object) -> str:
     if isinstance(function, Ema):
         return f"ema of {function.of}, decay {function.decay:g}" + (f", every {function.every}" * (function.every > 1))
     if isinstance(function, Computed):
-        return f"{describe(function.by)} of {', '.join(function.of)}"
+        rows = "" if function.rows is None else f" [{name_of(function.rows)}]"
+        return f"{describe(function.by)} of {', '.join(function.of)}{rows}"
     options = []
     while isinstance(function, partial):
         options += [describe(x) if callable(x) else repr(x) for x in function.args]

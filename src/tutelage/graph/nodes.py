@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tutelage.errors import UsageError
 from tutelage.graph.modules import mean_probability
+from tutelage.types import RowsFn
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,27 @@ class Ema:
 class Computed:
     """A node without a network: `by` gets the ends `of` in order, attached, and returns a tensor or a dict of taps.
 
-    `by` is a function, or a module, which learns if it has parameters and is saved with the run.
+    `by` is a function, or a module, which learns if it has parameters and is saved with the run. With `rows` it gets
+    and gives rows: it is worked out where the losses are, and only edges of the same rows may read it.
     """
 
     of: tuple[str, ...]
     by: Callable[..., Tensor | dict[str, Tensor]]
+    rows: RowsFn | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", (self.of,) if isinstance(self.of, str) else tuple(self.of))
 
 
-def Ensemble(of: Sequence[str]) -> Computed:  # noqa: N802 - a kind of node, like the four classes above
-    """The mean probability of several nodes, as log-probabilities (logits that `kl` and `cross_entropy` read)."""
+def Ensemble(of: Sequence[str],  # noqa: N802 - a kind of node, like the four classes above
+             mean: Callable[..., Tensor] = mean_probability) -> Computed:
+    """The mean probability of several nodes, as log-probabilities (logits that `kl` and `cross_entropy` read).
+
+    What is no logits [B, C] has another `mean`: that of its task.
+    """
     if not of:
         raise UsageError("an ensemble of nothing", expected="the names of its members")
-    return Computed(tuple(of), mean_probability)
+    return Computed(tuple(of), mean)
 
 
 Kind = Trained | Frozen | Ema | Computed

@@ -14,8 +14,9 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.ends import End
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Computed, Trained
+from tutelage.graph.rows import computed, row_sets
 from tutelage.graph.taps import read
-from tutelage.types import Inputs, Outputs, Reader
+from tutelage.types import BatchLabels, Inputs, Outputs, Reader, Rows, label_ends
 
 
 def forward(graph: Graph, models: Mapping[str, nn.Module | Reader], inputs: Inputs,
@@ -23,7 +24,7 @@ def forward(graph: Graph, models: Mapping[str, nn.Module | Reader], inputs: Inpu
     """End -> tensor, at least float32, for `ends` (all that the edges read) and what they are computed from.
 
     `known` holds ends that cost no pass: labels, ids, what a cache remembers. Labels and ids that are not known are
-    left out.
+    left out, and so is what is computed of rows: that needs the labels.
     """
     outputs = dict(known or {})
     plan = graph.plan(graph.ends() if ends is None else ends, outputs)
@@ -35,36 +36,40 @@ def forward(graph: Graph, models: Mapping[str, nn.Module | Reader], inputs: Inpu
     for end in plan.computed:
         kind = graph.nodes[end.node]
         if end.name not in outputs and isinstance(kind, Computed):
-            result = kind.by(*(outputs[source] for source in kind.of))
-            taps = result if isinstance(result, dict) else {"logits": result}
-            outputs |= {End(end.node, "" if tap == "logits" else tap, "").name: x for tap, x in taps.items()}
+            outputs |= computed(end.node, kind, outputs)
     return outputs
 
 
-def edge_loss(edge: Edge, outputs: Outputs, labels: Tensor, weight: float | None = None) -> Tensor:
+def edge_loss(edge: Edge, outputs: Outputs, labels: BatchLabels, weight: float | None = None,
+              seen: Rows | None = None) -> Tensor:
     """weight * mean(sample_weight * T^2 * divergence(student / T, teacher / T)), a scalar.
 
-    The mean is over all rows. The teacher end and the sample weight are detached; labels stay what they are.
+    The mean is over all rows, each as much as it counts; where none counts it is 0. The teacher end and the sample
+    weight are detached; labels stay what they are. `seen` are the rows of the edge, if they are there already.
     """
     weight = edge.weight_at() if weight is None else weight
-    student = outputs[edge.student]
-    teacher = labels if edge.teacher == "labels" else outputs[edge.teacher].detach()
+    values, labels, counts, *_ = seen = row_sets([edge], outputs, labels)[edge.rows] if seen is None else seen
+    student = values[edge.student]
+    teacher = label_ends(labels)[edge.teacher] if edge.from_labels else values[edge.teacher].detach()
     if edge.temperature == 1:
         rows = edge.divergence(student, teacher, labels)
     else:
         rows = edge.divergence(student / edge.temperature, teacher / edge.temperature, labels)
     if isinstance(edge.sample_weight, str):
-        rows = rows * outputs[edge.sample_weight].detach()
+        rows = rows * values[edge.sample_weight].detach()
     elif edge.sample_weight is not None:
         rows = rows * edge.sample_weight(student.detach(), teacher, labels).detach()
-    return weight * edge.temperature**2 * rows.mean()
+    mean = rows.mean() if counts is None else (counts * rows).sum() / seen.divisor
+    return weight * edge.temperature**2 * mean
 
 
-def losses(graph: Graph, outputs: Outputs, labels: Tensor,
+def losses(graph: Graph, outputs: Outputs, labels: BatchLabels,
            weights: Mapping[str, float] | None = None) -> dict[str, Tensor]:
     """Live edge -> scalar. The loss of the whole graph is their plain sum."""
     weights = graph.weights() if weights is None else weights
-    return {edge.name: edge_loss(edge, outputs, labels, weights[edge.name]) for edge in graph.live(weights)}
+    live = graph.live(weights)
+    sets = row_sets(live, outputs, labels, graph.nodes)
+    return {edge.name: edge_loss(edge, outputs, labels, weights[edge.name], sets[edge.rows]) for edge in live}
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import nn
 
 from tutelage import data as data_page
-from tutelage.data.load import load_data
 from tutelage.engine.autotune import begin, choose
 from tutelage.engine.checks import Check, check_networks, heard
 from tutelage.engine.loop import check
@@ -28,6 +27,7 @@ from tutelage.recipes.class_phases import train_phases
 from tutelage.recipes.recipe import Recipe, graph_of, in_phases, place_of, read_recipe, settings_of
 from tutelage.recipes.sequence import gather, open_whole, runs_of
 from tutelage.system.distributed import World, lead
+from tutelage.tasks.named import data_for
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe", data: data_
                              expected="weights = a .safetensors file or a run folder, or pretrained = true",
                              fix="train it first (method scratch) and give its run folder as weights")
         _check_head(recipe, graph, node, where)
-    data = data or load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
+    data = data or data_for(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     models = {node: network_in(recipe, node, arch, data, where) for node, arch in recipe.models.items()}
     return Job(recipe, graph, models, data, settings, (*notes_of(recipe, graph, data), *frozen_notes(models)))
 
@@ -90,7 +90,7 @@ def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[
     if len(runs) == 1:
         yield from train_one(recipe, out)
         return
-    data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
+    data = data_for(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     if not (out / "run.json").exists():  # what is refused leaves no folder behind
         look_at(make_job(runs[0][1], world, where, data), world)
     with open_whole(out, recipe, data, world):

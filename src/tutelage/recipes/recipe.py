@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from tutelage import methods
 from tutelage.data.settings import DataSettings
 from tutelage.engine.optimizers import MakeOptimizer, optimizer_named
-from tutelage.engine.settings import Settings
+from tutelage.engine.settings import Settings, judging_score
 from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown
 from tutelage.graph import schedules
 from tutelage.graph.graph import Graph
@@ -31,6 +31,7 @@ from tutelage.models.architecture import Architecture
 from tutelage.recipes import added_keys
 from tutelage.recipes.lookup import edge_of, function_of, node_of, told, typed, wrong_type
 from tutelage.recipes.places import Keys, Place, override_keys, shown_key
+from tutelage.tasks.named import task_named
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,7 @@ def settings_of(recipe: Recipe, graph: Graph) -> Settings:
     makers = {"": _optimizer(train, table)}
     for node, own in recipe.optimizers.items():
         makers[node] = _optimizer(replace(train, **own), recipe.file.of("train", node))
+    told(lambda: judging_score(task_named(recipe.data.work), train.best), table)
     rate = function_of(schedules, train.schedule, "schedule", table.at("schedule"))
     return told(lambda: Settings(train.epochs, makers, rate, train.warmup_epochs, recipe.data.batch_size,
                                   train.accumulate, train.clip_norm, train.precision, train.seed,

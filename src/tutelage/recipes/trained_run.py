@@ -7,7 +7,6 @@ from pathlib import Path
 from torch import nn
 
 from tutelage import data as data_page
-from tutelage.data.load import load_data
 from tutelage.data.source import Source
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, UsageError
@@ -19,6 +18,7 @@ from tutelage.recipes.sequence import runs_of
 from tutelage.runs.folder import finished, read_json
 from tutelage.system.distributed import World, choose_device
 from tutelage.system.files import MANIFEST, fingerprint
+from tutelage.tasks.named import data_for
 
 
 def recipe_of_run(run: Path, plugins: Sequence[str] = ()) -> Recipe:
@@ -79,7 +79,7 @@ def finished_run(run: Path, world: World, plugins: Sequence[str] = ()) -> Finish
         raise UsageError("this run is not finished", where=run, fix=f"tutelage train --resume {run}")
     recipe = runs_of(recipe, run, where)[-1][1]
     graph = graph_of(recipe, where)
-    data = load_data(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
+    data = data_for(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     models = {}
     for node, kind in graph.nodes.items():
         if isinstance(kind, Frozen):

@@ -20,7 +20,6 @@ from torch import nn
 from tutelage.analysis.search.diswot import SEMANTICS, Reading, read_batch, similarities
 from tutelage.analysis.search.evolution import Evolution, Genes, evolve
 from tutelage.analysis.search.space import Candidates
-from tutelage.data.load import load_data
 from tutelage.data.source import Data, Source
 from tutelage.data.stream import CPU
 from tutelage.errors import DataError, ModelError, UsageError, UserError, placed, unknown
@@ -32,6 +31,7 @@ from tutelage.models.network import Network
 from tutelage.recipes.recipe import Recipe, graph_of, read_recipe
 from tutelage.recipes.trained_run import recipe_of_run
 from tutelage.system.random import derive, permutation, seeded
+from tutelage.tasks.named import data_for
 from tutelage.types import Batch
 
 BASELINES = ("parameters", "flops")
@@ -177,7 +177,7 @@ def teacher_named(place: Path, node: str | None, overrides: Sequence[str] = (),
 def search_for(recipe: Recipe, teacher: Architecture, candidates: Candidates, settings: SearchSettings,
                device: torch.device) -> Search:
     """The search with a recipe's data and the plugins that it is allowed."""
-    data = load_data(recipe.data, seed=recipe.train.seed, device=device, quick=recipe.quick)
+    data = data_for(recipe.data, seed=recipe.train.seed, device=device, quick=recipe.quick)
     return search(teacher, data, candidates, settings, recipe.plugins, device)
 
 

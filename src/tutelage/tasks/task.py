@@ -1,0 +1,153 @@
+"""What a kind of work is: what its labels must be, by which edges a network learns it, and how it is judged."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from tutelage.data.source import Data
+from tutelage.errors import UsageError
+from tutelage.graph.edge import Edge
+from tutelage.graph.modules import mean_probability
+from tutelage.types import BatchLabels, PerSampleFn, RowsFn, Schedule
+
+Evidence = dict[str, Tensor]
+"""Name -> [B, ...]: what a judge keeps of each sample. The engine puts batches and ranks together, in order."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a node. The first of a task is what `best` and the line of progress go by.
+
+    A "share" lies in [0, 1] and is shown as per cent; a "number" may be anything. `each_epoch` says whether it is told
+    after every epoch too, or in an evaluation alone; `main`, whether short tables and studies show it.
+    """
+
+    key: str
+    title: str
+    kind: Literal["share", "number"] = "share"
+    better: Literal["higher", "lower"] = "higher"
+    each_epoch: bool = True
+    main: bool = True
+
+    def beats(self, new: float, old: float | None) -> bool:
+        """Whether `new` is better. What is not a number never is, and anything else is better than nothing.
+
+        >>> loss = Score("mae", "MAE", "number", "lower")
+        >>> loss.beats(0.1, 0.2), loss.beats(float("nan"), None), loss.beats(0.3, None)
+        (True, False, True)
+        """
+        if new != new:
+            return False
+        return old is None or old != old or (new > old if self.better == "higher" else new < old)
+
+    def text(self, value: float) -> str:
+        """The number for a person.
+
+        >>> Score("top1", "top-1").text(0.5), Score("nll", "NLL", "number").text(0.5)
+        ('50.00%', '0.5')
+        """
+        return f"{value:.2%}" if self.kind == "share" else f"{value:.4g}"
+
+
+class Judge(NamedTuple):
+    """How nodes are judged: evidence of each sample, then numbers from the evidence of all of them.
+
+    `measure` gets the taps of one node ("" is what it gives untapped), labels and ids of a batch, and gives None where
+    it cannot judge such a node. `summary` gives key -> number, and `agreement` how alike two nodes are, in [0, 1].
+    `taps` are those that it reads. `outputs` names the evidence that is a tap itself: nothing runs again for that.
+    """
+
+    measure: Callable[[Mapping[str, Tensor], BatchLabels, Tensor], Evidence | None]
+    summary: Callable[[Evidence], dict[str, float]]
+    agreement: Callable[[Evidence, Evidence], float] | None = None
+    taps: tuple[str, ...] = ("",)
+    outputs: Mapping[str, str] | None = None
+
+
+class Term(NamedTuple):
+    """One thing that a network learns: from which tap it is read, by what divergence, of which rows, and how much.
+
+    `label` names one of several labels. `soft` says that the tap gives logits of one choice among several: temperature
+    and sample weights are for such terms alone.
+    """
+
+    divergence: PerSampleFn
+    tap: str = ""
+    label: str = ""
+    rows: RowsFn | None = None
+    weight: float = 1.0
+    soft: bool = False
+
+    def end(self, node: str) -> str:
+        """The end of a node that the term reads."""
+        return f"{node}.{self.tap}" if self.tap else node
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of work.
+
+    `learn` are the terms of learning from labels, `imitate` those of learning from another network. `check` refuses
+    data that cannot be learned from. `judge` says how nodes are judged on such data, in the numbers `scores`; `mean`,
+    what an ensemble of nodes says. `rows` are the functions of rows that a recipe can name. `classifies`: a sample is
+    of one class, and a network gives its logits [B, C]; then there are calibration, certainty and checks of teachers.
+    """
+
+    name: str
+    scores: tuple[Score, ...]
+    check: Callable[[Data], None]
+    judge: Callable[[Data], Judge]
+    learn: tuple[Term, ...]
+    imitate: tuple[Term, ...]
+    mean: Callable[..., Tensor] = mean_probability
+    rows: tuple[RowsFn, ...] = ()
+    classifies: bool = False
+
+    @property
+    def epoch_scores(self) -> tuple[Score, ...]:
+        """The scores that are told after every epoch, the first first."""
+        return tuple(score for score in self.scores if score.each_epoch)
+
+    def from_labels(self, student: str, *, weight: float = 1.0,
+                    sample_weight: PerSampleFn | str | None = None) -> list[Edge]:
+        """The edges by which a network learns from labels; soft terms take the sample weight.
+
+        Raises UsageError for a sample weight that no term takes.
+        """
+        self._check_taken(self.learn, sample_weight)
+        return [Edge(f"labels.{term.label}" if term.label else "labels", term.end(student), term.divergence,
+                     weight * term.weight, sample_weight=sample_weight if term.soft else None, rows=term.rows)
+                for term in self.learn]
+
+    def from_network(self, teacher: str, student: str, *, weight: float | Schedule = 1.0, temperature: float = 1.0,
+                     sample_weight: PerSampleFn | str | None = None) -> list[Edge]:
+        """The edges by which it learns from another; soft terms take temperature and sample weight.
+
+        Raises UsageError for a sample weight that no term takes.
+        """
+        self._check_taken(self.imitate, sample_weight)
+        return [Edge(term.end(teacher), term.end(student), term.divergence, _times(weight, term.weight),
+                     temperature if term.soft else 1.0, sample_weight if term.soft else None, term.rows)
+                for term in self.imitate]
+
+    def soft(self, node: str) -> tuple[str, RowsFn | None] | None:
+        """The end and the rows by which a node's certainty is known; None where nothing it says is a choice."""
+        return next(((term.end(node), term.rows) for term in self.imitate if term.soft), None)
+
+    def _check_taken(self, terms: Sequence[Term], sample_weight: PerSampleFn | str | None) -> None:
+        if sample_weight is not None and not any(term.soft for term in terms):
+            raise UsageError("a sample weight that no term of this task takes", where=f"task {self.name}",
+                             expected="no sample weight")
+
+
+def _times(weight: float | Schedule, factor: float) -> float | Schedule:
+    if factor == 1:
+        return weight
+    return partial(_scaled, weight, factor) if callable(weight) else weight * factor
+
+
+def _scaled(weight: Schedule, factor: float, progress: float) -> float:
+    return factor * weight(progress)

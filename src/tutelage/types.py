@@ -5,7 +5,7 @@ B is the number of rows of a batch, C the number of classes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,8 +18,8 @@ PerSample = Float[Tensor, " batch"]
 Features = Float[Tensor, "batch *any"]
 """Whatever an end gives: logits, a feature map, one number a row."""
 
-PerSampleFn = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(student, teacher, labels) -> [B]: the one signature of divergences and of sample weights."""
+PerSampleFn = Callable[[Tensor, Tensor, Any], Tensor]
+"""(student, teacher, labels) -> [B]: the one signature of divergences and of sample weights. Labels: `BatchLabels`."""
 Schedule = Callable[[float], float]
 """Progress through the run, in [0, 1] -> the weight of an edge, or a factor on a learning rate."""
 Outputs = dict[str, Tensor]
@@ -59,6 +59,12 @@ class Batch(NamedTuple):
     inputs: Inputs
     labels: BatchLabels
     ids: Tensor
+
+
+def one_tensor(given: Tensor | Mapping[str, Any]) -> Tensor:
+    """What must be one tensor, such as images or class numbers, where other tasks have several."""
+    assert isinstance(given, Tensor), f"one tensor is expected, not {sorted(given)}"
+    return given
 
 
 def plain_view(inputs: Inputs) -> View:

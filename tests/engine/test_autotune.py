@@ -63,7 +63,7 @@ def clock(monkeypatch) -> Callable[..., Asked]:
         asked: Asked = []
         now = SimpleNamespace(seconds=0.0)
 
-        def seconds(graph, node, network, inputs, classes, choice, count, fastest=None, *, recorded=False):
+        def seconds(graph, node, network, inputs, choice, count, fastest=None, *, recorded=False):
             asked.append((node, choice))
             now.seconds += trial
             found = (told or {}).get((node, choice), 0.1)
@@ -82,7 +82,7 @@ def clock(monkeypatch) -> Callable[..., Asked]:
 def tuned(steps: int = LONG, memory: Path | None = None, graph: Graph = GRAPH,
           held: dict[str, nn.Module] | None = None) -> Tuned:
     held = held or {node: net for node, net in networks().items() if node in graph.nodes}
-    return tune(graph, held, IMAGES, 4, steps, dict.fromkeys(held, PLAIN), memory)
+    return tune(graph, held, IMAGES, steps, dict.fromkeys(held, PLAIN), memory)
 
 
 def without_compiler(monkeypatch) -> None:
@@ -221,7 +221,7 @@ def test_a_choice_that_is_far_slower_is_given_up_after_one_step(monkeypatch):
     monkeypatch.setattr(autotune, "_now", lambda device: float(len(steps)))
     for fastest, taken in ((None, 4), (0.5, 4), (0.2, 1)):
         steps.clear()
-        assert autotune._seconds(ALONE, "a", network(2), IMAGES, 4, PLAIN, 3, fastest) == 1.0
+        assert autotune._seconds(ALONE, "a", network(2), IMAGES, PLAIN, 3, fastest) == 1.0
         assert len(steps) == taken
 
 
@@ -241,7 +241,7 @@ def test_a_compiler_that_is_missing_is_a_note_and_not_an_error(clock, monkeypatc
 
 def compiling(tuning_seconds: dict[Execution, float]) -> Callable:
     """Seconds as told; what is compiled goes to the compiler."""
-    def seconds(graph, node, network, inputs, classes, choice, count, fastest=None, *, recorded=False):
+    def seconds(graph, node, network, inputs, choice, count, fastest=None, *, recorded=False):
         if choice.compiled:
             torch.compile(network)
         return tuning_seconds.get(choice, 0.5)
@@ -267,7 +267,7 @@ def test_what_is_timed_is_what_the_run_will_do_its_recorded_steps(clock):
     original = autotune._seconds
     autotune._seconds = lambda *args, **options: asked.append(options["recorded"]) or original(*args)
     try:
-        tune(ALONE, {"a": network(2)}, IMAGES, 4, LONG, {"a": PLAIN}, recorded=True)
+        tune(ALONE, {"a": network(2)}, IMAGES, LONG, {"a": PLAIN}, recorded=True)
     finally:
         autotune._seconds = original
     assert every(asked)
@@ -291,7 +291,7 @@ def test_a_teacher_that_begins_in_bf16_leaves_it_if_it_says_something_else_there
                         keeps or not choice.bf16)
     held = {"t": network(1), "a": network(2)}
     graph = Graph({"t": Frozen(), "a": Trained()}, [Edge("t", "a", kl)])
-    assert tune(graph, held, IMAGES, 4, steps, dict.fromkeys("ta", BOTH)).choices["t"] == best
+    assert tune(graph, held, IMAGES, steps, dict.fromkeys("ta", BOTH)).choices["t"] == best
 
 
 def test_a_network_that_is_read_inside_is_not_compiled(clock):
@@ -358,7 +358,7 @@ def test_a_choice_is_remembered_for_this_machine_these_images_and_this_network(c
         monkeypatch.setattr(autotune, "_keeps_the_signal", lambda *args: True)
         graph = Graph({"a": Frozen(), "b": Trained()}, [Edge("a", "b", kl)])
     held = {"a": held, "b": network(3, width=3)} if other == "kind" else {"a": held}
-    assert tune(graph, held, images, 4, 4000, dict.fromkeys(held, PLAIN), memory).choices["a"] == BOTH
+    assert tune(graph, held, images, 4000, dict.fromkeys(held, PLAIN), memory).choices["a"] == BOTH
     assert len(list((memory / "choices").iterdir())) == (3 if other == "kind" else 2)
 
 
@@ -461,7 +461,7 @@ def test_a_trial_of_a_student_learns_and_one_of_a_teacher_does_not(monkeypatch):
 
     for node, expected in (("t", (False, False)), ("a", (True, True))):
         seen.clear()
-        autotune._seconds(GRAPH, node, Looks(), IMAGES, 4, PLAIN, 2)
+        autotune._seconds(GRAPH, node, Looks(), IMAGES, PLAIN, 2)
         assert seen == [expected] * 3
 
 

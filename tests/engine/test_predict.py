@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from every import every
 from toys import Rows, free_port
 from tutelage import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
-from tutelage.engine.predict import evaluate, predict, robustness, score
+from tutelage.engine.predict import evaluate, predict, robustness
 from tutelage.errors import DataError
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint
 from tutelage.tasks.classification.attacks import Attack
+from tutelage.tasks.classification.task import score
 
 CLASSES, ROWS = 7, 53
 TWO_RANKS = (1, 2, 13, 52, ROWS)

@@ -31,6 +31,7 @@ from tutelage.models.build import build
 from tutelage.recipes.trained_run import FinishedRun, finished_run
 from tutelage.system.distributed import World
 from tutelage.system.random import derive, permutation
+from tutelage.types import one_tensor
 
 SHUFFLES = 10
 """How many random orders of the labels "labels, shuffled" is the mean of."""
@@ -133,8 +134,7 @@ def _images(opened: FinishedRun, settings: AnalysisSettings) -> tuple[Tensor, Te
                         expected=settings.images, fix=f"--images {len(labelled)}")
     rows = labelled[permutation(derive(settings.seed, "complexity"), len(labelled))[: settings.images]]
     batch = next(iter(source.batches([rows], draw=None)))
-    assert isinstance(batch.inputs, Tensor)
-    return batch.inputs, batch.labels
+    return one_tensor(batch.inputs), one_tensor(batch.labels)
 
 
 def _supervisions(opened: FinishedRun, student: str, images: Tensor, labels: Tensor,

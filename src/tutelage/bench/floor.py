@@ -18,7 +18,6 @@ from tutelage.engine.optimizers import make_optimizers
 from tutelage.engine.precision import Execution, lay_out, prepared_for, run_network
 from tutelage.engine.settings import Settings
 from tutelage.system.distributed import World
-from tutelage.types import Batch
 
 Step = Callable[[], object]
 
@@ -27,9 +26,8 @@ def floor_of(students: Mapping[str, nn.Module], data: Data, settings: Settings, 
            world: World, *, recorded: bool) -> Step:
     """The floor of a recipe's students: a step on its first batch."""
     (batch,) = data.train.batches([torch.arange(settings.batch_size)], draw=0)
-    batch = Batch(batch.inputs, data.train.labels[: settings.batch_size].to(world.device), batch.ids)
-    step = partial(floor_step(students, settings, choices, world, recorded=recorded), laid_out(batch.inputs),
-                   batch.labels)
+    labels = data.train.labels[: settings.batch_size].to(world.device)
+    step = partial(floor_step(students, settings, choices, world, recorded=recorded), laid_out(batch.inputs), labels)
     return warm_graph(step) if recorded else step
 
 

@@ -26,7 +26,7 @@ from tutelage.graph.naming import unbound
 from tutelage.graph.nodes import Computed, Frozen, Trained
 from tutelage.graph.objective import edge_loss
 from tutelage.graph.sample_weights import entropy
-from tutelage.types import Batch
+from tutelage.types import Batch, one_tensor
 
 Loss = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 """(node -> logits, labels) -> the loss of all."""
@@ -102,7 +102,7 @@ def hand_step(loss: Loss, graph: Graph, networks: Mapping[str, nn.Module],
     for node, kind in graph.nodes.items():
         if isinstance(kind, Computed):
             outputs[node] = kind.by(*(outputs[end] for end in kind.of))
-    total = loss(outputs, batch.labels)
+    total = loss(outputs, one_tensor(batch.labels))
     for optimizer in optimizers:
         optimizer.zero_grad()
     total.backward()
@@ -163,7 +163,8 @@ def _pictures(data: Data, batches: int, size: int) -> tuple[list[Image.Image], T
     assert isinstance(batch.inputs, Tensor), "one view was asked for"
     images = (batch.inputs * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1)
     grey = images.shape[-1] == 1
-    return [Image.fromarray(image[..., 0].numpy() if grey else image.numpy()) for image in images], batch.labels.cpu()
+    shown = [Image.fromarray(image[..., 0].numpy() if grey else image.numpy()) for image in images]
+    return shown, one_tensor(batch.labels).cpu()
 
 
 def _kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -141,6 +141,6 @@ def _tuned(job: Job, world: World) -> Tuned:
     assert isinstance(batch.inputs, torch.Tensor), "one view was asked for"
     choices = default_executions(networks, settings.precision, world.device)
     recorded = records(world, settings)
-    tuned = tune(job.graph, networks, batch.inputs.to(world.device), len(job.data.classes), STEPS[world.device.type],
+    tuned = tune(job.graph, networks, batch.inputs.to(world.device), STEPS[world.device.type],
                  choices, memory_folder(), recorded=recorded)
     return replace(tuned, recorded=recorded)

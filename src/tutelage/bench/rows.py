@@ -50,7 +50,7 @@ from tutelage.graph.schedules import constant
 from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
 from tutelage.system.distributed import World
-from tutelage.types import Batch
+from tutelage.types import Batch, one_tensor
 
 SAME, SAME_CACHED = 1e-5, 1e-4
 """How far apart the losses of a step may be, as a share of the loss; and with a teacher kept in 16 bits."""
@@ -193,7 +193,7 @@ def sameness_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, set
                  _hand_losses(graph, same, still, batches, world.device, 0.0), SAME_CACHED)
     floor = floor_step({node: wide[node] for node in students}, settings, choices, world, gently=GENTLY)
     yield _apart(f"losses of {steps} steps apart, floor and naive",
-                 [float(floor(laid_out(batch.inputs), batch.labels)) for batch in batches],
+                 [float(floor(laid_out(batch.inputs), one_tensor(batch.labels))) for batch in batches],
                  _hand_losses(bare, wide, settings, batches, world.device, GENTLY), SAME)
 
 

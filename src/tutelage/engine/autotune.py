@@ -10,14 +10,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data.source import Data
@@ -30,8 +29,10 @@ from tutelage.engine.precision import (
     default_executions,
     is_tapped,
     lay_out,
+    on_device,
     prepared_for,
     run_network,
+    taps_read,
 )
 from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
@@ -44,6 +45,7 @@ from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint, write_json
 from tutelage.system.machine import describe_machine
 from tutelage.system.random import seeded
+from tutelage.types import View, plain_view
 
 logger = logging.getLogger("tutelage")
 FEWEST = 100
@@ -98,8 +100,8 @@ def choose(prepared: Prepared, data: Data, settings: Settings, world: World,
     if auto and steps >= FEWEST:
         rows = torch.arange(max(2, settings.batch_size // (world.size * settings.accumulate)))
         (batch,) = data.train.batches([rows], draw=0)
-        assert isinstance(batch.inputs, Tensor), "one view was asked for"
-        tuned = tune(graph, networks, batch.inputs.to(world.device), len(data.classes), steps * settings.accumulate,
+        inputs = plain_view(on_device(batch, world.device).inputs)
+        tuned = tune(graph, networks, inputs, steps * settings.accumulate,
                      tuned.choices, memory_folder(), recorded=records(world, settings), known=known)
         tuned.recorded = records(world, settings)
     if settled is not None and auto:
@@ -131,11 +133,12 @@ def begin(prepared: Prepared, data: Data, settings: Settings, world: World, tune
     return run
 
 
-def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classes: int, steps: int,
+def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: View, steps: int,
          choices: Mapping[str, Execution], memory: Path | None = None, *, recorded: bool = False,
          known: Collection[str] = ()) -> Tuned:
     """The fastest choice for each network, starting from `choices`; the networks themselves are left as they are.
 
+    What is timed is a step that learns what the graph reads, whatever its losses are.
     `inputs` are the images that one step of this process takes, `steps` how many the run has. Where the run is
     shorter than `SHORTEST` nothing is tried. `memory` is a folder that remembers over runs. With `recorded` what is
     timed are CUDA graphs, which the run's steps will be. The choices of `known` nodes are not for this run to change.
@@ -149,7 +152,7 @@ def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classe
     spent, began = dict[str, float](), time.perf_counter()
     for node, network in networks.items():
         if not isinstance(graph.nodes[node], Ema):
-            spent[node] = _seconds(graph, node, network, inputs, classes, choices[node], 2, recorded=recorded)
+            spent[node] = _seconds(graph, node, network, inputs, choices[node], 2, recorded=recorded)
     expected = steps * sum(spent.values())
     if expected < SHORTEST:
         for node in graph.named(Frozen):  # bfloat16 is where a GPU begins, not what was found to be as good
@@ -164,7 +167,7 @@ def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classe
         if remembered is not None:
             tuned.choices[node] = remembered
             continue
-        _try_all(tuned, graph, node, networks[node], inputs, classes, steps, began + SHARE * expected, recorded)
+        _try_all(tuned, graph, node, networks[node], inputs, steps, began + SHARE * expected, recorded)
         _remember(memory, key, tuned.choices[node])
     for node, kind in graph.nodes.items():
         if isinstance(kind, Ema):  # it follows weights that lie in another's layout
@@ -173,10 +176,10 @@ def tune(graph: Graph, networks: Mapping[str, nn.Module], inputs: Tensor, classe
     return tuned
 
 
-def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: Tensor, classes: int, steps: int,
+def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: View, steps: int,
              until: float, recorded: bool) -> None:
     first = tuned.choices[node]
-    timed = partial(_seconds, graph, node, network, inputs, classes, recorded=recorded)
+    timed = partial(_seconds, graph, node, network, inputs, recorded=recorded)
     seconds = {first: timed(first, 3)}
     formats = [Execution(bf16, last) for bf16 in (False, True) for last in (False, True)]
     for choice in (choice for choice in formats if choice != first):
@@ -202,34 +205,35 @@ def _try_all(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: 
     tuned.seconds[node] = {str(choice): round(number, 6) for choice, number in seconds.items()}
 
 
-def _seconds(graph: Graph, node: str, network: nn.Module, inputs: Tensor, classes: int, choice: Execution, count: int,
+def _seconds(graph: Graph, node: str, network: nn.Module, inputs: View, choice: Execution, count: int,
              fastest: float | None = None, *, recorded: bool = False) -> float:
     """The shortest of `count` steps after one to warm up; given up after one that takes far longer than `fastest`."""
     frozen = isinstance(graph.nodes[node], Frozen)
     copy = deepcopy(network)
     lay_out(copy, choice if not frozen else Execution())
     ready = prepared_for(copy, choice, frozen=frozen, tapped=is_tapped(graph, node))
-    labels = torch.arange(len(inputs), device=inputs.device) % classes
-    step = partial(_step, ready, choice, inputs, labels, learns=isinstance(graph.nodes[node], Trained))
+    step = partial(_step, ready, choice, inputs, taps_read(graph, node),
+                   learns=isinstance(graph.nodes[node], Trained))
+    device = _device_of(inputs)
     shortest = float("inf")
     with seeded("tuning"):
         if recorded:
             step = _recorded(step)
         for _ in range(count + 1):
-            began = _now(inputs.device)
+            began = _now(device)
             step()
-            shortest = min(shortest, _now(inputs.device) - began)
+            shortest = min(shortest, _now(device) - began)
             if fastest is not None and shortest > 3 * fastest:
                 break
     return shortest
 
 
-def _step(network: nn.Module, choice: Execution, inputs: Tensor, labels: Tensor, *, learns: bool) -> None:
+def _step(network: nn.Module, choice: Execution, inputs: View, taps: Sequence[str], *, learns: bool) -> None:
     network.train(learns)
     with torch.set_grad_enabled(learns):
-        logits = run_network(network, choice, inputs, [""])[""]
+        outputs = run_network(network, choice, inputs, taps)
         if learns:
-            F.cross_entropy(logits.float(), labels % logits.shape[-1]).backward()
+            torch.stack([rows.float().square().mean() for rows in outputs.values()]).sum().backward()
     network.zero_grad(set_to_none=True)
 
 
@@ -241,16 +245,20 @@ def _recorded(step: Callable[[], None]) -> Callable[[], object]:
         return step
 
 
-def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: Tensor,
+def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module, inputs: View,
                       choice: Execution, verdict: str = "stays out of") -> bool:
     """Whether a teacher says the same in this format: it is trusted image by image, so its numbers matter."""
     plain = deepcopy(network).eval()
     with torch.no_grad(), seeded("tuning"):
-        exact = read(plain, inputs, [""])[""].float()
+        taps = taps_read(graph, node)
+        whole = read(plain, inputs, taps)
         copy = prepared_for(plain, choice, frozen=True, tapped=is_tapped(graph, node))
-        other = run_network(copy.eval(), choice, inputs, [""])[""].float()
-    if exact.dim() != 2:
-        return bool(torch.allclose(exact, other, rtol=1e-2, atol=1e-2))
+        others = run_network(copy.eval(), choice, inputs, taps)
+    if "" not in whole:
+        return all(torch.allclose(rows.float(), others[tap].float(), rtol=1e-2, atol=1e-2)
+                   for tap, rows in whole.items())
+    # Of maps [B, C, ...] each place is a row.
+    exact, other = (rows.float().movedim(1, -1).flatten(0, -2) for rows in (whole[""], others[""]))
     log_exact, log_other = (exact / 4).log_softmax(-1), (other / 4).log_softmax(-1)
     kl = float((log_exact.exp() * (log_exact - log_other)).sum(-1).mean())
     agree = float((exact.argmax(-1) == other.argmax(-1)).float().mean())
@@ -272,6 +280,10 @@ def _compiles(tuned: Tuned, what: str = "losses are not") -> bool:
         return False
 
 
+def _device_of(inputs: View) -> torch.device:
+    return inputs.device if isinstance(inputs, Tensor) else next(iter(inputs.values())).device
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -290,11 +302,13 @@ def records(world: World, settings: Settings) -> bool:
             and settings.precision != "exact")
 
 
-def _key(graph: Graph, node: str, network: nn.Module, inputs: Tensor, recorded: bool) -> str:
+def _key(graph: Graph, node: str, network: nn.Module, inputs: View, recorded: bool) -> str:
     shapes = [[name, list(tensor.shape)] for name, tensor in network.state_dict().items()]
     weights = fingerprint(network.state_dict()) if isinstance(graph.nodes[node], Frozen) else ""  # they must keep it
-    words = [describe_machine(str(inputs.device)), type(graph.nodes[node]).__name__, is_tapped(graph, node),
-             str(network), shapes, list(inputs.shape), weights, *["recorded"] * recorded]
+    given = (list(inputs.shape) if isinstance(inputs, Tensor) else
+             [[name, list(tensor.shape)] for name, tensor in inputs.items()])
+    words = [describe_machine(str(_device_of(inputs))), type(graph.nodes[node]).__name__, is_tapped(graph, node),
+             str(network), shapes, given, weights, *["recorded"] * recorded]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 

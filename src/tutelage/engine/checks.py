@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from tutelage.data.source import Data, Source
 from tutelage.data.splits import first
 from tutelage.engine.dry_run import Prepared, read_as
+from tutelage.engine.precision import on_device
 from tutelage.engine.predict import predict
 from tutelage.engine.settings import Settings
 from tutelage.errors import ModelError
-from tutelage.graph.ends import BATCH_ENDS, parse_end
+from tutelage.graph.ends import is_of_batch, parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.taps import logits_of
@@ -31,7 +32,8 @@ from tutelage.models.freezing import moving_statistics
 from tutelage.system.distributed import World
 from tutelage.system.random import derive, seeded, uniform
 from tutelage.tasks.classification import skill
-from tutelage.types import Batch
+from tutelage.tasks.named import task_of
+from tutelage.types import Batch, View, plain_view
 
 SMALL = 64
 """Pixels of a side up to which a network is given 8 images to be probed by; larger ones get 4."""
@@ -88,7 +90,7 @@ def check_networks(prepared: Prepared, data: Data, settings: Settings, world: Wo
             known = isinstance(kind, Frozen) and skilled and kind.before is None and not kind.early
             _check_form(findings, node, prepared.networks[node], shown, taps, trained=isinstance(kind, Trained),
                         known=known, more=partial(_images, data, world, TOGETHER))
-            if known and "" in taps:
+            if known and "" in taps and task_of(data).classifies:
                 _check_skill(findings, node, prepared, data, world)
     return findings.made
 
@@ -124,17 +126,16 @@ def heard(graph: Graph) -> dict[str, set[str]]:
     taps_of: dict[str, set[str]] = {}
     for end in graph.order(live):
         node, tap, _ = parse_end(end)
-        if end not in BATCH_ENDS and isinstance(graph.nodes[node], Trained | Frozen):
+        if not is_of_batch(end) and isinstance(graph.nodes[node], Trained | Frozen):
             taps_of.setdefault(node, set()).add(tap)
     return taps_of
 
 
-def _images(data: Data, world: World, count: int) -> Tensor:
+def _images(data: Data, world: World, count: int) -> View:
     """A few training images as they are."""
     rows = first(data.train.ids, count)
     (batch,) = data.train.batches([rows], draw=None)
-    assert isinstance(batch.inputs, Tensor), "one view was asked for"
-    return batch.inputs.to(world.device)
+    return plain_view(on_device(batch, world.device).inputs)
 
 
 @contextmanager

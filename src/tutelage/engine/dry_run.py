@@ -11,19 +11,20 @@ from torch import Tensor, nn
 from tutelage.errors import ModelError, UserError, placed, unknown
 from tutelage.graph.divergences import FROM_LABELS
 from tutelage.graph.edge import Edge
-from tutelage.graph.ends import BATCH_ENDS, parse_end
+from tutelage.graph.ends import is_of_batch, parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Table
 from tutelage.graph.naming import unbound
-from tutelage.graph.nodes import Computed, Ema, Frozen
+from tutelage.graph.nodes import Computed, Ema, Frozen, Kind
 from tutelage.graph.objective import edge_loss, forward
+from tutelage.graph.rows import row_sets
 from tutelage.graph.taps import ReadsTaps, read
 from tutelage.models.classifier import is_headless
 from tutelage.models.network import body_of
 from tutelage.models.wrappers import read_wrapped
 from tutelage.system.files import fingerprint
 from tutelage.system.random import derive, seeded
-from tutelage.types import Batch, Outputs
+from tutelage.types import Batch, BatchLabels, Outputs, Rows, View, label_ends
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
         with torch.no_grad(), seeded(seed, "dry pass"):
             for module in modules.values():
                 module.eval()
-            known = {"labels": batch.labels, "ids": batch.ids}
+            known = label_ends(batch.labels) | {"ids": batch.ids}
             readers = {node: partial(read_as, node, network) for node, network in models.items()}
             outputs = forward(graph, readers, batch.inputs, known=known)
             headless = {node for node, network in models.items() if is_headless(body_of(network))}
             for edge in graph.edges:
-                _try_edge(edge, outputs, batch.labels, classes, headless)
+                _try_edge(edge, outputs, batch.labels, graph.nodes, classes, headless)
     finally:
         for hook in hooks:
             hook.remove()
@@ -94,16 +95,18 @@ def prepare(graph: Graph, models: Mapping[str, nn.Module], batch: Batch, seed: i
     return graph
 
 
-def read_as(node: str, network: nn.Module, inputs: Tensor, taps: Sequence[str], view: str) -> Outputs:
+def read_as(node: str, network: nn.Module, inputs: View, taps: Sequence[str], view: str) -> Outputs:
     """`taps.read`, whose complaints name the node."""
     plain = any(taps) and not isinstance(network, ReadsTaps)
     try:  # a plain network is read as a wrapped one would be, for the word of a recipe that it may lack
         return read_wrapped(network, network, inputs, taps) if plain else read(network, inputs, taps)
     except UserError as error:
         raise placed(error, f"node {node!r}") from None
-    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+        shapes = (f"images {list(inputs.shape)}" if isinstance(inputs, Tensor) else
+                  ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items()))
         raise ModelError("a network does not run on these images", where=f"node {node!r}",
-                         found=f"images {list(inputs.shape)}: {error}",
+                         found=f"{shapes}: {error}",
                          fix="set the image_size that the network takes, or take another network") from error
 
 
@@ -111,9 +114,12 @@ def _seed(seed: int):
     return lambda module, inputs: torch.manual_seed(seed) and None
 
 
-def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[str] | None,
-              headless: Set[str] = frozenset()) -> None:
+def _try_edge(edge: Edge, outputs: Outputs, labels: BatchLabels, nodes: Mapping[str, Kind],
+              classes: Sequence[str] | None, headless: Set[str] = frozenset()) -> None:
     where = f"edge {edge.name}"
+    seen = _rows_of(edge, outputs, labels, nodes)
+    count = len(outputs["ids"]) if edge.rows is None else len(seen.values[edge.student])
+    outputs, labels = {**seen.values, **label_ends(seen.labels)}, seen.labels
     student = outputs[edge.student]
     for end in (edge.student, edge.teacher):
         node, tap, _ = parse_end(end)
@@ -122,39 +128,53 @@ def _try_edge(edge: Edge, outputs: Outputs, labels: Tensor, classes: Sequence[st
     if classes is not None and unbound(edge.divergence) in FROM_LABELS and student.shape[-1] != len(classes):
         raise _other_classes(parse_end(edge.student).node, student.shape[-1], f"the data have {len(classes)} classes")
     teacher = outputs.get(edge.teacher)
-    if teacher is not None and classes is not None and _unlike_heads(edge, student, teacher, len(classes)):
+    if teacher is None:
+        raise unknown("label", edge.teacher, label_ends(labels), where=where, error=ModelError)
+    if classes is not None and _unlike_heads(edge, student, teacher, len(classes)):
         raise _other_classes(parse_end(edge.teacher).node, teacher.shape[-1],
                              f"{edge.student!r} and the data have {len(classes)} classes")
     try:
-        rows = edge.divergence(student, labels if teacher is None else teacher, labels)
-        if rows.shape != (len(labels),):
+        rows = edge.divergence(student, teacher, labels)
+        if rows.shape != (count,):
             raise ModelError("a divergence must give one number a row", where=where, found=f"shape {list(rows.shape)}",
-                             expected=f"[{len(labels)}]", fix="sum or average over everything but the batch")
-        _check_weight(edge, outputs, labels, where)
-        edge_loss(edge, outputs, labels, 1.0)
+                             expected=f"[{count}]", fix="sum or average over everything but the batch")
+        _check_weight(edge, outputs, labels, count, where)
+        edge_loss(edge, outputs, labels, 1.0, seen)
     except UserError as error:
         error.where = error.where or where
         raise type(error)(error.what, where=error.where, found=error.found, expected=error.expected,
                           fix=error.fix) from None
-    except (RuntimeError, IndexError, TypeError) as error:
-        shapes = f"student {list(student.shape)}" + ("" if teacher is None else f", teacher {list(teacher.shape)}")
+    except (RuntimeError, IndexError, TypeError, ValueError, KeyError) as error:
+        shapes = f"student {list(student.shape)}" + ("" if edge.from_labels else f", teacher {list(teacher.shape)}")
         raise ModelError("an edge that cannot be computed", where=where, found=f"{shapes}: {error}") from error
 
 
-def _check_weight(edge: Edge, outputs: Outputs, labels: Tensor, where: str) -> None:
+def _rows_of(edge: Edge, outputs: Outputs, labels: BatchLabels, nodes: Mapping[str, Kind]) -> Rows:
+    """The rows of one edge; what cannot be made of these ends is told as a ModelError."""
+    try:
+        return row_sets([edge], outputs, labels, nodes)[edge.rows]
+    except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        if isinstance(error, UserError):
+            raise placed(error, f"edge {edge.name}") from None
+        shapes = ", ".join(f"{end} {list(outputs[end].shape)}" for end in edge.ends if end in outputs)
+        raise ModelError("rows that cannot be made of these ends", where=f"edge {edge.name}",
+                         found=f"{shapes}: {type(error).__name__}: {error}") from error
+
+
+def _check_weight(edge: Edge, outputs: Outputs, labels: BatchLabels, count: int, where: str) -> None:
     """[B, 1] would multiply every row with every other, and nobody would see it."""
     weight = edge.sample_weight
     if weight is None:
         return
-    teacher = labels if edge.teacher == "labels" else outputs[edge.teacher]
+    teacher = outputs[edge.teacher]
     given = outputs[weight] if isinstance(weight, str) else weight(outputs[edge.student], teacher, labels)
-    if given.shape not in ((len(labels),), ()):
+    if given.shape not in ((count,), ()):
         raise ModelError("a sample weight must give one number a row", where=where, found=f"shape {list(given.shape)}",
-                         expected=f"[{len(labels)}]", fix="squeeze it, or average over everything but the batch")
+                         expected=f"[{count}]", fix="squeeze it, or average over everything but the batch")
 
 
 def _unlike_heads(edge: Edge, student: Tensor, teacher: Tensor, classes: int) -> bool:
-    tapped = parse_end(edge.student).tap or parse_end(edge.teacher).tap or edge.teacher in BATCH_ENDS
+    tapped = parse_end(edge.student).tap or parse_end(edge.teacher).tap or is_of_batch(edge.teacher)
     adapted = isinstance(unbound(edge.divergence), nn.Module)
     return (not tapped and not adapted and teacher.dim() == student.dim() == 2
             and teacher.shape[-1] != student.shape[-1] == classes)

@@ -88,6 +88,12 @@ def is_tapped(graph: Graph, node: str) -> bool:
     return any(one.node == node and any(one.taps) for one in graph.plan(graph.ends()).passes)
 
 
+def taps_read(graph: Graph, node: str) -> list[str]:
+    """The taps of a node that the graph reads, in any view; what it gives untapped if it reads none."""
+    return list(dict.fromkeys(tap for one in graph.plan(graph.ends()).passes if one.node == node
+                              for tap in one.taps)) or [""]
+
+
 def default_executions(networks: Iterable[str], precision: str, device: torch.device) -> dict[str, Execution]:
     """How networks compute where nothing was measured: bfloat16 if it is asked for, or on a GPU that has it.
 

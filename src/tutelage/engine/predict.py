@@ -19,7 +19,7 @@ from tutelage.system.random import derive, seeded, uniform
 from tutelage.tasks.classification.attacks import Attack, pgd
 from tutelage.tasks.classification.task import judge_of_classes
 from tutelage.tasks.task import Evidence, Judge
-from tutelage.types import Logits, Scores
+from tutelage.types import Logits, Scores, one_tensor
 
 
 def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int,
@@ -111,8 +111,7 @@ def robustness(models: Mapping[str, nn.Module], source: Source, attack: Attack, 
     parts = rows[world.rank :: world.size].split(batch_size)
     right: dict[str, dict[str, list[Tensor]]] = {name: {judge: [] for judge in models} for name in attacked}
     for batch in source.batches(parts, draw=None):
-        images, labels = batch.inputs, batch.labels
-        assert isinstance(images, Tensor), "one view was asked for"
+        images, labels = one_tensor(batch.inputs), one_tensor(batch.labels)
         places = 2 * uniform(derive("start of an attack"), batch.ids, images.shape[1:].numel()).view_as(images) - 1
         for name in attacked:
             moved = pgd(attack, images, (images + attack.eps * places).clamp(0, 1),

@@ -25,6 +25,7 @@ from tutelage.graph.taps import logits_of
 from tutelage.system import files
 from tutelage.tasks.classification import metrics
 from tutelage.tasks.classification.skill import mark_of
+from tutelage.types import one_tensor
 
 IMAGES = 500
 FEW = 32
@@ -59,7 +60,7 @@ def plain_images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:
     inputs = [batch.inputs for batch in batches]
     assert all(isinstance(images, Tensor) for images in inputs), "one view was asked for"
     return (torch.cat([images.cpu() for images in inputs if isinstance(images, Tensor)]),
-            torch.cat([batch.labels.cpu() for batch in batches]))
+            torch.cat([one_tensor(batch.labels).cpu() for batch in batches]))
 
 
 def chosen_rows(source: Source, limit: int) -> Tensor:

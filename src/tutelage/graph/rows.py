@@ -57,7 +57,8 @@ def _rows(rows: RowsFn, edges: Sequence[Edge], outputs: Mapping[str, Tensor], la
           nodes: Mapping[str, Kind]) -> Rows:
     read, made = _split(rows, edges, nodes)
     # What weighs edges and is not made of rows has one number a sample, and so have ids.
-    of_samples = {edge.sample_weight for edge in edges if edge.sample_weight in read} | ({"ids"} & read.keys())
+    weights = {edge.sample_weight for edge in edges if isinstance(edge.sample_weight, str)}
+    of_samples = (weights | {"ids"}) & read.keys()
     seen = rows({end: outputs[end] for end in read if not is_of_batch(end) and end not in of_samples}, labels)
     values = {**seen.values, **label_ends(seen.labels)}
     if len({len(value) for value in values.values()}) > 1:

@@ -38,7 +38,7 @@ from tutelage.graph.sample_weights import discrepancy
 from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, average
 from tutelage.system.random import derive, permutation
-from tutelage.types import Batch, Labels, Logits, PerSample
+from tutelage.types import Batch, Labels, Logits, PerSample, one_tensor, plain_view
 
 LEARNED = ("learnable", "held_out")
 BALANCES = (*LEARNED, "discrepancy", "per_sample", "fixed")
@@ -177,7 +177,7 @@ class LookAhead(Controller):
         hard, soft = (_gradients(term, weights, run.world) for term in self._terms(run, weights, batch))
         ahead = {name: (weight.detach() - rate * (h * x + (1 - h) * y)).requires_grad_()
                  for (name, weight), x, y in zip(weights.items(), hard, soft, strict=True)}
-        images, labels = _held_out(run, batch.labels.device)
+        images, labels = _held_out(run, batch.ids.device)
         loss = cross_entropy(_said(student, ahead, images), labels).mean()
         pull = _gradients(loss, ahead, run.world)
         balance.slope.copy_(-rate * sum(((x - y) * z).sum() for x, y, z in zip(hard, soft, pull, strict=True)))
@@ -185,13 +185,13 @@ class LookAhead(Controller):
 
     def _terms(self, run: RunView, weights: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """The two terms of L on this rank's rows: the labels', and the teacher's."""
-        images = batch.inputs if isinstance(batch.inputs, Tensor) else batch.inputs[""]
+        images = one_tensor(plain_view(batch.inputs))
         said, T = _said(run.models[self.student], weights, images), self.temperature  # noqa: N806 - the equation's name
         with torch.no_grad():
             heard = run.logits(self.teacher, images)
             if self.context is not None:
                 heard = run.graph.parts()[self.context](heard, said)["logits"]
-        return cross_entropy(said, batch.labels).mean(), T**2 * kl(said / T, heard / T).mean()
+        return cross_entropy(said, one_tensor(batch.labels)).mean(), T**2 * kl(said / T, heard / T).mean()
 
 
 def _said(network: nn.Module, weights: dict[str, Tensor], images: Tensor) -> Logits:
@@ -217,8 +217,7 @@ def _held_out(run: RunView, device: torch.device) -> tuple[Tensor, Labels]:
                         expected="two or more for each rank")
     chosen = rows[permutation(derive(run.settings.seed, "held out", run.step, run.micro), len(rows))[:count]]
     batch = next(iter(source.batches([world.own(chosen)], draw=None)))
-    assert isinstance(batch.inputs, Tensor), "one view was asked for"
-    return batch.inputs.to(device), batch.labels.to(device)
+    return one_tensor(batch.inputs).to(device), one_tensor(batch.labels).to(device)
 
 
 class Discrepancy(nn.Module):

@@ -41,7 +41,7 @@ from tutelage.graph.nodes import Computed, Frozen, Trained
 from tutelage.graph.taps import read
 from tutelage.system.distributed import gather_uneven
 from tutelage.system.random import derive, permutation
-from tutelage.types import Labels, Logits, Outputs
+from tutelage.types import Labels, Logits, Outputs, one_tensor
 
 MIX = "mix"
 LEAST = 1e-7
@@ -213,7 +213,7 @@ def outputs_on(run: RunView, source: Source, pools: Sequence[Tensor], draw: int 
             for node, taps in wanted.items():
                 for tap, rows in read(run.models[node], images, taps).items():
                     found[End(node, tap, "").name].append(rows)
-            found["labels"].append(batch.labels.to(world.device))
+            found["labels"].append(one_tensor(batch.labels).to(world.device))
             found["ids"].append(batch.ids.to(world.device))
         yield {end: gather_uneven(torch.cat(rows), len(pool), world) for end, rows in found.items()}
 

@@ -53,6 +53,15 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     return found
 
 
+def free_memory(device: torch.device) -> int | None:
+    """The bytes of memory on a device that nobody uses; None where the machine does not say it."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    status = Path("/proc/meminfo")
+    found = re.findall(r"MemAvailable:\s*(\d+) kB", status.read_text()) if status.exists() else []
+    return int(found[0]) * 1024 if found else None
+
+
 @cache
 def processor_of(device: str) -> str:
     """The name of the processor or accelerator that computes."""

@@ -35,7 +35,7 @@ class Whole:
 
     def encode(self, rows: Tensor) -> Columns:
         """Columns of float32 rows [B, ...]; tops [B] are zeros where nothing is subtracted."""
-        if self.exact or not self.logits:
+        if not self._from_largest(rows):
             return {"values": rows if self.exact else _half(rows), "tops": rows.new_zeros(len(rows))}
         tops = rows.amax(-1)
         return {"values": _half(rows - tops[:, None]), "tops": tops.float()}
@@ -43,7 +43,11 @@ class Whole:
     def decode(self, columns: Columns) -> Tensor:
         """float32 rows from what `encode` gave."""
         values = columns["values"].float()
-        return values + columns["tops"][:, None] if self.logits and not self.exact else values
+        return values + columns["tops"][:, None] if self._from_largest(values) else values
+
+    def _from_largest(self, rows: Tensor) -> bool:
+        """Whether rows are kept as differences: of maps of logits that is not worth a column."""
+        return self.logits and not self.exact and rows.dim() == 2
 
     def weights(self, columns: Columns) -> tuple[Tensor, ...]:
         """No sample weights are kept: the row tells them."""

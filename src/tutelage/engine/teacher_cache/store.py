@@ -111,7 +111,7 @@ class TeacherCache:
 
     def record(self, end: str, rows: Tensor) -> Tensor:
         """Keep rows that were computed, for the ids last looked up; gives what the cache will give for them."""
-        columns = self.forms[end].encode(rows.detach())
+        columns = self.forms[end].encode(rows.detach().contiguous())  # as they will be read: strides may move last bits
         held = self.held.get(end) or self._empty(end, columns)
         for name, column in columns.items():
             held.columns[name][self.at] = column

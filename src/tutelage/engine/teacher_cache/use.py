@@ -1,5 +1,6 @@
 """A run's use of the teacher cache: which ends it holds, when a draw is opened, filled up and written."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -15,7 +16,7 @@ from tutelage.engine.dry_run import Prepared
 from tutelage.engine.precision import Execution, on_device
 from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
-from tutelage.engine.teacher_cache.codecs import Top, Whole
+from tutelage.engine.teacher_cache.codecs import Form, Top, Whole
 from tutelage.engine.teacher_cache.store import TeacherCache, key_of
 from tutelage.errors import UsageError
 from tutelage.graph.controller import Controller
@@ -30,6 +31,10 @@ from tutelage.graph.objective import forward
 from tutelage.graph.weight_parts import parts_of_teacher, with_parts
 from tutelage.models.network import preprocessing_of
 from tutelage.system.distributed import World, largest
+from tutelage.system.machine import free_memory
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.named import task_of
+from tutelage.tasks.task import Task
 from tutelage.types import PerSampleFn
 
 
@@ -55,10 +60,16 @@ def cache_folder(prepared: Prepared, choices: Mapping[str, Execution], data: Dat
     # How many rows go together may move the last bit on some machines.
     together = settings.batch_size // (world.size * settings.accumulate) if exact else 0
     forms = top_forms(graph, settings.cache_top, len(data.classes)) if settings.cache_top else {}
+    task = task_of(data)
+    if settings.cache_top and not task.classifies:
+        raise UsageError("the largest logits alone are kept of one choice a sample", where="cache_top",
+                         found=f"task {task.name}", expected="a task that classifies samples",
+                         fix="take cache_top out: whole outputs are kept then")
     tops = {end: [top.count, top.temperature, list(map(describe, top.of))] for end, top in forms.items()}
     return root / "teachers" / key_of(ends=ends, teachers=teachers, exact=exact, together=together, data=data.digest,
                                       classes=list(data.classes), preprocessing=dict(data.preprocessing),
-                                      augmentation=data.augmentation, **({"tops": tops} if tops else {}))
+                                      augmentation=data.augmentation, **({"tops": tops} if tops else {}),
+                                      **({"task": task.name} if task is not CLASSIFICATION else {}))
 
 
 def wanted(settings: Settings, folder: Path | None) -> bool:
@@ -115,14 +126,42 @@ def attach(run: Run, folder: Path) -> list[str]:
     if exact and not _row_by_row(run, ends):
         return ["the teacher's outputs are not kept: here a row's last bits depend on its place in the batch"]
     tops = top_forms(run.graph, count, len(run.data.classes)) if count else {}
-    forms = {end: tops.get(end) or Whole(logits=not parse_end(end).tap, exact=exact) for end in ends}
-    notes = _losses_of(run, tops)
+    forms = {end: tops.get(end) or _whole(run.task, end, exact=exact) for end in ends}
+    size, told = _bytes_of_a_draw(run, forms)
+    free = free_memory(run.world.device)
+    room = min(run.settings.cache_gib * 2**30, math.inf if free is None else free / 2)
+    if largest(int(size > room), run.world):
+        return [f"the teacher's outputs are not kept: {told}; there may be {room / 2**20:.0f} MiB (cache_gib, and half "
+                "of the memory that is free)"]
+    notes = [*([told] if not run.task.classifies else []), *_losses_of(run, tops)]
     run.cache = TeacherCache(folder, run.data.train.ids.to(run.world.device), forms,
                              round(run.settings.cache_gib * 2**30))
     nodes = {name: _with_kept_source(kind, tops, run.cache) for name, kind in run.graph.nodes.items()}
     run.graph = replace(run.graph, nodes=nodes,
                         edges=[_with_kept_weight(edge, tops, run.cache) for edge in run.graph.edges])
     return notes
+
+
+def _whole(task: Task, end: str, *, exact: bool) -> Whole:
+    """How an end is kept. In float16 logits of a choice lose nothing that counts; numbers that are learned do.
+
+    What no term of the task names are features, which are learned as directions and means.
+    """
+    tap = parse_end(end).tap
+    soft = {term.tap for term in task.imitate if term.soft}
+    numbers = {term.tap for term in task.imitate if not term.soft}
+    return Whole(logits=tap in soft, exact=exact or tap in numbers - soft)
+
+
+def _bytes_of_a_draw(run: Run, forms: Mapping[str, Form]) -> tuple[int, str]:
+    """What the rows of one draw take in memory and on the disk; and the same in words, for a person."""
+    (few,) = run.data.train.batches([torch.arange(2)], draw=0, views=("", *run.graph.views()))
+    with torch.no_grad():
+        outputs = forward(run.graph, run.models, on_device(few, run.world.device).inputs, list(forms))
+        sizes = [column.nbytes for end, form in forms.items() for column in form.encode(outputs[end]).values()]
+    size = sum(sizes) // 2 * len(run.data.train.ids)
+    return size, (f"one draw of {', '.join(forms)} takes {size / 2**20:.1f} MiB"
+                  f" ({size / len(run.data.train.ids) / 1024:.1f} KiB a row)")
 
 
 def kept_weight(student: Tensor, teacher: Tensor, labels: Tensor, *, of: Mapping[tuple[str, int], Tensor],

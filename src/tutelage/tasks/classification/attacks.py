@@ -13,7 +13,7 @@ from tutelage.errors import ModelError, UsageError
 from tutelage.graph.controller import Controller, RunView
 from tutelage.graph.divergences import kl
 from tutelage.system.random import derive, normal
-from tutelage.types import Batch
+from tutelage.types import Batch, one_tensor
 
 VIEW = "adversarial"
 
@@ -76,7 +76,7 @@ class Adversary(Controller):
     def before_forward(self, run: RunView, batch: Batch) -> Batch:
         """Attack this rank's own rows: each by itself, so that ranks and places in the batch make no difference."""
         assert isinstance(batch.inputs, Mapping), "the graph names the view, so there are several"
-        images = batch.inputs[""]
+        images = one_tensor(batch.inputs[""])
         networks = [run.models[self.guide], run.models[self.student]]
         modes = [network.training for network in networks]
         for network in networks:

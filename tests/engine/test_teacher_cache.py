@@ -92,7 +92,8 @@ def trained(*, epochs: int = 4, draws: int | None = 2, cache: bool | str = True,
     for _ in train(of or graph(), networks.models, data(**options), epochs=epochs, optimizer=SGD, batch_size=12,
                    draws=draws, cache=cache, precision=precision, cache_top=cache_top):
         pass
-    beside = 2 + 14 + (24 if precision == "exact" and cache is not False else 0)  # dry pass, validation, the check
+    kept = cache is not False
+    beside = 2 + 14 + (2 if kept else 0) + (24 if precision == "exact" and kept else 0)  # dry pass, validation, checks
     return [fingerprint(networks.models[node].state_dict()) for node in "ab"], networks.rows - beside
 
 

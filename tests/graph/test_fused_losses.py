@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from every import every
+from rows_toys import pixels
 from toys import Gate, Memory
 from tutelage.errors import UsageError
 from tutelage.graph import fused_losses, objective
@@ -414,3 +415,21 @@ def test_generated_code_says_the_same_keeps_one_tensor_for_each_student_and_is_m
     assert compilations() == 2, "an edge less is another region"
     take(0.7)
     assert compilations() == 2
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler asks it of what is no leaf
+def test_compiled_losses_over_rows_that_count_unlike_are_the_reference_and_0_where_none_does(unchecked):
+    student, teacher = (torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    graph = Graph({"t": Frozen(), "s": Trained()}, [Edge("labels", "s", cross_entropy, rows=pixels),
+                                                    Edge("t", "s", kl, temperature=4.0, rows=pixels)])
+    some, none = torch.tensor([[[0, -1], [2, 1]]] * 2), torch.full((2, 2, 2), -1)
+    for labels in (some, none):
+        given = {"s": student.clone().requires_grad_(), "t": teacher}
+        expected = objective.losses(graph, given, labels)
+        (pull,) = torch.autograd.grad(torch.stack(list(expected.values())).sum(), given["s"])
+        found = fused_losses.losses(graph, given, labels, compiled=True)
+        (ours,) = torch.autograd.grad(torch.stack(list(found.values())).sum(), given["s"])
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(ours, pull)
+    assert [value.item() for value in found.values()] == [0.0, 0.0]
+    assert not bool(ours.any())

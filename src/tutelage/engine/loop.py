@@ -25,7 +25,7 @@ from tutelage.engine.optimizers import (
     set_learning_rate,
 )
 from tutelage.engine.precision import Execution, default_executions, on_device
-from tutelage.engine.predict import evidence_of, judged
+from tutelage.engine.predict import evidence_of, scored
 from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings as Settings
 from tutelage.engine.settings import check_accumulation, check_batches, check_batchnorm, judging_score
@@ -178,7 +178,7 @@ def _evaluate(run: Run) -> Scores:
     if run.task.classifies:
         run.marks = {node: mark for node, seen in found.items()
                      if (mark := mark_of(seen["logits"], seen["labels"], run.data.classes)) is not None}
-    return judged(judge, found)
+    return scored(judge, found)
 
 
 def train_step(run: Run, batches: Sequence[Batch]) -> None:

@@ -35,10 +35,10 @@ def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, c
     if not bool((source.labels >= 0).any()):
         raise DataError("there is nothing to evaluate on", found="no row with a label")
     judge = judge_of_classes(classes)
-    return judged(judge, evidence_of(graph, models, source, judge, batch_size=batch_size, nodes=nodes, world=world))
+    return scored(judge, evidence_of(graph, models, source, judge, batch_size=batch_size, nodes=nodes, world=world))
 
 
-def judged(judge: Judge, found: Mapping[str, Evidence]) -> Scores:
+def scored(judge: Judge, found: Mapping[str, Evidence]) -> Scores:
     """`evaluate` of evidence that is there, by node."""
     names, alike = list(found), judge.agreement
     pairs = {} if alike is None else {f"{a}|{b}": {"agreement": alike(found[a], found[b])}
@@ -128,7 +128,7 @@ def _mistaken(model: nn.Module, labels: Tensor, images: Tensor) -> Tensor:
 
 
 def _is_free(graph: Graph, node: str) -> bool:
-    """Whether a node can be judged without a step: it reads no labels, no ids, no view, and is not computed of rows."""
+    """Whether a node can be scored without a step: it reads no labels, no ids, no view, and is not computed of rows."""
     ends = graph.order([node])
     return not any(is_of_batch(end) or parse_end(end).view or graph.rows_of(parse_end(end).node) is not None
                    for end in ends)

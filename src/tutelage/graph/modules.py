@@ -16,7 +16,7 @@ from tutelage.graph.sample_weights import labelled, true_class
 from tutelage.types import Features, Labels, Logits, PerSample, PerSampleFn
 
 
-def mean_probability(*logits: Logits) -> Logits:
+def mean_probability(*logits: Tensor) -> Logits:
     """The log of the mean of the probabilities of several networks: what `kl` reads as the logits of an ensemble.
 
     >>> mean_probability(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 0.0]])).exp().tolist()

@@ -168,9 +168,37 @@ def value(student: PerSample, teacher: object = None, labels: object = None) -> 
     return student
 
 
-FROM_LABELS = (cross_entropy,)
+def dice(student: Tensor, teacher: Tensor, labels: object = None, *, smooth: float = 1.0,
+         background: bool = False) -> PerSample:
+    """1 - soft Dice of an image's logits [B, K, H, W] with its mask [B, H, W], the mean over classes; in [0, 1).
+
+    Of a class, with p = softmax(student) and y 1 where the mask says it: 1 - (2 sum p y + smooth) / (sum p + sum y +
+    smooth), summed over the pixels whose label is not -1. The first class is taken for the background and left out,
+    unless `background`. An image in which nothing counts gives 0.
+
+    >>> dice(torch.tensor([[[[-200.0, 200.0]], [[200.0, -200.0]]]]), torch.tensor([[[1, 0]]])).tolist()
+    [0.0]
+    """
+    first, known = 0 if background else 1, (teacher >= 0)[:, None]
+    share = student.softmax(1)[:, first:] * known
+    wanted = torch.arange(first, student.shape[1], device=teacher.device)[:, None, None] == teacher[:, None]
+    both, either = (share * wanted).sum((2, 3)), share.sum((2, 3)) + wanted.sum((2, 3))
+    return (1 - (2 * both + smooth) / (either + smooth)).mean(1)
+
+
+def unit_distance(student: Features, teacher: Features, labels: object = None) -> PerSample:
+    """Squared distance of two rows of features [B, D] at norm 1, in [0, 4]: 2 - 2 cos. How large they are is left out.
+
+    >>> unit_distance(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 0.5]])).tolist()
+    [2.0]
+    """
+    _same_shape(student, teacher)
+    return (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(-1)
+
+
+FROM_LABELS = (cross_entropy, dice)
 """What reads labels at its teacher end."""
-NEEDS_LOGITS = (kl, reverse_kl, js, mse, alpha_beta, plackett_luce)
+NEEDS_LOGITS = (kl, reverse_kl, js, mse, alpha_beta, plackett_luce, unit_distance)
 """What reads the teacher end as logits or features: not for an edge from `labels`."""
 THROUGH_SOFTMAX = (kl, reverse_kl, js)
 """What sees both ends through a softmax alone, so that a row's level does not matter."""

@@ -10,9 +10,10 @@ from tutelage.data.source import Data
 from tutelage.data.stream import CPU
 from tutelage.errors import unknown
 from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.task import Task
 
-TASKS = {task.name: task for task in (CLASSIFICATION,)}
+TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION)}
 
 
 def task_named(name: str, where: object = "[data] task") -> Task:

@@ -1,0 +1,1 @@
+"""Images are classified: scores, calibration, the teacher's certainty, attacks."""

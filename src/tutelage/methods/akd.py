@@ -34,7 +34,7 @@ from tutelage.graph.divergences import cross_entropy, kl, value
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Computed, Frozen, Kind, Trained
-from tutelage.graph.sample_weights import discrepancy
+from tutelage.graph.sample_weights import discrepancy, labelled
 from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, average
 from tutelage.system.random import derive, permutation
@@ -75,15 +75,15 @@ def akd(teacher: str, student: str, *, temperature: float = 4.0, balance: str = 
                   *task.from_network(source, student, weight=1 - hard, temperature=temperature)]
         return Graph(nodes, edges)
     if balance == "learnable":
-        nodes[judge] = task.computed(Learnable(hard, low, high, temperature, entropy_bonus), student, source,
-                                     labels=True)
-        edges.append(Edge(task.label_end, f"{judge}.loss", value, weight=SLOWLY, rows=nodes[judge].rows))
+        nodes[judge] = own = task.computed(Learnable(hard, low, high, temperature, entropy_bonus), student, source,
+                                           labels=True)
+        edges.append(Edge(task.label_end, f"{judge}.loss", value, weight=SLOWLY, rows=own.rows))
     elif balance == "held_out":
         nodes[judge] = Computed((student,), HeldOut(hard, low, high))
         edges.append(Edge("labels", f"{judge}.loss", value))  # its gradient has the learning rate in it already
         controllers["look_ahead"] = LookAhead(teacher, student, judge, source if context else None, temperature)
     elif balance == "discrepancy":
-        nodes[judge] = task.computed(Discrepancy(low, high), student, teacher)
+        nodes[judge] = task.computed(Discrepancy(low, high), student, teacher, labels=task.has_parts())
     else:
         nodes[judge] = task.computed(partial(by_sample, low=low, high=high), student, teacher)
     edges += [*task.from_labels(student, sample_weight=judge, rest=hard),
@@ -254,9 +254,11 @@ class Discrepancy(nn.Module):
         self.register_buffer("distance", torch.zeros(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, student: Logits, teacher: Logits) -> dict[str, Tensor]:
-        """(student, teacher) -> h and 1 - h, each [B]."""
-        now = discrepancy(student.detach(), teacher.detach()).mean()
+    def forward(self, student: Logits, teacher: Logits, labels: Labels | None = None) -> dict[str, Tensor]:
+        """(student, teacher) -> h and 1 - h, each [B]; with labels the mean is that over the rows that have one."""
+        apart = discrepancy(student.detach(), teacher.detach())
+        share = None if labels is None else labelled(student, teacher, labels)
+        now = apart.mean() if share is None else (apart * share).sum() / share.sum().clamp(min=1)
         now = torch.where(self.batches == 0, now, 0.9 * self.distance + 0.1 * now)
         if self.training:
             self.distance.copy_(now)

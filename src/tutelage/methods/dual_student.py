@@ -124,17 +124,12 @@ def _shares(usual: Mapping[str, Any], *given: float | None) -> _Shares:
 
 
 def _teacher_weight(uncertainty: bool | str, sure: PerSampleFn, task: Task) -> PerSampleFn | None:
-    scaled = partial(mean_one, of=sure, among_labelled=True) if _has_parts(task) else partial(mean_one, of=sure)
+    scaled = partial(mean_one, of=sure, among_labelled=True) if task.has_parts() else partial(mean_one, of=sure)
     weights = {True: sure, False: None, "mean_one": scaled, "correct": _RIGHT}
     if uncertainty not in weights:
         raise UsageError("not a way to weigh", where="uncertainty", found=repr(uncertainty),
                          expected="true, false, 'mean_one' or 'correct'")
     return weights[uncertainty]
-
-
-def _has_parts(task: Task) -> bool:
-    """Whether a choice is one of a part of a sample, such as a pixel: one without a label does not count there."""
-    return task.soft_term is not None and task.soft_term.rows is not None
 
 
 def _reads_labels(weight: PerSampleFn | None) -> bool:

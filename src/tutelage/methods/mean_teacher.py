@@ -61,7 +61,7 @@ def mean_teacher(student: str, *, decay: float = 0.999, divergence: Literal["mse
         raise UsageError("not a share of the run", where="ramp_up", found=ramp_up, expected="0 .. 1")
     if head_distance is not None and not task.classifies:
         raise for_classes_alone("a second head", task, "head_distance")
-    first, second = ("", "") if any(term.rows for term in task.imitate) else ("@a", "@b")
+    first, second = ("", "") if task.has_parts() else ("@a", "@b")
     says = f"{student}{first}"
     hears = says if head_distance is None else f"{student}.second_head{first}"
     edges = task.from_labels(says)

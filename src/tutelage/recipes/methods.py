@@ -36,7 +36,7 @@ def is_for(name: str, task: Task) -> bool:
     """
     if "task" not in inspect.signature(method(name)).parameters:
         return task == CLASSIFICATION
-    return vars(_file_of(name)).get("FOR", _for_all)(task)
+    return bool(vars(_file_of(name)).get("FOR", _for_all)(task))
 
 
 def in_phases(name: str) -> bool:

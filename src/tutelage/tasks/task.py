@@ -161,6 +161,13 @@ class Task:
         """Whether something that a network says is a choice among several."""
         return self.soft_term is not None
 
+    def has_parts(self) -> bool:
+        """Whether networks are compared part by part of a sample, such as pixels.
+
+        A part without a label does not count, while a sample without one is heard from a teacher all the same.
+        """
+        return any(term.rows is not None for term in self.imitate)
+
     def soft(self, node: str) -> tuple[str, RowsFn | None] | None:
         """The end and the rows by which a node's certainty is known; None where nothing it says is a choice."""
         term = self.soft_term

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from toy_tasks import PIXELS
 from tutelage.cli import commands, main
 from tutelage.cli.terminal import show
 from tutelage.engine.train import Progress
@@ -24,6 +25,7 @@ from tutelage.models.build import build
 from tutelage.recipes import job, trained_run
 from tutelage.runs.folder import read_records
 from tutelage.system.files import locked
+from tutelage.tasks import named
 
 RECIPE = """\
 [data]
@@ -267,9 +269,9 @@ def test_the_same_call_again_is_finished_and_another_run_in_its_folder_is_refuse
 
 def test_methods_and_graph_are_there_for_people_and_programs(tutelage):
     assert tutelage("methods", "--names")[1].split() == [
-        "abkd", "akd", "alm", "class_incremental", "cooperative", "distill", "dual_student", "dynamic_rectification",
-        "feature_only", "learning_styles", "mean_teacher", "mutual", "peer_cohort", "peeraid", "pesf", "pld", "scratch",
-        "self_distill", "snapshot_teacher", "stochastic_teacher", "switokd", "wavelet"]
+        "abkd", "akd", "alm", "channel_wise", "class_incremental", "cooperative", "distill", "dual_student",
+        "dynamic_rectification", "feature_only", "learning_styles", "mean_teacher", "mutual", "peer_cohort", "peeraid",
+        "pesf", "pld", "scratch", "self_distill", "snapshot_teacher", "stochastic_teacher", "switokd", "wavelet"]
     assert "arXiv:2511.18826" in json.loads(tutelage("methods", "--json")[1])["dual_student"]
     code, out, _ = tutelage("graph", "recipe.toml", "--set", "method.peers=none", "--json")
     assert code == 0
@@ -278,6 +280,51 @@ def test_methods_and_graph_are_there_for_people_and_programs(tutelage):
     assert len(told["edges"]) == 4
     assert [node["name"] for node in told["graph"]["nodes"]] == told["nodes"]
     assert [edge["name"] for edge in told["graph"]["edges"]] == told["edges"]
+
+
+@pytest.fixture
+def toy_task(monkeypatch) -> str:
+    """The name of a task that compares pixels, as one that is there."""
+    monkeypatch.setitem(named.TASKS, PIXELS.name, PIXELS)
+    return PIXELS.name
+
+
+def test_methods_are_listed_by_the_task_that_they_are_for(tutelage, toy_task):
+    every_one = tutelage("methods", "--names")[1].split()
+    assert tutelage("methods", "--names", "--task", "classification")[1].split() == [
+        name for name in every_one if name != "channel_wise"]
+    dense = tutelage("methods", "--names", "--task", toy_task)[1].split()
+    assert {"dual_student", "channel_wise", "akd"} <= set(dense)
+    assert not {"alm", "pesf", "class_incremental", "switokd", "peeraid"} & set(dense)
+    assert list(json.loads(tutelage("methods", "--task", toy_task, "--json")[1])) == dense
+    code, _, errors = tutelage("methods", "--task", "clasification")
+    assert code == 2
+    assert "did you mean 'classification'?" in errors
+
+
+def test_tasks_are_told_with_their_rows_edges_scores_and_methods(tutelage, toy_task):
+    code, out, _ = tutelage("tasks")
+    assert code == 0
+    blocks = dict(zip(("classification", toy_task), out.strip().split("\n\n")[-2:], strict=True))
+    assert blocks[toy_task].startswith(f"""{toy_task}
+  labels  -> student  cross_entropy [pixels]  T=1  x 1
+  teacher -> student  kl [pixels]             T=1  x 1
+  rows: whole samples, pixels, channels
+  scores, best goes by the first: top1, balanced_accuracy,""")
+    assert "nll (lower is better)" in blocks[toy_task]
+    assert blocks[toy_task].endswith("stochastic_teacher, wavelet")
+    told = json.loads(tutelage("tasks", "--json")[1])
+    assert told["classification"]["rows"] == []
+    assert told["classification"]["scores"][0] == {"key": "top1", "title": "top-1", "better": "higher"}
+    assert told[toy_task]["rows"] == ["pixels", "channels"]
+    assert told[toy_task]["methods"] == tutelage("methods", "--names", "--task", toy_task)[1].split()
+
+
+def test_a_method_that_is_not_for_the_task_of_the_data_is_refused(refused, toy_task):
+    errors = refused(2, "graph", "recipe.toml", "--set", f"data.task={toy_task}", "--set", "method.name=switokd")
+    assert "method switokd is for classification alone" in errors
+    assert f"task {toy_task}" in errors
+    assert "dual_student" in errors
 
 
 def test_a_program_gets_the_error_as_json(tutelage):

@@ -17,6 +17,7 @@ from tutelage.graph.sample_weights import (
     mean_one,
     true_class,
 )
+from tutelage.graph.weight_parts import with_parts
 
 B, C = 7, 5
 warm_entropy = partial(entropy, temperature=4.0)
@@ -178,6 +179,23 @@ def test_mean_one_of_nothing_is_nothing(dtype):
     rows = mean_one(uniform, uniform, torch.zeros(B, dtype=torch.long), of=margin)
     assert rows.tolist() == [0.0] * B
     assert rows.dtype == dtype
+
+
+def test_mean_one_among_the_labelled_does_not_see_the_other_rows():
+    labels = torch.arange(B) % 3 - 1
+    rows = mean_one(logits(1), logits(), labels, of=entropy, among_labelled=True)
+    own = labels >= 0
+    torch.testing.assert_close(rows[own], mean_one(logits(1)[own], logits()[own], labels[own], of=entropy))
+    assert rows[own].mean().item() == pytest.approx(1.0)
+    others = logits().masked_fill(~own[:, None], 0.0)
+    torch.testing.assert_close(mean_one(logits(1), others, labels, of=entropy, among_labelled=True)[own], rows[own])
+    nothing = mean_one(logits(1), logits(), torch.full((B,), -1), of=entropy, among_labelled=True)
+    assert nothing.isfinite().all()
+
+
+def test_a_part_of_a_mean_one_that_is_replaced_leaves_its_options():
+    weight = partial(mean_one, of=entropy, among_labelled=True)
+    assert with_parts(weight, lambda part: margin).keywords == {"of": margin, "among_labelled": True}
 
 
 def test_mean_one_of_the_labelled_divides_a_sum_by_the_labelled_rows():

@@ -27,9 +27,12 @@ from tutelage.methods.distill import distill
 from tutelage.methods.mutual import mutual
 from tutelage.methods.scratch import scratch
 from tutelage.models.wrappers import compare_directions, cut, draw
+from tutelage.recipes.methods import is_for
 from tutelage.system.files import fingerprint
+from tutelage.tasks.classification.task import CLASSIFICATION
 
-NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)]
+NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__) if is_for(page.name, CLASSIFICATION)]
+"""The methods for classification; test_methods_on_tasks.py has the others."""
 LABELS = torch.tensor([0, 3, 1, 2])
 
 

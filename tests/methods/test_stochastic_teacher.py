@@ -61,6 +61,22 @@ def test_the_golden_weights_of_the_specification():
     torch.testing.assert_close(guided(GOLDEN, DRAWN, renormalise=False), WEIGHTS[0] * GOLDEN, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(("features", "percentile", "loss"), [
+    ((1.0, 2.0), 90.0, 0.0), ((1.0, 0.0), 90.0, 1.0), ((1.0, 0.0), 0.0, 0.7831156542)])
+def test_the_golden_losses_of_the_specification(features, percentile, loss):
+    graph = stochastic_teacher("t", "s", LAYERS, percentile=percentile, soft=1.0, hard=0.25, detach_guide=True)
+    known = {"s.4": torch.tensor([features], dtype=torch.float64), "t.draws.4": DRAWN,
+             "s": torch.zeros(1, 4, dtype=torch.float64), "labels": torch.tensor([3])}
+    found = losses(graph, forward(graph, {}, torch.zeros(0), known=known), known["labels"])
+    assert list(found.values()) == pytest.approx([0.25 * math.log(4), loss], abs=1e-9)
+
+
+@pytest.mark.parametrize("percentile", [0.0, 90.0])
+def test_draws_that_are_all_alike_are_plain_regression_on_the_teachers_features(percentile):
+    student, teacher = random(4, 3), random(4, 3, seed=1)
+    torch.testing.assert_close(guided(student, teacher[:, None].expand(4, 30, 3), percentile=percentile), teacher)
+
+
 @pytest.mark.parametrize("percentile", [0.0, 30.0, 62.5, 90.0, 100.0])
 @pytest.mark.parametrize("count", [1, 2, 9, 30])
 def test_it_is_a_loop_over_rows_and_draws(count, percentile):

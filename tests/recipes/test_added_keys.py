@@ -15,7 +15,8 @@ from tutelage.methods.dual_student import dual_student
 from tutelage.recipes.added_keys import ADDED, as_overrides, lacking_in
 from tutelage.recipes.evaluate import evaluate_run
 from tutelage.recipes.job import train_recipe
-from tutelage.recipes.recipe import Recipe, graph_of, method, method_names, read_recipe
+from tutelage.recipes.methods import method, method_names
+from tutelage.recipes.recipe import Recipe, graph_of, read_recipe
 from tutelage.recipes.trained_run import recipe_of_run
 from tutelage.system.distributed import World
 

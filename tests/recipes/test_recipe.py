@@ -12,16 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tutelage import Edge, Ema, Ensemble, Frozen, Graph, Trained
+from toy_tasks import PIXELS, POINTS, channels, pixels, points
+from tutelage import Computed, Edge, Ema, Ensemble, Frozen, Graph, Trained
 from tutelage.engine.settings import Settings
 from tutelage.errors import SecurityError, UsageError, UserError
 from tutelage.graph.divergences import cross_entropy, js, kl, mse
-from tutelage.graph.modules import Projected
+from tutelage.graph.modules import Projected, pooled
 from tutelage.graph.sample_weights import confidence, entropy, mean_one
 from tutelage.graph.schedules import cosine, ramp_up, step
+from tutelage.methods.dual_student import dual_student
 from tutelage.recipes.job import make_job
 from tutelage.recipes.recipe import Recipe, graph_of, read_recipe, settings_of
 from tutelage.system.distributed import World
+from tutelage.tasks import named
 
 HEAD = """\
 [data]
@@ -122,6 +125,93 @@ def test_an_unknown_word_is_refused_with_the_nearest_that_is_known(refused, over
     assert error.what == what
     assert error.expected.startswith("one of: ")
     assert error.fix == (None if meant is None else f"did you mean {meant!r}?")
+
+
+@pytest.fixture
+def toys_are_there(monkeypatch):
+    for task in (PIXELS, POINTS):
+        monkeypatch.setitem(named.TASKS, task.name, task)
+
+
+@pytest.mark.usefixtures("toys_are_there")
+def test_a_method_gets_the_task_of_the_data(read):
+    assert str(read(METHOD, "data.task=toy_pixels")[1]) == str(dual_student("t", ["a", "b"], task=PIXELS))
+    assert str(read(METHOD, "data.task=classification")[1]) == str(read(METHOD)[1])
+
+
+@pytest.mark.parametrize("value", ["'classification'", "1"])
+def test_the_task_is_no_option_of_a_method(refused, value):
+    error = refused(METHOD, f"method.task={value}")
+    assert error.what == "a method has the task of its data"
+    assert "method.task" in error.where
+    assert "[data]" in error.fix
+
+
+def test_an_unknown_task_is_refused_with_the_nearest(refused):
+    error = refused(METHOD, "data.task=clasification")
+    assert error.what == "unknown task 'clasification'"
+    assert "data.task=clasification" in error.where
+    assert error.fix == "did you mean 'classification'?"
+
+
+@pytest.mark.usefixtures("toys_are_there")
+@pytest.mark.parametrize("name", ["alm", "pesf", "class_incremental", "switokd", "peeraid"])
+def test_a_method_for_classification_alone_is_refused_for_other_tasks_whatever_its_options(refused, name):
+    error = refused(METHOD, "data.task=toy_pixels", f"method.name={name}")
+    assert error.what == f"method {name} is for classification alone"
+    assert (error.found, error.fix) == ("task toy_pixels", "tutelage methods --task toy_pixels")
+    assert "dual_student" in error.expected
+    assert name not in error.expected
+
+
+def test_a_method_for_other_tasks_is_refused_for_classification(refused):
+    error = refused(METHOD, "method.name=channel_wise")
+    assert error.what == "method channel_wise is not for this task"
+    assert error.found == "task classification"
+
+
+@pytest.mark.usefixtures("toys_are_there")
+def test_edges_and_computed_nodes_may_have_the_rows_of_the_task_by_their_names(read):
+    text = changed('a = "trained"', 'a = "trained"\n'
+                   'sure = { kind = "computed", of = ["t"], by = "pooled", rows = "pixels" }\n'
+                   'both = { kind = "ensemble", of = ["t", "a"] }')
+    text = changed('"cross_entropy"', '"cross_entropy"\nrows = "pixels"', text)
+    text = changed('"kl"', '"kl"\nrows = "channels"', text)
+    graph = read(text, "data.task=toy_pixels")[1]
+    assert [edge.rows for edge in graph.edges] == [pixels, channels]
+    assert [edge.name for edge in graph.edges] == ["labels->a:cross_entropy[pixels]", "t->a:kl[channels]"]
+    assert graph.nodes["sure"] == Computed(("t",), pooled, pixels)
+    assert graph.nodes["both"] == Ensemble(["t", "a"], PIXELS.mean)
+
+
+@pytest.mark.usefixtures("toys_are_there")
+def test_an_ensemble_has_the_mean_of_the_task(read, monkeypatch):
+    other = replace(PIXELS, mean=mse)
+    monkeypatch.setitem(named.TASKS, PIXELS.name, other)
+    text = changed('a = "trained"', 'a = "trained"\nboth = { kind = "ensemble", of = ["t", "a"] }')
+    assert read(text, "data.task=toy_pixels")[1].nodes["both"] == Ensemble(["t", "a"], mse)
+    assert read(text)[1].nodes["both"] == Ensemble(["t", "a"])
+
+
+@pytest.mark.usefixtures("toys_are_there")
+@pytest.mark.parametrize(("task", "fix"), [("toy_pixels", "did you mean 'pixels'?"), ("classification", None)])
+def test_rows_that_the_task_does_not_have_are_refused(refused, task, fix):
+    error = refused(changed('"kl"', '"kl"\nrows = "pixel"'), f"data.task={task}")
+    assert error.what == "unknown rows 'pixel'"
+    assert "[[edges]]" in error.where
+    assert error.fix == fix
+    error = refused(changed('"trained"', '{ kind = "computed", of = "t", by = "pooled", rows = "pixel" }'),
+                    f"data.task={task}")
+    assert error.what == "unknown rows 'pixel'"
+    assert "[nodes.a]" in error.where
+
+
+@pytest.mark.usefixtures("toys_are_there")
+def test_an_edge_may_learn_from_one_of_several_labels(read):
+    text = changed('"labels"', '"labels.kind"')
+    text = changed('"a"', '"a.kind"', changed('"cross_entropy"', '"cross_entropy"\nrows = "points"', text))
+    edge = read(text, "data.task=toy_points")[1].edges[0]
+    assert (edge.teacher, edge.rows, edge.from_labels) == ("labels.kind", points, True)
 
 
 @pytest.mark.parametrize(("old", "new", "what", "meant"), [
@@ -480,7 +570,6 @@ def test_a_graph_of_ones_own_is_the_graph_written_in_python(read):
 
 
 def test_a_method_in_a_recipe_is_its_function_in_python(read):
-    from tutelage.methods.dual_student import dual_student
 
     graph = read(METHOD, "method.temperature=2", "method.peers=[['a', 'b']]", "method.uncertainty=mean_one")[1]
     assert str(graph) == str(dual_student("t", ["a", "b"], temperature=2.0, peers=[["a", "b"]], uncertainty="mean_one"))

@@ -13,16 +13,8 @@ from tutelage.data.settings import DataSettings
 from tutelage.graph.edge import Edge
 from tutelage.models.architecture import Architecture
 from tutelage.recipes.job import train_recipe
-from tutelage.recipes.recipe import (
-    Recipe,
-    TrainSettings,
-    graph_of,
-    graphs_of,
-    method,
-    method_names,
-    read_recipe,
-    settings_of,
-)
+from tutelage.recipes.methods import method, method_names
+from tutelage.recipes.recipe import Recipe, TrainSettings, graph_of, graphs_of, read_recipe, settings_of
 from tutelage.system.distributed import World, choose_device
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -143,5 +135,5 @@ def test_the_document_names_every_option_of_every_method() -> None:
     text = (RECIPES.parent / "docs" / "methods.md").read_text(encoding="utf-8")
     for name in method_names():
         assert f"**{name}**" in text
-        for option in signature(method(name)).parameters:
+        for option in signature(method(name)).parameters.keys() - {"task"}:
             assert f"`{option}`" in text, f"{name}: {option}"

@@ -4,7 +4,6 @@ Nothing here imports torch until a command needs it, so that help is there at on
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -243,24 +242,6 @@ def bench(recipe: RecipePath, set_: Set = None, plugin: Plugin = None,
         write_json(to, result)
     if as_json:
         say(json.dumps(result))
-
-
-def methods(names: Annotated[bool, typer.Option("--names", help="Only the names.")] = False,
-            as_json: Json = False, debug: Debug = False) -> None:
-    """List the methods: name, one line, paper.
-
-    tutelage methods
-    """
-    from tutelage.recipes.recipe import method, method_names
-
-    lines = {name: (sys.modules[method(name).__module__].__doc__ or "").strip().splitlines()[0]
-             for name in method_names()}
-    if as_json:
-        say(json.dumps(lines))
-    elif names:
-        say("\n".join(lines))
-    else:
-        say(table([[name, line] for name, line in lines.items()]))
 
 
 def graph(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: Json = False,

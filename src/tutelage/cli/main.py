@@ -11,7 +11,7 @@ import typer
 
 from tutelage import __version__
 from tutelage.cli import analyse as exploring
-from tutelage.cli import commands
+from tutelage.cli import commands, listing
 from tutelage.cli.terminal import clear, say
 from tutelage.cli.usage import Mistake, check_values, usage_error, value_of
 from tutelage.errors import Interrupted, PeerError, ResourceError, UserError
@@ -57,7 +57,7 @@ def tutelage(version: Annotated[bool, typer.Option("--version", callback=_print_
 
 
 for command in (commands.train, commands.evaluate, commands.compare, commands.report, commands.export, commands.predict,
-                commands.cache, commands.bench, commands.methods, commands.graph, commands.check_data,
+                commands.cache, commands.bench, listing.methods, listing.tasks, commands.graph, commands.check_data,
                 commands.pre_resize):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True})(commands.init)

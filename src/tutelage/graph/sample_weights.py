@@ -91,7 +91,8 @@ def labelled(student: Features, teacher: object, labels: Labels) -> PerSample:
     return (labels >= 0).to(student.dtype)
 
 
-def mean_one(student: Features, teacher: Features | Labels, labels: Labels, *, of: PerSampleFn) -> PerSample:
+def mean_one(student: Features, teacher: Features | Labels, labels: Labels, *, of: PerSampleFn,
+             among_labelled: bool = False) -> PerSample:
     """Another weight, scaled so that its mean over the batch is 1: it says which rows count, not how much in all.
 
     A raw weight also shrinks the mean of its edge, which changes the balance between edges. `mean_one` of
@@ -101,9 +102,17 @@ def mean_one(student: Features, teacher: Features | Labels, labels: Labels, *, o
     No row counts more than `MOST` times: where nearly all weights are nearly 0 the few others would be a loss of their
     own (of a warm entropy they destroyed the training in 6 of 6 seeds). The mean is below 1 there. Of `labelled`, which
     says nothing but yes or no, the mean is always 1.
+
+    `among_labelled`: the mean is that over the rows with a label. It is for rows such as pixels, where one without a
+    label does not count; among samples one without a label is heard from a teacher all the same.
     """
     weight = of(student, teacher, labels)
-    scaled = weight / weight.mean().clamp(min=torch.finfo(weight.dtype).tiny)
+    tiny = torch.finfo(weight.dtype).tiny
+    if among_labelled:
+        share = labelled(student, teacher, labels).to(weight.dtype)
+        scaled = weight / ((weight * share).sum() / share.sum().clamp(min=tiny)).clamp(min=tiny)
+    else:
+        scaled = weight / weight.mean().clamp(min=tiny)
     return scaled if of is labelled else scaled.clamp(max=MOST)
 
 

@@ -26,7 +26,7 @@ def parts_of_teacher(weight: PerSampleFn | str | None) -> list[PerSampleFn] | No
 def with_parts(weight: Any, replace: Callable[[PerSampleFn], PerSampleFn]) -> Any:
     """The same sample weight, with `replace` of each of its `parts_of_teacher` in their place."""
     if unbound(weight) is mean_one:
-        return partial(mean_one, of=with_parts(weight.keywords["of"], replace))
+        return partial(mean_one, **{**weight.keywords, "of": with_parts(weight.keywords["of"], replace)})
     return replace(weight) if unbound(weight) in OF_TEACHER_ALONE else weight
 
 

@@ -17,14 +17,18 @@ from functools import partial
 import torch
 
 from tutelage.errors import UsageError
-from tutelage.graph.divergences import alpha_beta, cross_entropy
-from tutelage.graph.edge import Edge
+from tutelage.graph.divergences import alpha_beta
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
+
+FOR = Task.has_choices
+"""Which tasks the method is for."""
 
 
 def abkd(teacher: str, student: str, *, alpha: float = 0.8, beta: float = 0.3, temperature: float = 4.0,
-         hard: float = 1.0, soft: float = 32.0) -> Graph:
+         hard: float = 1.0, soft: float = 32.0, task: Task = CLASSIFICATION) -> Graph:
     """The student learns from the labels and, by an alpha-beta divergence, from a frozen teacher."""
     if teacher == student:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
@@ -33,7 +37,7 @@ def abkd(teacher: str, student: str, *, alpha: float = 0.8, beta: float = 0.3, t
     return Graph(
         {teacher: Frozen(), student: Trained()},
         [
-            Edge("labels", student, cross_entropy, weight=hard),
-            Edge(teacher, student, divergence, weight=soft),
+            *task.from_labels(student, weight=hard),
+            task.soft_edge(teacher, student, divergence, weight=soft),
         ],
     )

@@ -34,55 +34,73 @@ from tutelage.graph.divergences import cross_entropy, kl, value
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Computed, Frozen, Kind, Trained
-from tutelage.graph.sample_weights import discrepancy
+from tutelage.graph.sample_weights import discrepancy, labelled
 from tutelage.graph.taps import logits_of
 from tutelage.system.distributed import World, average
 from tutelage.system.random import derive, permutation
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task, for_classes_alone
 from tutelage.types import Batch, Labels, Logits, PerSample, one_tensor, plain_view
 
 LEARNED = ("learnable", "held_out")
 BALANCES = (*LEARNED, "discrepancy", "per_sample", "fixed")
+FOR = Task.has_choices
+"""Which tasks the method is for."""
 SLOWLY = 0.01
 """How much slower than the networks the learnable balance moves, under SGD: it has the learning rate that they have."""
 
 
-def akd(teacher: str, student: str, *, temperature: float = 4.0, balance: str = "learnable", context: bool = True,
-        hard: float = 0.5, low: float = 0.1, high: float = 0.9, entropy_bonus: float = 0.1,
-        closeness: float = 0.1) -> Graph:
+def akd(teacher: str, student: str, *, temperature: float = 4.0, balance: str = "learnable",
+        context: bool | None = None, hard: float = 0.5, low: float = 0.1, high: float = 0.9,
+        entropy_bonus: float = 0.1, closeness: float = 0.1, task: Task = CLASSIFICATION) -> Graph:
     """The student learns from labels and a frozen teacher; their balance adapts, and so does what the teacher says.
 
     `balance` is "learnable", "held_out", "discrepancy", "per_sample" or "fixed". `hard` is the labels' weight h: all
     along if it is fixed, at the start if it learns; `low` and `high` bound it. `entropy_bonus` keeps a learnable h from
     running to the smaller loss; `closeness` holds the module's weights near 1. "held_out" takes a batch of validation
-    images for each step.
+    images for each step. `context` is, unless it is given, there for classes of whole samples.
     """
     if teacher == student:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
     _check(balance, hard, low, high, entropy_bonus)
+    context = _check_task(task, balance, context)
     source, judge = f"{teacher}_context" if context else teacher, f"{student}_balance"
     nodes: dict[str, Kind] = {teacher: Frozen(), student: Trained()}
     edges, controllers = list[Edge](), dict[str, Controller]()
     if context:
         nodes[source] = Computed((teacher, student), Context())
-        edges += [Edge("labels", source, cross_entropy), Edge("labels", f"{source}.change", value, weight=closeness)]
+        edges += [*task.from_labels(source), Edge("labels", f"{source}.change", value, weight=closeness)]
     if balance == "fixed":
-        edges += [Edge("labels", student, cross_entropy, weight=hard),
-                  Edge(source, student, kl, weight=1 - hard, temperature=temperature)]
+        edges += [*task.from_labels(student, weight=hard),
+                  *task.from_network(source, student, weight=1 - hard, temperature=temperature)]
         return Graph(nodes, edges)
     if balance == "learnable":
-        nodes[judge] = Computed((student, source, "labels"), Learnable(hard, low, high, temperature, entropy_bonus))
-        edges.append(Edge("labels", f"{judge}.loss", value, weight=SLOWLY))
+        nodes[judge] = own = task.computed(Learnable(hard, low, high, temperature, entropy_bonus), student, source,
+                                           labels=True)
+        edges.append(Edge(task.label_end, f"{judge}.loss", value, weight=SLOWLY, rows=own.rows))
     elif balance == "held_out":
         nodes[judge] = Computed((student,), HeldOut(hard, low, high))
         edges.append(Edge("labels", f"{judge}.loss", value))  # its gradient has the learning rate in it already
         controllers["look_ahead"] = LookAhead(teacher, student, judge, source if context else None, temperature)
     elif balance == "discrepancy":
-        nodes[judge] = Computed((student, teacher), Discrepancy(low, high))
+        nodes[judge] = task.computed(Discrepancy(low, high), student, teacher, labels=task.has_parts())
     else:
-        nodes[judge] = Computed((student, teacher), partial(by_sample, low=low, high=high))
-    edges += [Edge("labels", student, cross_entropy, sample_weight=judge),
-              Edge(source, student, kl, temperature=temperature, sample_weight=f"{judge}.soft")]
+        nodes[judge] = task.computed(partial(by_sample, low=low, high=high), student, teacher)
+    edges += [*task.from_labels(student, sample_weight=judge, rest=hard),
+              *task.from_network(source, student, temperature=temperature, sample_weight=f"{judge}.soft",
+                                 rest=1 - hard)]
     return Graph(nodes, edges, controllers)
+
+
+def _check_task(task: Task, balance: str, context: bool | None) -> bool:
+    """Whether there is a context; UsageError for what the task does not have."""
+    if not task.has_choices():
+        raise UsageError("akd is for tasks in which a network chooses among several", where="task", found=task.name)
+    if context and not task.classifies:
+        raise for_classes_alone("the context", task, "context")
+    if balance == "held_out" and task != CLASSIFICATION:
+        raise for_classes_alone('balance = "held_out"', task, "balance")
+    return task.classifies if context is None else context
 
 
 def _check(balance: str, hard: float, low: float, high: float, entropy_bonus: float) -> None:
@@ -235,9 +253,11 @@ class Discrepancy(nn.Module):
         self.register_buffer("distance", torch.zeros(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, student: Logits, teacher: Logits) -> dict[str, Tensor]:
-        """(student, teacher) -> h and 1 - h, each [B]."""
-        now = discrepancy(student.detach(), teacher.detach()).mean()
+    def forward(self, student: Logits, teacher: Logits, labels: Labels | None = None) -> dict[str, Tensor]:
+        """(student, teacher) -> h and 1 - h, each [B]; with labels the mean is that over the rows that have one."""
+        apart = discrepancy(student.detach(), teacher.detach())
+        share = None if labels is None else labelled(student, teacher, labels)
+        now = apart.mean() if share is None else (apart * share).sum() / share.sum().clamp(min=1)
         now = torch.where(self.batches == 0, now, 0.9 * self.distance + 0.1 * now)
         if self.training:
             self.distance.copy_(now)

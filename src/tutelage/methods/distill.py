@@ -5,20 +5,21 @@ the student alone.
 """
 
 from tutelage.errors import UsageError
-from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 
 
-def distill(teacher: str, student: str, *, temperature: float = 4.0, hard: float = 0.5, soft: float = 0.5) -> Graph:
+def distill(teacher: str, student: str, *, temperature: float = 4.0, hard: float = 0.5, soft: float = 0.5,
+            task: Task = CLASSIFICATION) -> Graph:
     """The student learns from the labels and from the softened outputs of a frozen teacher."""
     if teacher == student:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
     return Graph(
         {teacher: Frozen(), student: Trained()},
         [
-            Edge("labels", student, cross_entropy, weight=hard),
-            Edge(teacher, student, kl, weight=soft, temperature=temperature),
+            *task.from_labels(student, weight=hard),
+            *task.from_network(teacher, student, weight=soft, temperature=temperature),
         ],
     )

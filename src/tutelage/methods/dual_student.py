@@ -25,19 +25,20 @@ every image, peers as far as it is unsure, with weights of a half each. It is ne
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from tutelage.errors import UsageError, unknown
-from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import label_trust, label_weight, mixed_target, teacher_doubt, teacher_weight
-from tutelage.graph.nodes import Computed, Frozen, Kind, Trained
+from tutelage.graph.nodes import Frozen, Kind, Trained
 from tutelage.graph.sample_weights import correct, entropy, mean_one
 from tutelage.graph.schedules import ramp_up
-from tutelage.types import PerSampleFn
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
+from tutelage.types import PerSample, PerSampleFn
 
 THIRD = 1 / 3
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -57,7 +58,8 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
                  peer: float | None = None, peer_temperature: float | None = None, peer_warmup: float = 0.0,
                  uncertainty: bool | str | None = None, entropy_temperature: float = 1.0,
                  peers: str | Sequence[Sequence[str]] = "all", peer_weighting: str | None = None,
-                 label_weighting: str | None = None, target: str = "separate") -> Graph:
+                 label_weighting: str | None = None, target: str = "separate",
+                 task: Task = CLASSIFICATION) -> Graph:
     """Two or more students learn from the labels, from a teacher as far as it is sure, and from each other.
 
     `preset` says what `hard`, `soft`, `peer`, `uncertainty` and `peer_weighting` are where they are not given.
@@ -67,93 +69,137 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
     `peer_weighting` weighs the peer edges by "none", by the teacher's "w" or by "1-w"; `peer_warmup` is the share of
     the run over which they grow from 0. `label_weighting` is "none", "1-w" (the labels get what `uncertainty` takes
     from the teacher) or "true_class" (labels that the teacher finds likely count more: where some labels are wrong).
-    `target` "mixture" makes one target of teacher and peers.
+    `target` "mixture" makes one target of teacher and peers. Where a task compares parts of a sample, such as pixels,
+    each part has a weight of its own; where it has no choices among several, nothing is weighed.
     """
-    usual, pairs = _usual(preset, target), _pairs(students, peers)
-    if teacher in students:
-        raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
-    label_share, teacher_share, peer_share = (
-        float(usual[name] if value is None else value)
-        for name, value in (("hard", hard), ("soft", soft), ("peer", peer)))
+    usual, pairs = _usual(preset, target, task), _pairs(students, peers)
+    shares = _shares(usual, hard, soft, peer)
     how = usual["uncertainty"] if uncertainty is None else uncertainty
-    _check(entropy_temperature, label_share, peer_share, peer_warmup)
+    _check(teacher, students, entropy_temperature, shares.hard, shares.peer, peer_warmup)
     sure = partial(entropy, temperature=entropy_temperature) if entropy_temperature != 1 else entropy
-    by_teacher = _teacher_weight(how, sure)
+    by_teacher = _teacher_weight(how, sure, task)
+    peer_trust = _peer_weight(sure, peer_weighting or usual["peer_weighting"])
+    if not task.has_choices():
+        _check_unweighed(task, by_teacher, peer_trust, label_weighting, target)
     nodes: dict[str, Kind] = {teacher: Frozen(), **{student: Trained() for student in students}}
 
     # What a batch-wide scale, or no weight at all, takes from the teacher is no part of a row: the labels get 1 - w.
-    seen, taken = ((teacher, "labels"), _RIGHT) if how == "correct" else ((teacher,), sure)
-    label_weighting = label_weighting or ("1-w" if how == "correct" else "none")
-    edges = _label_edges(seen, students, nodes, label_weighting, taken, label_share, teacher_share)
+    taken = _RIGHT if how == "correct" else sure
+    edges = _label_edges(task, teacher, students, nodes, label_weighting or ("1-w" if taken is _RIGHT else "none"),
+                         taken, shares)
     if target == "mixture":
-        _check_mixture(temperature, peer_temperature, peer_weighting, peer_warmup)
-        edges += _mixture_edges(seen, students, pairs, nodes, teacher_share, peer_share, temperature, by_teacher)
+        _check_mixture(task, temperature, peer_temperature, peer_weighting, peer_warmup)
+        edges += _mixture_edges(task, teacher, students, pairs, nodes, shares, temperature, by_teacher)
         return Graph(nodes, edges)
-    edges += [Edge(teacher, student, kl, teacher_share, temperature, sample_weight=by_teacher) for student in students]
-    trust = _peer_weight(teacher, nodes, sure, peer_weighting or usual["peer_weighting"], bool(pairs))
-    share = peer_share / (len(students) - 1)
-    weight = partial(ramp_up, to=share, until=peer_warmup) if peer_warmup else share
-    warm = temperature if peer_temperature is None else peer_temperature
-    edges += [Edge(other, student, kl, weight, warm, sample_weight=trust) for other, student in pairs]
+    weighed = by_teacher and task.of_label(by_teacher)
+    edges += [edge for student in students
+              for edge in task.from_network(teacher, student, weight=shares.soft, temperature=temperature,
+                                            sample_weight=weighed)]
+    edges += _peer_edges(task, teacher, pairs, nodes, peer_trust, shares.peer / (len(students) - 1), peer_warmup,
+                         temperature if peer_temperature is None else peer_temperature)
     return Graph(nodes, edges)
 
 
-def _usual(preset: str, target: str) -> Mapping[str, Any]:
+class _Shares(NamedTuple):
+    """The weights of labels, teacher and peers."""
+
+    hard: float
+    soft: float
+    peer: float
+
+
+def _usual(preset: str, target: str, task: Task) -> Mapping[str, Any]:
     """What the options are that are not given."""
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS, where="preset")
     if target not in ("separate", "mixture"):
         raise unknown("target", target, ("separate", "mixture"), where="target")
-    return {**PRESETS[preset], **(MIXTURE if target == "mixture" else {})}
+    unweighed = {} if task.has_choices() else {"uncertainty": False, "peer_weighting": "none"}
+    return {**PRESETS[preset], **(MIXTURE if target == "mixture" else {}), **unweighed}
 
 
-def _teacher_weight(uncertainty: bool | str, sure: PerSampleFn) -> PerSampleFn | None:
-    weights = {True: sure, False: None, "mean_one": partial(mean_one, of=sure), "correct": _RIGHT}
+def _shares(usual: Mapping[str, Any], *given: float | None) -> _Shares:
+    return _Shares(*(float(usual[name] if value is None else value)
+                     for name, value in zip(_Shares._fields, given, strict=True)))
+
+
+def _teacher_weight(uncertainty: bool | str, sure: PerSampleFn, task: Task) -> PerSampleFn | None:
+    scaled = partial(mean_one, of=sure, among_labelled=True) if task.has_parts() else partial(mean_one, of=sure)
+    weights = {True: sure, False: None, "mean_one": scaled, "correct": _RIGHT}
     if uncertainty not in weights:
         raise UsageError("not a way to weigh", where="uncertainty", found=repr(uncertainty),
                          expected="true, false, 'mean_one' or 'correct'")
     return weights[uncertainty]
 
 
-def _label_edges(seen: tuple[str, ...], students: Sequence[str], nodes: dict[str, Kind], weighting: str,
-                 weight: PerSampleFn, hard: float, soft: float) -> list[Edge]:
-    """The edges from the labels; a node for what weighs them, which reads the ends `seen`, is added to `nodes`."""
+def _reads_labels(weight: PerSampleFn | None) -> bool:
+    own = weight.keywords if isinstance(weight, partial) else {}
+    return weight is _RIGHT or "among_labelled" in own
+
+
+def _label_edges(task: Task, teacher: str, students: Sequence[str], nodes: dict[str, Kind], weighting: str,
+                 weight: PerSampleFn, shares: _Shares) -> list[Edge]:
+    """The edges from the labels; a node for what weighs them is added to `nodes`."""
+    name, hard = f"{teacher}_label_weight", shares.hard
     if weighting == "none":
-        return [Edge("labels", student, cross_entropy, weight=hard) for student in students]
-    name = f"{seen[0]}_label_weight"
+        return [edge for student in students for edge in task.from_labels(student, weight=hard)]
     if weighting == "true_class":
-        nodes[name] = Computed((seen[0], "labels"), label_trust)
-        return [Edge("labels", student, cross_entropy, hard, sample_weight=name) for student in students]
+        nodes[name] = task.computed(label_trust, teacher, labels=True)
+        return [edge for student in students for edge in task.from_labels(student, weight=hard, sample_weight=name)]
     if weighting != "1-w":
         raise UsageError("not a way to weigh the labels", where="label_weighting", found=repr(weighting),
                          expected="'none', '1-w' or 'true_class'")
-    nodes[name] = Computed(seen, partial(label_weight, weight, hard, soft))
-    return [Edge("labels", student, cross_entropy, sample_weight=name) for student in students]
+    nodes[name] = task.computed(partial(label_weight, weight, hard, shares.soft), teacher,
+                                labels=_reads_labels(weight))
+    return [edge for student in students for edge in task.from_labels(student, sample_weight=name, rest=hard)]
 
 
-def _mixture_edges(seen: tuple[str, ...], students: Sequence[str], pairs: Sequence[tuple[str, str]],
-                   nodes: dict[str, Kind], soft: float, peer: float, temperature: float,
+def _mixture_edges(task: Task, teacher: str, students: Sequence[str], pairs: Sequence[tuple[str, str]],
+                   nodes: dict[str, Kind], shares: _Shares, temperature: float,
                    weight: PerSampleFn | None) -> list[Edge]:
     """An edge for each student from the mixture of its teacher and its peers: weight soft + peer."""
-    if not soft + peer > 0:
-        raise UsageError("a mixture of nothing", where="soft, peer", found=f"{soft:g}, {peer:g}",
+    whole, (term,) = shares.soft + shares.peer, task.imitate
+    if not whole > 0:
+        raise UsageError("a mixture of nothing", where="soft, peer", found=f"{shares.soft:g}, {shares.peer:g}",
                          expected="one of them above 0")
     trust = None
     if weight is not None:
-        trust = f"{seen[0]}_trust"
-        nodes[trust] = Computed(seen, partial(teacher_weight, weight))
+        trust = f"{teacher}_trust"
+        nodes[trust] = task.computed(partial(teacher_weight, weight), teacher, labels=_reads_labels(weight))
     edges = []
     for student in students:
         others = tuple(other for other, me in pairs if me == student)
-        name, share = f"{student}_target", peer / (soft + peer) if others else 0.0
-        nodes[name] = Computed((seen[0], *others), partial(mixed_target, share, temperature))
-        edges.append(Edge(name, student, kl, soft + peer, temperature, sample_weight=trust))
+        name, share = f"{student}_target", shares.peer / whole if others else 0.0
+        nodes[name] = task.computed(partial(mixed_target, share, temperature), teacher, *others)
+        edges.append(Edge(name, term.end(student), term.divergence, whole * term.weight, temperature, trust, term.rows))
     return edges
 
 
-def _check_mixture(temperature: float, peer_temperature: float | None, peer_weighting: str | None,
+def _peer_edges(task: Task, teacher: str, pairs: Sequence[tuple[str, str]], nodes: dict[str, Kind],
+                trust: Callable[..., PerSample] | None, share: float, warmup: float, temperature: float) -> list[Edge]:
+    """The edges between students; a node for what weighs them is added: w is the teacher's, whom they do not see."""
+    name = f"{teacher}_trust" if trust is not None and pairs else None
+    if trust is not None and pairs:
+        nodes[f"{teacher}_trust"] = task.computed(trust, teacher)
+    weight = partial(ramp_up, to=share, until=warmup) if warmup else share
+    return [edge for other, student in pairs
+            for edge in task.from_network(other, student, weight=weight, temperature=temperature, sample_weight=name)]
+
+
+def _check_unweighed(task: Task, *weights: object) -> None:
+    """Where there is no choice among several, nobody can be sure of one."""
+    if any(weight not in (None, "none", "separate") for weight in weights):
+        raise UsageError("without choices among several there is no certainty to weigh by", where="uncertainty",
+                         found=f"task {task.name}",
+                         fix="leave out uncertainty, peer_weighting, label_weighting and target")
+
+
+def _check_mixture(task: Task, temperature: float, peer_temperature: float | None, peer_weighting: str | None,
                    peer_warmup: float) -> None:
-    """A mixture has one temperature and one weight."""
+    """A mixture has one temperature and one weight, and is of one choice."""
+    if len(task.imitate) > 1:
+        raise UsageError("a mixture is of one choice among several", where="target",
+                         found=f"task {task.name}, which compares more", fix='set target = "separate"')
     for key, value, usual in (("peer_temperature", peer_temperature, temperature),
                               ("peer_weighting", peer_weighting, "none"), ("peer_warmup", peer_warmup or None, 0)):
         if value not in (None, usual):
@@ -161,8 +207,11 @@ def _check_mixture(temperature: float, peer_temperature: float | None, peer_weig
                              expected=f"{usual!r}", fix='leave it out, or set target = "separate"')
 
 
-def _check(entropy_temperature: float, hard: float, peer: float, peer_warmup: float) -> None:
-    """The numbers that end up in no edge by themselves, so that no edge refuses them."""
+def _check(teacher: str, students: Sequence[str], entropy_temperature: float, hard: float, peer: float,
+           peer_warmup: float) -> None:
+    """What ends up in no edge by itself, so that no edge refuses it."""
+    if teacher in students:
+        raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
     if not 0 < entropy_temperature < math.inf:
         raise UsageError("a temperature that cannot be", where="entropy_temperature", found=entropy_temperature,
                          expected="a number above 0")
@@ -191,16 +240,10 @@ def _pairs(students: Sequence[str], peers: str | Sequence[Sequence[str]]) -> lis
     return [(other, me) for other, me in peers]
 
 
-def _peer_weight(teacher: str, nodes: dict[str, Kind], sure: PerSampleFn, weighting: str,
-                 wanted: bool) -> str | None:
-    """The end that weighs the peer edges: w is the teacher's, whom a peer edge does not see."""
+def _peer_weight(sure: PerSampleFn, weighting: str) -> Callable[..., PerSample] | None:
+    """What weighs the peer edges, of the teacher's logits."""
     functions = {"none": None, "w": partial(teacher_weight, sure), "1-w": partial(teacher_doubt, sure)}
     if weighting not in functions:
         raise UsageError("not a way to weigh peers", where="peer_weighting", found=repr(weighting),
                          expected="'none', 'w' or '1-w'")
-    function = functions[weighting]
-    if function is None or not wanted:
-        return None
-    name = f"{teacher}_trust"
-    nodes[name] = Computed((teacher,), function)
-    return name
+    return functions[weighting]

@@ -15,21 +15,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from tutelage.errors import UsageError, unknown
-from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.edge import Edge
+from tutelage.graph.divergences import kl
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 from tutelage.types import Labels, Logits, PerSample, hard_labels
 
 SOFT = {"element_mean": 0.95 * 50, "batchmean": 0.95 * 50 / 100}
 """`soft`, by how KL is reduced."""
+FOR = Task.has_choices
+"""Which tasks the method is for."""
 OLDER: Mapping[str, Any] = {"reduction": "batchmean"}
 """What an option meant before there was one: runs that do not name it were made so."""
 
 
 def dynamic_rectification(teacher: str, student: str, *, temperature: float = 6.0, hard: float = 0.05,
-                          soft: float | None = None,
-                          reduction: str = "element_mean") -> Graph:
+                          soft: float | None = None, reduction: str = "element_mean",
+                          task: Task = CLASSIFICATION) -> Graph:
     """The student learns from the labels and from a frozen teacher that is put right where it errs.
 
     `soft` is 47.5 where KL is a mean over rows and classes ("element_mean"), 0.475 where it is summed over the classes.
@@ -39,12 +42,13 @@ def dynamic_rectification(teacher: str, student: str, *, temperature: float = 6.
     if teacher == student:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher,
                          fix="train one like it first, and name that one teacher")
+    divergence = element_mean_rectified_kl if reduction == "element_mean" else rectified_kl
+    soft = SOFT[reduction] if soft is None else soft
     return Graph(
         {teacher: Frozen(), student: Trained()},
         [
-            Edge("labels", student, cross_entropy, weight=hard),
-            Edge(teacher, student, element_mean_rectified_kl if reduction == "element_mean" else rectified_kl,
-                 weight=SOFT[reduction] if soft is None else soft, temperature=temperature),
+            *task.from_labels(student, weight=hard),
+            task.soft_edge(teacher, student, divergence, weight=soft, temperature=temperature),
         ],
     )
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import UsageError
-from tutelage.graph.divergences import cross_entropy, mse
+from tutelage.graph.divergences import mse
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Projected
@@ -26,11 +26,13 @@ from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods.learning_styles import check_layers
 from tutelage.methods.peer_cohort import check_cohort
 from tutelage.models.wrappers import CUT
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 from tutelage.types import PerSample
 
 
 def feature_only(teacher: str, student: str, layers: Mapping[str, str | Sequence[str]], *, features: float = 1.0,
-                 hard: float = 1.0) -> Graph:
+                 hard: float = 1.0, task: Task = CLASSIFICATION) -> Graph:
     """The student's trunk learns from a frozen teacher's features alone, its head from labels alone.
 
     `layers` names as many layers of each of the two networks, in the order of their depth. The student's last is
@@ -48,7 +50,7 @@ def feature_only(teacher: str, student: str, layers: Mapping[str, str | Sequence
                          fix=f'write cut = "LAYER" in [models.{student}], and "{CUT}" for that layer here')
     edges = [Edge(f"{teacher}.{source}", f"{student}.{layer}", Matched(), features / len(own))
              for source, layer in zip(theirs, own, strict=True)]
-    return Graph({teacher: Frozen(), student: Trained()}, [Edge("labels", student, cross_entropy, hard), *edges])
+    return Graph({teacher: Frozen(), student: Trained()}, [*task.from_labels(student, weight=hard), *edges])
 
 
 class Matched(nn.Module):

@@ -17,12 +17,14 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from tutelage.errors import UsageError, unknown
-from tutelage.graph.divergences import cross_entropy, kl, mse
+from tutelage.graph.divergences import mse
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Projected
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods.peer_cohort import check_cohort
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 from tutelage.types import Features, PerSample
 
 GIVEN = {"predictions": ("predictions",), "features": ("features",), "both": ("predictions", "features"), "none": ()}
@@ -31,34 +33,38 @@ GIVEN = {"predictions": ("predictions",), "features": ("features",), "both": ("p
 def learning_styles(teacher: str, students: Sequence[str], layers: Mapping[str, str], *, soft: float = 1.0,
                     temperature: float = 4.0, features: float = 10.0, peer: float = 1.0, peer_temperature: float = 1.0,
                     peer_features: float = 10.0, from_teacher: Sequence[str] = ("predictions", "features"),
-                    from_peer: Sequence[str] = ("features", "predictions"), online: bool = False) -> Graph:
+                    from_peer: Sequence[str] = ("features", "predictions"), online: bool = False,
+                    task: Task = CLASSIFICATION) -> Graph:
     """Two students learn in two styles from a teacher, and each from what the other has learned.
 
     `layers` names the layer of each of the three networks whose output are its features. `from_teacher` and
     `from_peer` say for each student what it is given: "predictions", "features", "both" or "none". With `online` the
-    teacher is not frozen, but learns from labels beside them.
+    teacher is not frozen, but learns from labels beside them. Features are compared place by place where the task says
+    how, each place at norm 1, and else as whole maps, each channel at norm 1.
     """
     check_cohort(teacher, students)
     if len(students) != 2:
         raise UsageError("learning_styles is for two students", where="students", found=list(students))
     check_layers(layers, (teacher, *students))
-    edges = [Edge("labels", network, cross_entropy) for network in ((teacher, *students) if online else students)]
+    learners = (teacher, *students) if online else students
+    edges = [edge for network in learners for edge in task.from_labels(network)]
     for source, styles, where in ((teacher, from_teacher, "from_teacher"), (None, from_peer, "from_peer")):
         for student, given in zip(students, _styles(styles, where), strict=True):
             other = source or next(name for name in students if name != student)
             if "predictions" in given:
                 weight, warm = (soft, temperature) if source else (peer, peer_temperature)
-                edges.append(Edge(other, student, kl, weight, warm))
+                edges += task.from_network(other, student, weight=weight, temperature=warm)
             if "features" in given:
                 edges.append(Edge(f"{other}.{layers[other]}", f"{student}.{layers[student]}",
-                                  Projected(channel_mse), features if source else peer_features))
+                                  Projected(channel_mse), features if source else peer_features, rows=task.places))
     return Graph({teacher: Trained() if online else Frozen(), **dict.fromkeys(students, Trained())}, edges)
 
 
 def channel_mse(student: Features, teacher: Features, labels: object = None) -> PerSample:
     """Mean squared difference of features whose channels have norm 1: how large they are does not count.
 
-    Of maps [B, K, H, W] a channel is H x W numbers, of tokens [B, N, D] it is N; a vector [B, D] is one channel.
+    Of maps [B, K, H, W] a channel is H x W numbers, of tokens [B, N, D] it is N; a vector [B, D], such as that of a
+    place, is one channel.
     """
     return mse(_unit(student), _unit(teacher), labels)
 

@@ -20,15 +20,18 @@ mse on CIFAR-10, 10 for kl on ImageNet), which advises 1 to 10 for kl and C to C
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 from tutelage.errors import UsageError
-from tutelage.graph.divergences import cross_entropy, kl, mse
+from tutelage.graph.divergences import mse
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Trained
 from tutelage.graph.schedules import ramp_up_exp
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task, for_classes_alone
 from tutelage.types import Logits, PerSample
 
 SLOW = "slow"
@@ -36,12 +39,15 @@ DEFAULTS = {"mse": 100.0, "kl": 10.0}
 
 
 def mean_teacher(student: str, *, decay: float = 0.999, divergence: Literal["mse", "kl"] = "mse",
-                 consistency: float | None = None, ramp_up: float = 0.1, head_distance: float | None = None) -> Graph:
+                 consistency: float | None = None, ramp_up: float = 0.1, head_distance: float | None = None,
+                 task: Task = CLASSIFICATION) -> Graph:
     """A student learns from labels and from the moving average of its own weights, the node `slow`.
 
     `consistency` is the weight of the average's voice, 100 for "mse" and 10 for "kl"; it is reached after the share
     `ramp_up` of the run. 0 leaves the average to follow unheard. `head_distance`, if any, is the weight that holds
-    a second head, which the average's voice is for, near the first.
+    a second head, which the average's voice is for, near the first. Where a task compares parts of a sample, such as
+    pixels, both see the plain view: an augmentation moves the parts. What is no choice among several is compared as the
+    task compares it, whatever `divergence` is.
     """
     if student == SLOW:
         raise UsageError("this name is taken by a node of the method's own", where="student", found=repr(student))
@@ -53,12 +59,16 @@ def mean_teacher(student: str, *, decay: float = 0.999, divergence: Literal["mse
         raise UsageError("a weight that cannot be", where="consistency", found=consistency, expected="0 or more")
     if not 0 <= ramp_up <= 1:
         raise UsageError("not a share of the run", where="ramp_up", found=ramp_up, expected="0 .. 1")
-    says = f"{student}@a"
-    hears = says if head_distance is None else f"{student}.second_head@a"
-    edges = [Edge("labels", says, cross_entropy)]
+    if head_distance is not None and not task.classifies:
+        raise for_classes_alone("a second head", task, "head_distance")
+    first, second = ("", "") if task.has_parts() else ("@a", "@b")
+    says = f"{student}{first}"
+    hears = says if head_distance is None else f"{student}.second_head{first}"
+    edges = task.from_labels(says)
     if consistency:  # an edge of weight 0 would leave the average without batch statistics, its own or the student's
-        edges.append(Edge(f"{SLOW}@b", hears, kl if divergence == "kl" else probability_mse,
-                          weight=partial(ramp_up_exp, to=consistency, until=ramp_up)))
+        told = task.from_network(f"{SLOW}{second}", hears, weight=partial(ramp_up_exp, to=consistency, until=ramp_up))
+        edges += [replace(edge, divergence=probability_mse) if term.soft and divergence == "mse" else edge
+                  for term, edge in zip(task.imitate, told, strict=True)]
     if head_distance is not None:
         edges += [Edge(says, hears, mse, head_distance), Edge(hears, says, mse, head_distance)]
     return Graph({student: Trained(), SLOW: Ema(student, decay)}, edges)

@@ -9,17 +9,18 @@ sums over the others where this takes their mean: `peer` = N - 1 gives the sum.
 from collections.abc import Sequence
 
 from tutelage.errors import UsageError
-from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Trained
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 
 
-def mutual(students: Sequence[str], *, peer: float = 1.0) -> Graph:
+def mutual(students: Sequence[str], *, peer: float = 1.0, task: Task = CLASSIFICATION) -> Graph:
     """Two or more students learn from the labels and from each other; there is no teacher."""
     if isinstance(students, str) or len(set(students)) < 2:
         raise UsageError("mutual learning needs two students or more", where="students", found=students)
     share = peer / (len(students) - 1)
-    edges = [Edge("labels", student, cross_entropy) for student in students]
-    edges += [Edge(other, student, kl, weight=share) for student in students for other in students if other != student]
+    edges = [edge for student in students for edge in task.from_labels(student)]
+    edges += [edge for student in students for other in students if other != student
+              for edge in task.from_network(other, student, weight=share)]
     return Graph({student: Trained() for student in students}, edges)

@@ -17,31 +17,37 @@ from collections.abc import Sequence
 from functools import partial
 
 from tutelage.errors import UsageError
-from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
-from tutelage.graph.nodes import Ensemble, Trained
+from tutelage.graph.nodes import Ensemble, Kind, Trained
 from tutelage.graph.schedules import ramp_up
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 from tutelage.types import Schedule
 
 ENSEMBLE = "ensemble"
 
 
 def peer_cohort(teacher: str, students: Sequence[str], *, soft: float = 1.0, temperature: float = 2.0,
-                peer: float = 1.0, peer_temperature: float = 1.0, teacher_warmup: float = 0.05) -> Graph:
+                peer: float = 1.0, peer_temperature: float = 1.0, teacher_warmup: float = 0.05,
+                task: Task = CLASSIFICATION) -> Graph:
     """Students learn from labels, from a teacher that learns beside them, and from each other.
 
     `teacher_warmup` is the share of the run over which the teacher's weight grows from 0 to `soft`: at first it is
-    noise. One student has no peers. The node `ensemble` is the students' mean probability; nobody learns from it.
+    noise. One student has no peers. The node `ensemble` is the students' mean probability, or the mean that the task
+    has, of what a network says untapped; nobody learns from it.
     """
     check_cohort(teacher, students, reserved=(ENSEMBLE,))
     weight = grown(soft, teacher_warmup, "soft", "teacher_warmup")
-    edges = [Edge("labels", network, cross_entropy) for network in (teacher, *students)]
-    edges += [Edge(teacher, student, kl, weight, temperature) for student in students]
-    edges += [Edge(other, student, kl, peer / (len(students) - 1), peer_temperature)
-              for student in students for other in students if other != student]
-    nodes = {network: Trained() for network in (teacher, *students)}
-    return Graph({**nodes, ENSEMBLE: Ensemble(students)}, edges)
+    edges = [edge for network in (teacher, *students) for edge in task.from_labels(network)]
+    edges += [edge for student in students
+              for edge in task.from_network(teacher, student, weight=weight, temperature=temperature)]
+    edges += [edge for student in students for other in students if other != student
+              for edge in task.from_network(other, student, weight=peer / (len(students) - 1),
+                                            temperature=peer_temperature)]
+    nodes: dict[str, Kind] = {network: Trained() for network in (teacher, *students)}
+    if any(not term.tap for term in task.imitate):
+        nodes[ENSEMBLE] = Ensemble(students, task.mean)
+    return Graph(nodes, edges)
 
 
 def check_cohort(teacher: str, students: Sequence[str], *, reserved: Sequence[str] = ()) -> None:

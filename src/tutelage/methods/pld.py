@@ -16,15 +16,20 @@ import torch
 
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import plackett_luce
-from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
+
+FOR = Task.has_choices
+"""Which tasks the method is for."""
 
 
-def pld(teacher: str, student: str, *, temperature: float = 1.0) -> Graph:
+def pld(teacher: str, student: str, *, temperature: float = 1.0, task: Task = CLASSIFICATION) -> Graph:
     """The student learns to rank the classes as a frozen teacher does, the true one first."""
     if teacher == student:
         raise UsageError("a network cannot be its own teacher", where="teacher", found=teacher)
     divergence = partial(plackett_luce, temperature=temperature)
     divergence(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]))  # refuses what cannot be, before any run
-    return Graph({teacher: Frozen(), student: Trained()}, [Edge(teacher, student, divergence)])
+    others = [edge for term, edge in zip(task.learn, task.from_labels(student), strict=True) if not term.soft]
+    return Graph({teacher: Frozen(), student: Trained()}, [task.soft_edge(teacher, student, divergence), *others])

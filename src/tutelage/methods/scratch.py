@@ -1,11 +1,11 @@
 """Plain training from labels: the baseline that every other method has to beat."""
 
-from tutelage.graph.divergences import cross_entropy
-from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Trained
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 
 
-def scratch(student: str) -> Graph:
+def scratch(student: str, *, task: Task = CLASSIFICATION) -> Graph:
     """The student learns from the labels alone."""
-    return Graph({student: Trained()}, [Edge("labels", student, cross_entropy)])
+    return Graph({student: Trained()}, task.from_labels(student))

@@ -17,6 +17,7 @@ The gradient reaches the student alone. Defaults are those of the authors' code.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -24,12 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, UsageError
-from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.graph.divergences import kl
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Computed, Ema, Frozen, Trained
 from tutelage.graph.sample_weights import labelled, true_class
 from tutelage.system.random import derive, uniform
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task, for_classes_alone
 from tutelage.types import Labels, Logits, PerSample
 
 TEACHER, SLOW, TARGET = "teacher", "slow", "target"
@@ -37,7 +40,7 @@ TEACHER, SLOW, TARGET = "teacher", "slow", "target"
 
 def self_distill(student: str, *, generations: int = 2, smoothing: Literal["teacher", "beta"] = "teacher",
                  soft: float | None = None, temperature: float = 4.0, scale_student: bool = False, shape: float = 3.0,
-                 decay: float = 0.999, lowest: float = 0.0) -> list[Graph]:
+                 decay: float = 0.999, lowest: float = 0.0, task: Task = CLASSIFICATION) -> list[Graph]:
     """A network learns from labels and from the one trained before it: a graph for each of `generations` runs.
 
     With `smoothing` "beta" there is one run, in which `shape` is a of Beta(a, 1), `decay` that of the moving average,
@@ -53,16 +56,18 @@ def self_distill(student: str, *, generations: int = 2, smoothing: Literal["teac
     if not 0 < temperature < math.inf:
         raise UsageError("a temperature that cannot be", where="temperature", found=temperature,
                          expected="a number above 0")
-    first = Graph({student: Trained()}, [Edge("labels", student, cross_entropy)])
-    edges = [Edge("labels", student, cross_entropy, weight=1 - soft)]
+    first = Graph({student: Trained()}, task.from_labels(student))
+    edges = task.from_labels(student, weight=1 - soft)
     if smoothing == "beta":
+        if not task.classifies:
+            raise for_classes_alone('smoothing = "beta"', task, "smoothing")
         nodes = {student: Trained(), SLOW: Ema(student, decay),
                  TARGET: Computed((SLOW, "labels"), BetaTargets(shape, lowest))}
         return [Graph(nodes, [*edges, Edge(TARGET, student, kl, soft, sample_weight=labelled)])]
-    if scale_student:
-        edges.append(Edge(TEACHER, student, kl, soft, temperature))
-    else:
-        edges.append(Edge(TEACHER, student, partial(softened_kl, teacher_temperature=temperature), soft))
+    told = task.from_network(TEACHER, student, weight=soft, temperature=temperature if scale_student else 1.0)
+    softened = partial(softened_kl, teacher_temperature=temperature)
+    edges += [replace(edge, divergence=softened) if term.soft and not scale_student else edge
+              for term, edge in zip(task.imitate, told, strict=True)]
     return [first, *[Graph({TEACHER: Frozen(before=student), student: Trained()}, edges)] * (generations - 1)]
 
 

@@ -16,15 +16,16 @@ from functools import partial
 from itertools import pairwise
 
 from tutelage.errors import UsageError
-from tutelage.graph.divergences import cross_entropy, kl
-from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.schedules import window
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 
 
 def snapshot_teacher(teachers: Sequence[str], student: str, *, times: Sequence[float] | None = None,
-                     temperature: float = 4.0, soft: float = 1.0, hard: float = 0.0) -> Graph:
+                     temperature: float = 4.0, soft: float = 1.0, hard: float = 0.0,
+                     task: Task = CLASSIFICATION) -> Graph:
     """The student learns from one frozen checkpoint of a teacher after another, in the order they are named.
 
     `times` are the shares of the run at which each one's time is over, rising; the last one is heard until the end. By
@@ -36,9 +37,10 @@ def snapshot_teacher(teachers: Sequence[str], student: str, *, times: Sequence[f
     if not 0 <= soft < math.inf:
         raise UsageError("a weight that cannot be", where="soft", found=soft, expected="0 or more")
     ends = [*_checked(times, len(teachers))[:-1], 1.0]
-    edges = [Edge("labels", student, cross_entropy, weight=hard)]
+    edges = task.from_labels(student, weight=hard)
     for teacher, start, until in zip(teachers, [0.0, *ends], ends, strict=False):
-        edges.append(Edge(teacher, student, kl, partial(window, value=soft, start=start, until=until), temperature))
+        weight = partial(window, value=soft, start=start, until=until)
+        edges += task.from_network(teacher, student, weight=weight, temperature=temperature)
     return Graph({**dict.fromkeys(teachers, Frozen(early=True)), student: Trained()}, edges)
 
 

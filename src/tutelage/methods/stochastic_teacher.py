@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tutelage.errors import ModelError, UsageError
 from tutelage.graph.controller import Controller, RunView
-from tutelage.graph.divergences import cross_entropy, mse
+from tutelage.graph.divergences import mse
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Computed, Frozen, Trained
@@ -33,6 +33,8 @@ from tutelage.methods.learning_styles import check_layers
 from tutelage.methods.peer_cohort import check_cohort
 from tutelage.models.wrappers import DRAWS, draws_of
 from tutelage.system.random import derive
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 from tutelage.types import Batch
 
 GUIDE = "guide"
@@ -40,7 +42,8 @@ GUIDE = "guide"
 
 def stochastic_teacher(teacher: str, student: str, layers: Mapping[str, str], *, guide_temperature: float = 5.0,
                        percentile: float = 90.0, detach_guide: bool = False, renormalise: bool = True,
-                       scaled: bool = False, hard: float = 0.5, soft: float = 0.5) -> Graph:
+                       scaled: bool = False, hard: float = 0.5, soft: float = 0.5,
+                       task: Task = CLASSIFICATION) -> Graph:
     """The student learns from labels, and from those of a teacher's draws that its own features choose.
 
     `layers` names the layer of each of the two networks whose output are its features; both are of one shape. How many
@@ -55,7 +58,7 @@ def stochastic_teacher(teacher: str, student: str, layers: Mapping[str, str], *,
         raise UsageError("a percentile that cannot be", where="percentile", found=percentile, expected="0 .. 100")
     own, drawn = f"{student}.{layers[student]}", f"{teacher}.{DRAWS}{layers[teacher]}"
     by = partial(guided, temperature=guide_temperature, percentile=percentile, renormalise=renormalise, scaled=scaled)
-    edges = [Edge("labels", student, cross_entropy, hard), Edge(GUIDE, own, mse, soft)]
+    edges = [*task.from_labels(student, weight=hard), Edge(GUIDE, own, mse, soft)]
     if not detach_guide:
         edges.append(Edge(own, GUIDE, mse, soft))
     nodes = {teacher: Frozen(), student: Trained(), GUIDE: Computed((own, drawn), by)}

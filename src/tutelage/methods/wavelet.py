@@ -21,18 +21,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import ModelError, UsageError
-from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import Projected
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods.learning_styles import check_layers
 from tutelage.methods.peer_cohort import check_cohort
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Task
 from tutelage.types import Features, PerSample
 
 
 def wavelet(teacher: str, student: str, layers: Mapping[str, str], *, bands: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
-            features: float = 1.0, temperature: float = 4.0, hard: float = 0.5, soft: float = 0.5) -> Graph:
+            features: float = 1.0, temperature: float = 4.0, hard: float = 0.5, soft: float = 0.5,
+            task: Task = CLASSIFICATION) -> Graph:
     """The student learns from labels, a frozen teacher's predictions, and sub-bands of its feature maps.
 
     `layers` names the layer of each of the two networks whose output are its feature maps. `bands` are the weights of
@@ -47,8 +49,8 @@ def wavelet(teacher: str, student: str, layers: Mapping[str, str], *, bands: Seq
     return Graph(
         {teacher: Frozen(), student: Trained()},
         [
-            Edge("labels", student, cross_entropy, weight=hard),
-            Edge(teacher, student, kl, weight=soft, temperature=temperature),
+            *task.from_labels(student, weight=hard),
+            *task.from_network(teacher, student, weight=soft, temperature=temperature),
             Edge(f"{teacher}.{layers[teacher]}", f"{student}.{layers[student]}", compared, weight=features),
         ],
     )

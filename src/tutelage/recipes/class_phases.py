@@ -31,7 +31,8 @@ from tutelage.engine.train import load
 from tutelage.errors import DataError
 from tutelage.graph.taps import read
 from tutelage.models.wrappers import FEATURES
-from tutelage.recipes.recipe import Recipe, graphs_of, method
+from tutelage.recipes.methods import method
+from tutelage.recipes.recipe import Recipe, graphs_of
 from tutelage.recipes.sequence import one_of
 from tutelage.runs.folder import read_json
 from tutelage.system.distributed import World, lead

@@ -24,7 +24,8 @@ from tutelage.models.build import build
 from tutelage.models.freezing import frozen_notes
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.class_phases import train_phases
-from tutelage.recipes.recipe import Recipe, graph_of, in_phases, place_of, read_recipe, settings_of
+from tutelage.recipes.methods import in_phases
+from tutelage.recipes.recipe import Recipe, graph_of, place_of, read_recipe, settings_of
 from tutelage.recipes.sequence import gather, open_whole, runs_of
 from tutelage.system.distributed import World, lead
 from tutelage.tasks.named import data_for

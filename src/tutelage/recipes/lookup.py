@@ -13,8 +13,10 @@ from torch import nn
 from tutelage.errors import UsageError, UserError, placed, unknown
 from tutelage.graph import divergences, modules, sample_weights, schedules
 from tutelage.graph.edge import Edge
+from tutelage.graph.naming import name_of
 from tutelage.graph.nodes import Computed, Ema, Ensemble, Frozen, Kind, Trained
 from tutelage.recipes.places import Place
+from tutelage.tasks.task import Task
 from tutelage.types import PerSampleFn
 
 STRICT = ConfigDict(arbitrary_types_allowed=True)
@@ -59,21 +61,26 @@ def typed(values: Mapping[str, Any], known: Mapping[str, inspect.Parameter], wha
 KINDS = {"trained": Trained, "frozen": Frozen, "ema": Ema, "ensemble": Ensemble, "computed": Computed}
 
 
-def node_of(value: Any, where: Place) -> Kind:
-    """A node: its kind as a word, or a table that holds it as `kind` besides its options."""
+def node_of(value: Any, task: Task, where: Place) -> Kind:
+    """A node: its kind as a word, or a table that holds it as `kind` besides its options.
+
+    The mean of an ensemble is that of the task.
+    """
     table = _named(value, "kind", "a kind of node", where)
     kind = table.pop("kind", None)
     if kind not in KINDS:
         raise unknown("kind of node", str(kind), KINDS, where=where)
     if kind == "computed" and "by" in table:
         table["by"] = function_of(modules, table["by"], "function", where.at("by"))
-    arguments = typed(table, inspect.signature(KINDS[kind]).parameters, "key", where)
+    known = dict(inspect.signature(KINDS[kind]).parameters)
+    mean = {"mean": task.mean} if known.pop("mean", None) else {}
+    arguments = typed(_with_rows(table, task, where), known, "key", where) | mean
     return told(lambda: KINDS[kind](**arguments), where)
 
 
-def edge_of(table: Mapping[str, Any], where: Place) -> Edge:
-    """An edge: a table with the fields of `Edge`, functions by their names."""
-    made = dict(table)
+def edge_of(table: Mapping[str, Any], task: Task, where: Place) -> Edge:
+    """An edge: a table with the fields of `Edge`, functions by their names; rows are those of the task."""
+    made = _with_rows(table, task, where)
     if "divergence" in made:
         made["divergence"] = function_of(divergences, made["divergence"], "divergence", where.at("divergence"), modules)
     if isinstance(made.get("weight"), str | dict):
@@ -85,6 +92,16 @@ def edge_of(table: Mapping[str, Any], where: Place) -> Edge:
         made["sample_weight"] = function_of(sample_weights, weight, "sample weight", where.at("sample_weight"))
     arguments = typed(made, inspect.signature(Edge).parameters, "key", where)
     return told(lambda: Edge(**arguments), where)
+
+
+def _with_rows(table: Mapping[str, Any], task: Task, where: Place) -> dict[str, Any]:
+    """A table with the function of rows in the place of its name."""
+    if not isinstance(table.get("rows"), str):
+        return dict(table)
+    rows = {name_of(one): one for one in task.rows}
+    if table["rows"] not in rows:
+        raise unknown("rows", table["rows"], rows, where=where.at("rows"))
+    return {**table, "rows": rows[table["rows"]]}
 
 
 def _named(value: Any, key: str, what: str, where: Place) -> dict[str, Any]:

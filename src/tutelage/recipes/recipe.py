@@ -4,21 +4,17 @@ A recipe names functions of this package's own pages, and nothing else: no code 
 so. A function with options is a table, `{ name = "ramp_up", to = 0.5 }`, wherever one is named.
 """
 
-import inspect
 import math
 import os
-import pkgutil
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from tutelage import methods
 from tutelage.data.settings import DataSettings
 from tutelage.engine.optimizers import MakeOptimizer, optimizer_named
 from tutelage.engine.settings import Settings, judging_score
@@ -29,9 +25,11 @@ from tutelage.graph.label_balance import with_label_options
 from tutelage.graph.nodes import Frozen, Kind, Trained
 from tutelage.models.architecture import Architecture
 from tutelage.recipes import added_keys
-from tutelage.recipes.lookup import edge_of, function_of, node_of, told, typed, wrong_type
+from tutelage.recipes.lookup import edge_of, function_of, node_of, told, wrong_type
+from tutelage.recipes.methods import graphs_of_method
 from tutelage.recipes.places import Keys, Place, override_keys, shown_key
 from tutelage.tasks.named import task_named
+from tutelage.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,9 @@ def graph_of(recipe: Recipe, where: object = "recipe") -> Graph:
 def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
     """The graphs that the recipe's [method], or its [nodes] and [[edges]], describe: one for each run that it is."""
     file = place_of(recipe, where)
-    graphs = _from_method(recipe.method, file.of("method")) if recipe.method else [_own_graph(recipe, file)]
+    task = told(lambda: task_named(recipe.data.work, "task"), file.of("data"))
+    graphs = (graphs_of_method(recipe.method, task, file.of("method")) if recipe.method else
+              [_own_graph(recipe, task, file)])
     graphs = [_label_balanced(graph, recipe.train, file.of("train")) for graph in graphs]
     if recipe.number is not None:
         if not 1 <= recipe.number <= len(graphs):
@@ -202,10 +202,10 @@ def place_of(recipe: Recipe, where: object, *table: str | int) -> Place:
     return (recipe.file if recipe.file.text else Place(where)).of(*table)
 
 
-def _own_graph(recipe: Recipe, file: Place) -> Graph:
+def _own_graph(recipe: Recipe, task: Task, file: Place) -> Graph:
     """The graph of [nodes] and [[edges]]; a complaint about one of them gets its place."""
-    nodes = {name: node_of(kind, file.of("nodes", name)) for name, kind in recipe.nodes.items()}
-    edges = [edge_of(edge, file.of("edges", i)) for i, edge in enumerate(recipe.edges)]
+    nodes = {name: node_of(kind, task, file.of("nodes", name)) for name, kind in recipe.nodes.items()}
+    edges = [edge_of(edge, task, file.of("edges", i)) for i, edge in enumerate(recipe.edges)]
     try:
         return Graph(nodes, edges)
     except UserError as error:
@@ -237,23 +237,6 @@ def settings_of(recipe: Recipe, graph: Graph) -> Settings:
                                   train.accumulate, train.clip_norm, train.precision, train.seed,
                                   train.checkpoint_steps, train.best, train.draws, train.cache, train.cache_gib,
                                   train.cache_top, tuple(train.warn)), table)
-
-
-def method_names() -> list[str]:
-    """The methods there are: the files of `tutelage.methods`."""
-    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
-
-
-def method(name: str, where: object = None) -> Callable[..., Graph | list[Graph]]:
-    """The function of a method, by its name; it gives a graph, or one for each of several runs."""
-    if name not in method_names():
-        raise unknown("method", name, method_names(), where=where)
-    return vars(import_module(f"tutelage.methods.{name}"))[name]
-
-
-def in_phases(name: str) -> bool:
-    """Whether each run of a method depends on what those before it have found, as its file says."""
-    return vars(import_module(f"tutelage.methods.{name}")).get("PHASES", False)
 
 
 @dataclass(frozen=True)
@@ -367,16 +350,6 @@ def _set(tables: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise UsageError("not an override", where="--set", found=override, expected="the name of a table")
     table[path[-1]] = parsed
-
-
-def _from_method(table: Mapping[str, Any], where: Place) -> list[Graph]:
-    options = {key: value for key, value in table.items() if key != "name"}
-    if "name" not in table:
-        raise UsageError("the key 'name' is missing", where=where, expected=f"one of: {', '.join(method_names())}")
-    function = method(str(table["name"]), where.at("name"))
-    arguments = typed(options, inspect.signature(function).parameters, f"option of {table['name']}", where)
-    made = told(lambda: function(**arguments), where)
-    return [made] if isinstance(made, Graph) else list(made)
 
 
 def _optimizer(settings: OptimizerSettings, where: Place) -> MakeOptimizer:

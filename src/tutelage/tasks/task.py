@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from tutelage.data.source import Data
 from tutelage.errors import UsageError
 from tutelage.graph.edge import Edge
 from tutelage.graph.modules import mean_probability
+from tutelage.graph.nodes import Computed
 from tutelage.types import BatchLabels, PerSampleFn, RowsFn, Schedule
 
 Evidence = dict[str, Tensor]
@@ -82,8 +83,14 @@ class Term(NamedTuple):
     soft: bool = False
 
     def end(self, node: str) -> str:
-        """The end of a node that the term reads."""
-        return f"{node}.{self.tap}" if self.tap else node
+        """The end of a node, or of a view of it ("node@view"), that the term reads."""
+        name, at, view = node.partition("@")
+        return f"{name}.{self.tap}{at}{view}" if self.tap else node
+
+    @property
+    def labels(self) -> str:
+        """The end of the labels that the term learns from."""
+        return f"labels.{self.label}" if self.label else "labels"
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,9 @@ class Task:
 
     `learn` are the terms of learning from labels, `imitate` those of learning from another network. `check` refuses
     data that cannot be learned from. `judge` says how nodes are judged on such data, in the numbers `scores`; `mean`,
-    what an ensemble of nodes says. `rows` are the functions of rows that a recipe can name. `classifies`: a sample is
-    of one class, and a network gives its logits [B, C]; then there are calibration, certainty and checks of teachers.
+    what an ensemble of nodes says. `rows` are the functions of rows that a recipe can name; `places` is that by which
+    feature maps are compared: None compares them whole. `classifies`: a sample is of one class, and a network gives its
+    logits [B, C]; then there are calibration, certainty and checks of teachers.
     """
 
     name: str
@@ -105,6 +113,7 @@ class Task:
     mean: Callable[..., Tensor] = mean_probability
     rows: tuple[RowsFn, ...] = ()
     classifies: bool = False
+    places: RowsFn | None = None
 
     @property
     def epoch_scores(self) -> tuple[Score, ...]:
@@ -112,30 +121,87 @@ class Task:
         return tuple(score for score in self.scores if score.each_epoch)
 
     def from_labels(self, student: str, *, weight: float = 1.0,
-                    sample_weight: PerSampleFn | str | None = None) -> list[Edge]:
+                    sample_weight: PerSampleFn | str | None = None, rest: float | None = None) -> list[Edge]:
         """The edges by which a network learns from labels; soft terms take the sample weight.
 
-        Raises UsageError for a sample weight that no term takes.
+        `rest`, if any, is what the weight of the other terms is instead, where there is a sample weight. Raises
+        UsageError for a sample weight that no term takes.
         """
         self._check_taken(self.learn, sample_weight)
-        return [Edge(f"labels.{term.label}" if term.label else "labels", term.end(student), term.divergence,
-                     weight * term.weight, sample_weight=sample_weight if term.soft else None, rows=term.rows)
+        rest = weight if rest is None or sample_weight is None else rest
+        return [Edge(term.labels, term.end(student), term.divergence, (weight if term.soft else rest) * term.weight,
+                     sample_weight=sample_weight if term.soft else None, rows=term.rows)
                 for term in self.learn]
 
     def from_network(self, teacher: str, student: str, *, weight: float | Schedule = 1.0, temperature: float = 1.0,
-                     sample_weight: PerSampleFn | str | None = None) -> list[Edge]:
+                     sample_weight: PerSampleFn | str | None = None, rest: float | None = None) -> list[Edge]:
         """The edges by which it learns from another; soft terms take temperature and sample weight.
 
-        Raises UsageError for a sample weight that no term takes.
+        `rest`, if any, is what the weight of the other terms is instead, where there is a sample weight. Raises
+        UsageError for a sample weight that no term takes.
         """
         self._check_taken(self.imitate, sample_weight)
-        return [Edge(term.end(teacher), term.end(student), term.divergence, _times(weight, term.weight),
+        others = weight if rest is None or sample_weight is None else rest
+        return [Edge(term.end(teacher), term.end(student), term.divergence,
+                     _times(weight if term.soft else others, term.weight),
                      temperature if term.soft else 1.0, sample_weight if term.soft else None, term.rows)
                 for term in self.imitate]
 
+    @property
+    def soft_term(self) -> Term | None:
+        """The term by which a network's certainty is known; None where nothing that it says is a choice."""
+        return next((term for term in self.imitate if term.soft), None)
+
+    @property
+    def label_end(self) -> str:
+        """The labels that a choice is learned from."""
+        return next((term.labels for term in self.learn if term.soft), "labels")
+
+    def has_choices(self) -> bool:
+        """Whether something that a network says is a choice among several."""
+        return self.soft_term is not None
+
+    def has_parts(self) -> bool:
+        """Whether networks are compared part by part of a sample, such as pixels.
+
+        A part without a label does not count, while a sample without one is heard from a teacher all the same.
+        """
+        return any(term.rows is not None for term in self.imitate)
+
     def soft(self, node: str) -> tuple[str, RowsFn | None] | None:
         """The end and the rows by which a node's certainty is known; None where nothing it says is a choice."""
-        return next(((term.end(node), term.rows) for term in self.imitate if term.soft), None)
+        term = self.soft_term
+        return None if term is None else (term.end(node), term.rows)
+
+    def soft_edge(self, teacher: str, student: str, divergence: PerSampleFn, *, weight: float = 1.0,
+                  temperature: float = 1.0, sample_weight: PerSampleFn | str | None = None) -> Edge:
+        """An edge between the choices of two networks, by another divergence than the term's own.
+
+        Raises UsageError where nothing that they say is a choice.
+        """
+        term = self._needed_term()
+        return Edge(term.end(teacher), term.end(student), self.of_label(divergence), weight * term.weight, temperature,
+                    sample_weight, term.rows)
+
+    def computed(self, by: Callable[..., Tensor | dict[str, Tensor]], *nodes: str, labels: bool = False) -> Computed:
+        """A node of the choices of these nodes and, if asked, of the labels, on the rows of the term.
+
+        Raises UsageError where nothing that they say is a choice.
+        """
+        term = self._needed_term()
+        ends = [*map(term.end, nodes), *([self.label_end] if labels else [])]
+        return Computed(tuple(ends), by, term.rows)
+
+    def of_label(self, function: PerSampleFn) -> PerSampleFn:
+        """A function (student, teacher, labels) that gets, of several labels, the one that a choice is learned from."""
+        name = next((term.label for term in self.learn if term.soft), "")
+        return cast("PerSampleFn", partial(of_one_label, function, name)) if name else function
+
+    def _needed_term(self) -> Term:
+        if self.soft_term is None:
+            raise UsageError("nothing that a network says is a choice among several", where=f"task {self.name}",
+                             expected="a task with logits")
+        return self.soft_term
 
     def _check_taken(self, terms: Sequence[Term], sample_weight: PerSampleFn | str | None) -> None:
         if sample_weight is not None and not any(term.soft for term in terms):
@@ -151,3 +217,14 @@ def _times(weight: float | Schedule, factor: float) -> float | Schedule:
 
 def _scaled(weight: Schedule, factor: float, progress: float) -> float:
     return factor * weight(progress)
+
+
+def of_one_label(function: PerSampleFn, name: str, student: Tensor, teacher: Tensor,
+                 labels: Mapping[str, Tensor]) -> Tensor:
+    """What a function says of one of several labels."""
+    return function(student, teacher, labels[name])
+
+
+def for_classes_alone(what: str, task: Task, where: str) -> UsageError:
+    """The error for what only samples of one class each have."""
+    return UsageError(f"{what} is for classification alone", where=where, found=f"task {task.name}")

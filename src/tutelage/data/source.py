@@ -73,10 +73,9 @@ class Data:
     `classes` are the class names in the order of the labels; `shape` is (channels, height, width) of what a
     network receives, of series (channels, length); `preprocessing` can be written as JSON and turns an image file into
     that (`images.read_image`), or series (`series.scaled_series`); `digest` is the SHA-256 of what the data are, see
-    `digest`. `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no cache
-    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing. `balance`
-    says how often each class comes in an epoch, see `balance.rows_of_epoch`.
-    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing.
+    `digest`. `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no
+    cache keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing.
+    `balance` says how often each class comes in an epoch, see `balance.rows_of_epoch`.
     `also_in_training` says of each other split how many of its images are training images too, where that was looked
     for (`leakage`).
     """

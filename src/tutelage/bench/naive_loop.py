@@ -142,7 +142,7 @@ def policy(source: Source) -> Augmentation:
     return Augmentation()
 
 
-def draw_by_pil(how: Augmentation, shape: tuple[int, int, int]) -> Callable[[Image.Image], Tensor]:
+def draw_by_pil(how: Augmentation, shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor]:
     """The same distribution of images, by torchvision's transforms of one PIL image; mixtures are left out."""
     steps: list[Callable] = []
     if how.randaugment:

@@ -297,18 +297,19 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
     say(f"\nlayers = {{ {node} = {json.dumps(picked)}, ... }}")
 
 
-def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
+def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images, or of series.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,
                as_json: Json = False, debug: Debug = False) -> None:
-    """Open every image of a folder and say what is wrong, kind by kind; exit code 3 if a run would stop at it.
+    """Open every image or series and say what is wrong, kind by kind; exit code 3 if a run would stop at it.
 
     tutelage check-data my-photos
     """
     from tutelage.data.check import check_folder
+    from tutelage.data.check_series import check_series, holds_series
 
-    report = check_folder(folder, value_range=value_range)
+    report = check_series(folder) if holds_series(folder) else check_folder(folder, value_range=value_range)
     say(report.as_json() if as_json else report.text(every=every))
     if report.errors:
         raise typer.Exit(3)

@@ -53,26 +53,31 @@ def rows_of_classes(labels: Int[Tensor, " rows"], balance: Balance, classes: int
     return sizes.sum() * shares / shares.sum()
 
 
-def notes_on_classes(classes: Sequence[str], labels: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """What of the classes cannot be learned or judged, and how unequal they are, from the labels [N] of each split."""
+def notes_on_classes(classes: Sequence[str], labels: Mapping[str, Tensor],
+                     row: tuple[str, str] = ("image", "images")) -> tuple[str, ...]:
+    """What of the classes cannot be learned or judged, and how unequal they are, from the labels [N] of each split.
+
+    `row` says what a person calls one row, and several.
+    """
+    one, several = row
     counts = {split: own[own >= 0].bincount(minlength=len(classes)).tolist() for split, own in labels.items()}
     training, notes = counts["train"], []
     untaught = [number for number, count in enumerate(training) if count == 0]
     if not any(training):
-        notes.append("no training image has a label")
+        notes.append(f"no training {one} has a label")
     elif untaught:
-        notes.append(f"no training image teaches {len(untaught)} of {len(classes)} classes: {named(untaught, classes)}")
+        notes.append(f"no training {one} teaches {len(untaught)} of {len(classes)} classes: {named(untaught, classes)}")
     for split, there in counts.items():
         lacking = [number for number, count in enumerate(there) if count == 0]
         if split != "train" and lacking and any(there):
             few = [f"{classes[number]} ({training[number]} to train on)" for number in lacking]
-            notes.append(f"no {split} image judges {len(lacking)} of {len(classes)} classes: "
+            notes.append(f"no {split} {one} judges {len(lacking)} of {len(classes)} classes: "
                          f"{named(range(len(few)), few)}")
     taught = [number for number, count in enumerate(training) if count]
     if taught:
         largest, smallest = (choose(taught, key=training.__getitem__) for choose in (max, min))
         if training[largest] >= TOLD_FROM * training[smallest]:
-            notes.append(f"classes of unequal size: {training[largest]} training images of {classes[largest]}, "
+            notes.append(f"classes of unequal size: {training[largest]} training {several} of {classes[largest]}, "
                          f"{training[smallest]} of {classes[smallest]}; docs/recipes.md has what can be done")
     return tuple(notes)
 

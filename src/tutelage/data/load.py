@@ -27,7 +27,8 @@ from tutelage.data.images import (
 )
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
 from tutelage.data.resize import turned_nothing
-from tutelage.data.settings import DataSettings
+from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
+from tutelage.data.settings import SERIES, DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
@@ -45,12 +46,14 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     """The data that the settings name; the augmentation is drawn from `seed`, the splits never are.
 
     With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
-    in it, in the true shape and number of classes, for which no file is needed.
+    in it, in the true shape and number of classes, for which no file is needed; of series, `waves`.
 
     >>> data = load_data(DataSettings("digits"))
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
     ((1, 16, 16), [1296, 143, 358])
     """
+    if settings.name in SERIES or settings.work == "series":
+        return _series(settings, seed, device, quick)
     if settings.name in ("folder", "imagenet100"):
         return _quick(settings, seed, device) if quick else _folder(settings, seed, device)
     if quick and settings.name != "digits":
@@ -155,6 +158,22 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
                    notes=(*listing.notes, *notes, *leaks, *data.notes))
 
 
+def _series(settings: DataSettings, seed: int, device: torch.device, quick: bool) -> Data:
+    """Series, scaled by all training rows, whatever `limit` and `only` keep of them: both are chosen after that."""
+    if settings.name not in SERIES or settings.work != "series":
+        raise UsageError("a task that these data are not for", where="[data] task", found=settings.work,
+                         expected=f"series with {' or '.join(SERIES)}, and these with no other")
+    made = quick or settings.name == "waves"
+    found, cut = read_set(settings, [] if made else _series_roots(settings)), Cut(settings.split_rule)
+    splits = splits_of_series(found, replace(settings, by=None) if made else settings, cut)
+    how = scaling_by(found, splits["train"].ids)
+    if quick:
+        splits = {name: _first(rows, rows.labels, QUICK_ROWS[name], cut) for name, rows in splits.items()}
+    splits["train"] = _chosen(splits["train"], settings, found.classes, found.labels, cut, quick)
+    return series_data(settings, found, how, splits, rule=_rule(settings), seed=seed, device=device,
+                       told=settings.every_class and not quick)
+
+
 def folder_rows(settings: DataSettings, listing: folder.Listing,
                 bad: Mapping[int, UserError] = MappingProxyType({})) -> tuple[dict[str, Rows], tuple[str, ...]]:
     """The rows of each split of a folder, ids being places in its listing, without the `bad`; and notes of those."""
@@ -225,7 +244,9 @@ def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | parti
     maker = Maker(images, prepared.shape, len(classes), prepared, workers, device)
     files = settings.name in ("folder", "imagenet100")
     own = "random-resized-crop" if files else "crop" if settings.name == "digits" else "crop-flip"
-    how = augmentation(settings.augment or own, prepared.shape, seed=seed, mixup=settings.mixup,
+    policy = settings.augment or own
+    assert policy != "jitter", "refused by the settings"
+    how = augmentation(policy, prepared.shape, seed=seed, mixup=settings.mixup,
                        cutmix=settings.cutmix, files=files)
     return assembled(settings.name, classes, maker, splits, how, prepared.as_json(), content, _rule(settings),
                      settings.balance, told=settings.every_class and not quick)
@@ -298,6 +319,14 @@ def _root(settings: DataSettings) -> Path:
             raise UsageError("a folder of images needs its path", where="[data] root", fix='root = "path/of/images"')
         return home / "imagenet100" if settings.name == "imagenet100" else home
     return _found(settings.root)
+
+
+def _series_roots(settings: DataSettings) -> list[Path]:
+    """Where series may lie: at the path itself, or under $TUTELAGE_DATA."""
+    if settings.root is None:
+        raise UsageError("a set of series needs its path", where="[data] root", fix='root = "path/of/series.npz"')
+    given = Path(settings.root).expanduser()
+    return [given, Path(os.environ.get("TUTELAGE_DATA", "data")) / given]
 
 
 def _found(path: str) -> Path:

@@ -15,6 +15,12 @@ OWN_TASK = {"shapes": "segmentation", "series": "series", "waves": "series"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OnBadImage = Literal["error", "skip"]
 FilesAre = Literal["content", "suffix"]
+Augment = Policy | Literal["jitter"]
+By = Literal["subject"]
+SERIES = ("series", "waves")
+OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
+             "value_range")
+"""What series have none of."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class DataSettings:
     name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, series or waves.
     task: what a network is to say of a row: classification, segmentation or series; default what the set is for.
         A folder is one of classes, or with "segmentation" one of images and masks.
-    root: the folder of the files; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
+    root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
+        files NAME_TRAIN and NAME_TEST; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
     batch_size: rows of a training batch (read by the trainer).
     image_size: pixels of both sides, or [height, width]; default 16 for digits (8 x 8 scaled up), 32 for cifar and
@@ -33,7 +40,8 @@ class DataSettings:
         that are left once a fifth went to the test split, where a set has none of that either.
     unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
     augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
-        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders.
+        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders. Of series none or jitter, which
+        scales each channel and adds noise; default none.
     mixup, cutmix: the alpha of Beta(alpha, alpha); 0 is off.
     workers: processes that read images; "auto" takes half the cores (up to 16) if an accelerator computes, else
         a quarter (up to 8).
@@ -49,6 +57,7 @@ class DataSettings:
         learn from some classes on purpose, say false.
     split_rule: how rows are held out and limited, see `splits`. Each class keeps a training row by rule 2, and an image
         more moves at most two others; 1 is the rule of runs made before there was another.
+    by: "subject" holds out series of whole subjects, so that nobody's are in two splits.
     balance: how often the rows of a class come in an epoch, which is as long as ever: "none", each once; "sqrt", a
         class in proportion to the square root of its rows; "uniform", all classes alike. A row that comes more than
         once in an epoch comes in the same augmentation; a row without a label comes once.
@@ -73,7 +82,7 @@ class DataSettings:
     image_size: Sides | None = None
     validation: float = 0.1
     unlabelled: bool = False
-    augment: Policy | None = None
+    augment: Augment | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
     workers: int | Literal["auto"] = 0
@@ -91,6 +100,7 @@ class DataSettings:
     leakage: Leakage = "auto"
     images_by: FilesAre = "content"
     value_range: Range | None = None
+    by: By | None = None
 
     @property
     def work(self) -> str:
@@ -100,8 +110,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.name not in get_args(Name):
             raise unknown("data set", self.name, get_args(Name), where="[data] name")
-        if self.augment is not None and self.augment not in get_args(Policy):
-            raise unknown("augmentation", self.augment, get_args(Policy), where="[data] augment")
+        self._check_kind()
         if self.on_bad_image not in get_args(OnBadImage):
             raise unknown("choice", self.on_bad_image, get_args(OnBadImage), where="[data] on_bad_image")
         if self.orientation not in get_args(Orientation):
@@ -128,3 +137,16 @@ class DataSettings:
             if value is not None and not low <= value <= high:
                 raise UsageError("a setting out of range", where=f"[data] {field}", found=value,
                                  expected=f"{low} .. {high}")
+
+    def _check_kind(self) -> None:
+        """What goes with images, and what with series."""
+        policies = ("none", "jitter") if self.name in SERIES else get_args(Policy)
+        if self.augment is not None and self.augment not in policies:
+            raise unknown("augmentation", self.augment, policies, where="[data] augment")
+        if self.by is not None and (self.by not in get_args(By) or self.name not in SERIES):
+            raise UsageError("rows that cannot be held out so", where="[data] by", found=repr(self.by),
+                             expected='"subject", for series alone')
+        given = [key for key in OF_IMAGES if vars(self)[key] != type(self).__dataclass_fields__[key].default]
+        if self.name in SERIES and given:
+            raise UsageError("what images alone have", where=f"[data] {given[0]}", found=vars(self)[given[0]],
+                             fix="leave it out")

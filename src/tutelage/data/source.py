@@ -38,8 +38,8 @@ class Source(Protocol):
 
         An entry is a 1-D int64 tensor of row numbers (0 .. N - 1) and the rows of the batch are in its order.
         `draw` says which draw of the augmentation is wanted (the epoch, or the epoch modulo K); `None` asks for
-        the plain images. With the one plain view "" the inputs are a tensor, otherwise a dict view -> tensor, each
-        view drawn by (seed, draw, view, id) and by nothing else.
+        the plain rows. With the one plain view "" the inputs are a tensor where that view is one, otherwise a dict view
+        -> tensor, or tensors by name, each view drawn by (seed, draw, view, id) and by nothing else.
         """
         ...
 
@@ -73,10 +73,10 @@ class Data:
 
     `classes` are the class names in the order of the labels; `shape` is (channels, height, width) of what a
     network receives, of series (channels, length); `preprocessing` can be written as JSON and turns an image file into
-    that (`images.read_image`); `digest` is the SHA-256 of what the data are, see `digest`.
-    `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no cache
-    keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing. `balance`
-    says how often each class comes in an epoch, see `balance.rows_of_epoch`.
+    that (`images.read_image`), or series (`series.scaled_series`); `digest` is the SHA-256 of what the data are, see
+    `digest`. `augmentation` says in words how `train` is drawn, seed included; "" where that is not known, and then no
+    cache keeps what a teacher says of a draw. `files` are those of a folder of images; `notes` are worth knowing.
+    `balance` says how often each class comes in an epoch, see `balance.rows_of_epoch`.
     `also_in_training` says of each other split how many of its images are training images too, where that was looked
     for (`leakage`). `task` is what a network is to say of a row (`tasks.task.Task`): None is classification.
     """

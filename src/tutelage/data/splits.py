@@ -103,6 +103,37 @@ def hold(names: Int[Tensor, " rows"], labels: Int[Tensor, " rows"], share: float
     return held
 
 
+def hold_groups(names: Int[Tensor, " groups"], groups: Int[Tensor, " rows"], labels: Int[Tensor, " rows"], share: float,
+                purpose: str) -> Bool[Tensor, " rows"] | None:
+    """The rows to hold out by whole groups, as near to the share of the rows as the groups let it be; None if none can.
+
+    `names` has the name of each group, `groups` the group of each row. Groups are taken in the order of the hash of
+    (purpose, name), each if it brings the held rows nearer to the share, and if every class (label 0 or more) keeps a
+    row and one group stays. Where all are too large for the share, the smallest that may go is taken.
+
+    >>> held = hold_groups(torch.arange(10), torch.arange(100) // 10, torch.arange(100) % 2, 0.2, "test")
+    >>> int(held.sum()), len((torch.arange(100)[held] // 10).unique())
+    (20, 2)
+    """
+    sizes, classes = groups.bincount(minlength=len(names)), labels[labels >= 0].unique()
+    order = hashed(derive("groups", purpose), names).argsort(stable=True).tolist()
+    wanted, held = share * len(groups), torch.zeros(len(groups), dtype=torch.bool)
+
+    def may_go(group: int) -> bool:
+        staying = ~(held | (groups == group))
+        return bool(staying.any()) and bool(torch.isin(classes, labels[staying]).all())
+
+    for group in order:
+        size, there = int(sizes[group]), int(held.sum())
+        if size and abs(there + size - wanted) < abs(there - wanted) and may_go(group):
+            held |= groups == group
+    if not bool(held.any()):
+        smallest = next((group for group in sorted(order, key=sizes.tolist().__getitem__)
+                         if int(sizes[group]) and may_go(group)), None)
+        return None if smallest is None else groups == smallest
+    return held
+
+
 def spread_over_classes(names: Int[Tensor, " rows"], labels: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """The numbers of all rows, in an order of which every beginning has of each label its share, to within a row or so.
 

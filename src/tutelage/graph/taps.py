@@ -15,32 +15,38 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, unknown
+from tutelage.types import View
 
 
 @runtime_checkable
 class ReadsTaps(Protocol):
     """A network that reads its own taps: it has others than its sub-modules, or calls them by other names."""
 
-    def read_taps(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+    def read_taps(self, inputs: View, taps: Sequence[str]) -> dict[str, Tensor]:
         """Tap -> tensor, of one pass; "" is the logits."""
         ...
 
 
-def read(model: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-    """Run `model` once on `inputs` and give each tap asked for, with its gradient.
+def call(model: nn.Module, view: View) -> Any:
+    """What `model` returns for a view: `model(tensor)`, or `model(**tensors)` where it has several by name."""
+    return model(**view) if isinstance(view, Mapping) else model(view)
+
+
+def read(model: nn.Module, inputs: View, taps: Sequence[str]) -> dict[str, Tensor]:
+    """Run `model` once on `inputs`, a view, and give each tap asked for, with its gradient.
 
     "" is the logits; another name is a key of the mapping that the network returns, or else the output of the
     sub-module of that name. A sub-module that runs several times in a pass gives its last output. A network that
     `ReadsTaps` says itself what its taps are.
     """
     if not any(taps):
-        return {"": logits_of(model(inputs))} if taps else {}
+        return {"": logits_of(call(model, inputs))} if taps else {}
     if isinstance(model, ReadsTaps):
         return model.read_taps(inputs, taps)
     return read_modules(model, dict(model.named_modules()), inputs, taps)
 
 
-def read_modules(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Tensor, taps: Sequence[str],
+def read_modules(model: nn.Module, modules: Mapping[str, nn.Module], inputs: View, taps: Sequence[str],
                  first: Callable[[nn.Module], bool] = lambda module: False,
                  lacking: Mapping[str, tuple[str, str]] = MappingProxyType({})) -> dict[str, Tensor]:
     """`read` of a network whose taps are `modules`, by name, and the keys of the mapping that it returns.
@@ -49,7 +55,7 @@ def read_modules(model: nn.Module, modules: Mapping[str, nn.Module], inputs: Ten
     `lacking` are taps that another network may have: tap -> what this one lacks, and how to mend that.
     """
     with _listening({tap: modules[tap] for tap in taps if tap and tap in modules}, first) as heard:
-        output = model(inputs)
+        output = call(model, inputs)
     returned = output if isinstance(output, Mapping) else {}
     return {tap: _choose(tap, output, returned, heard, modules, lacking) for tap in taps}
 
@@ -72,7 +78,7 @@ class Tapped(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, inputs: Tensor, taps: Sequence[str] = ("",)) -> dict[str, Tensor]:
+    def forward(self, inputs: View, taps: Sequence[str] = ("",)) -> dict[str, Tensor]:
         """`read` of the network held."""
         return read(self.network, inputs, taps)
 

@@ -15,15 +15,15 @@ HEADS = ("strict", "new")
 class Architecture:
     """A network by name, and where its first weights come from.
 
-    arch        "resnet20" and the other names of `models.cifar`, "timm:NAME", "torchvision:NAME", or a plugin as
-                "package.module:function"
+    arch        "resnet20" and the other names of this package's own networks (or "tutelage:resnet20"), "timm:NAME",
+                "torchvision:NAME", or a plugin as "package.module:function"
     weights     a .safetensors file or a run folder
     pretrained  true: timm's or torchvision's own weights
     stem        "cifar" fits an ImageNet network to 32 px
     head        "new" starts the classifier afresh, whatever the weights bring
     classes     cuts a network that knows more classes to those of the data: "by-name", or the path of a file with one
                 class name a line, in the order of the network's outputs
-    mean, std   of images in [0, 1], one number a channel, instead of the network's own
+    mean, std   of images in [0, 1], one number a channel, instead of the network's own; none of what is no image
     cut         a layer: labels teach what comes after it alone; its output is the tap "cut"
     draws       so many draws are made of the network's dropout: the taps "draws.LAYER"
     dropout     the share that is left out of what a drawn layer gives, for networks without dropout of their own

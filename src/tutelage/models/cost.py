@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tutelage.graph.taps import call
 from tutelage.models.network import weights_of
 from tutelage.models.saved import metadata_of
 from tutelage.system.files import pack
 from tutelage.system.machine import describe_machine
+from tutelage.types import View
 
 CONVENTION = ("1 multiply-add = 2 FLOP; convolutions and matrix products of one image forward; norms, activations and "
               "pooling are not counted")
@@ -24,11 +26,12 @@ LEAST, MOST = 5, 100
 """How many passes are timed."""
 
 
-def costs(models: Mapping[str, nn.Module], shape: tuple[int, int, int], classes: tuple[str, ...],
+def costs(models: Mapping[str, nn.Module], shape: tuple[int, ...], classes: tuple[str, ...],
           device: torch.device, *, teacher: str | None = None, files: Mapping[str, Path] | None = None,
-          seconds: float = SECONDS) -> dict[str, object]:
+          seconds: float = SECONDS, example: View | None = None) -> dict[str, object]:
     """What each network costs for images of `shape` (channels, height, width), as docs/evaluation.md lists it.
 
+    `shape` may be that of other rows; where a row is several tensors, `example` is a view of one of them or more.
     `files` are those that exist already. Compression is counted against the network of the node `teacher`.
     """
     whole = None if teacher is None else parameters(models[teacher])
@@ -36,10 +39,11 @@ def costs(models: Mapping[str, nn.Module], shape: tuple[int, int, int], classes:
     for node, model in models.items():
         file, own = (files or {}).get(node), parameters(model)
         with _judged(model):
-            nodes[node] = {"parameters": own, "flops": flops(model, shape, device),
+            nodes[node] = {"parameters": own, "flops": flops(model, shape, device, example),
                            "bytes": file.stat().st_size if file else len(_packed(model, classes, node)),
                            "compression": whole / own if whole is not None and own else None,
-                           "latency": {str(size): latency(model, shape, size, device, seconds) for size in BATCHES}}
+                           "latency": {str(size): latency(model, shape, size, device, seconds, example)
+                                       for size in BATCHES}}
     return {"machine": describe_machine(str(device)), "convention": CONVENTION, "nodes": nodes}
 
 
@@ -49,8 +53,8 @@ def parameters(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def flops(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> int:
-    """FLOP of one image forward in eval mode, by `CONVENTION`.
+def flops(model: nn.Module, shape: tuple[int, ...], device: torch.device, example: View | None = None) -> int:
+    """FLOP of one image, or of the first row of `example`, forward in eval mode, by `CONVENTION`.
 
     >>> flops(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2), torch.device("cpu"))
     120
@@ -59,18 +63,21 @@ def flops(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -
     torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, which the counter does not know
     try:
         with counter, _judged(model):
-            model(torch.zeros(1, *shape, device=device))
+            call(model, torch.zeros(1, *shape, device=device) if example is None else _rows(example, 1, device))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops()
 
 
 @torch.inference_mode()
-def latency(model: nn.Module, shape: tuple[int, int, int], size: int, device: torch.device,
-            seconds: float = SECONDS) -> dict[str, float]:
-    """How long a forward pass of `size` images takes: median and quartiles in milliseconds, images a second, and n."""
+def latency(model: nn.Module, shape: tuple[int, ...], size: int, device: torch.device,
+            seconds: float = SECONDS, example: View | None = None) -> dict[str, float]:
+    """How long a forward pass of `size` images takes, or of the first row of `example` so many times.
+
+    Median and quartiles in milliseconds, images a second, and n.
+    """
     images = torch.rand(size, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    run = _timed(model, images, device)
+    run = _timed(model, images if example is None else _rows(example, size, device), device)
     began = time.perf_counter()
     run()
     while time.perf_counter() - began < min(WARM_UP_SECONDS, seconds):
@@ -83,13 +90,21 @@ def latency(model: nn.Module, shape: tuple[int, int, int], size: int, device: to
             "n": len(times)}
 
 
-def _timed(model: nn.Module, images: Tensor, device: torch.device) -> Callable[[], float]:
+def _timed(model: nn.Module, view: View, device: torch.device) -> Callable[[], float]:
     def run() -> float:
         began = _now(device)
-        model(images)
+        call(model, view)
         return _now(device) - began
 
     return run
+
+
+def _rows(example: View, size: int, device: torch.device) -> View:
+    """A view of `size` rows that are all like the first of `example`."""
+    def repeated(tensor: Tensor) -> Tensor:
+        return tensor[:1].expand(size, *tensor.shape[1:]).contiguous().to(device)
+
+    return repeated(example) if isinstance(example, Tensor) else {name: repeated(x) for name, x in example.items()}
 
 
 def _now(device: torch.device) -> float:

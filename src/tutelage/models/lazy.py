@@ -1,4 +1,4 @@
-"""Layers that learn their sizes from the first images (`nn.LazyLinear` and its like) get their weights here."""
+"""Layers that learn their sizes from the first rows (`nn.LazyLinear` and its like) get their weights here."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tutelage.errors import ModelError
+from tutelage.graph.taps import call
 from tutelage.system.random import seeded
+from tutelage.types import View
 
 
 def is_unfinished(network: nn.Module) -> bool:
@@ -15,8 +17,8 @@ def is_unfinished(network: nn.Module) -> bool:
     return any(map(is_lazy, [*network.parameters(), *network.buffers()]))
 
 
-def finish(models: Mapping[str, nn.Module], images: Tensor, seed: int) -> None:
-    """Let every network that needs it see images [B, C, H, W], once, in eval mode.
+def finish(models: Mapping[str, nn.Module], view: View, seed: int) -> None:
+    """Let every network that needs it see some rows, such as images [B, C, H, W], once, in eval mode.
 
     First weights depend on (seed, name of the node) alone. ModelError if a layer has no size after that.
     """
@@ -26,11 +28,9 @@ def finish(models: Mapping[str, nn.Module], images: Tensor, seed: int) -> None:
         modes = {module: module.training for module in network.modules()}
         try:
             with torch.no_grad(), seeded(seed, "weights", node):
-                network.eval()(images)
+                call(network.eval(), view)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise ModelError("a network does not run on these images", where=f"node {node!r}",
-                             found=f"images {list(images.shape)}: {error}",
-                             fix="set the image_size that the network takes, or take another network") from error
+            raise _does_not_run(node, view, error) from error
         finally:
             for module, mode in modes.items():
                 module.training = mode
@@ -38,3 +38,13 @@ def finish(models: Mapping[str, nn.Module], images: Tensor, seed: int) -> None:
             left = [name for name, parameter in network.named_parameters() if is_lazy(parameter)]
             raise ModelError("lazy layers that do not run have no size", where=f"node {node!r}", found=", ".join(left),
                              fix="take them out of the network")
+
+
+def _does_not_run(node: str, view: View, error: Exception) -> ModelError:
+    if isinstance(view, Tensor) and view.dim() == 4:
+        return ModelError("a network does not run on these images", where=f"node {node!r}",
+                          found=f"images {list(view.shape)}: {error}",
+                          fix="set the image_size that the network takes, or take another network")
+    shapes = list(view.shape) if isinstance(view, Tensor) else {name: list(x.shape) for name, x in view.items()}
+    return ModelError("a network does not run on these data", where=f"node {node!r}", found=f"{shapes}: {error}",
+                      fix="take another network")

@@ -1,4 +1,7 @@
-"""A network together with its normalisation, so that every network of a run takes the same images in [0, 1]."""
+"""A network together with its normalisation, so that every network of a run takes the same images in [0, 1].
+
+What is no image is scaled by its data, and goes to the network as it is.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,12 +13,14 @@ from tutelage.errors import ModelError
 from tutelage.graph.taps import logits_of
 from tutelage.models.architecture import Architecture
 from tutelage.models.wrappers import read_wrapped
+from tutelage.types import View
 
 
 class Network(nn.Module):
     """Images [B, channels, H, W] in [0, 1] -> what `body` gives on (images - mean) / std.
 
-    That is logits [B, classes], or a mapping with the key "logits". `mean` and `std` are buffers [1, C, 1, 1] that
+    Other views, such as series [B, channels, L] alone or with their mask, reach `body` as they are. What it gives is
+    logits [B, classes], or a mapping with the key "logits". `mean` and `std` are buffers [1, C, 1, 1] that
     are not saved with the weights. Where C is 3 and the data are grey, the grey channel is repeated. `columns`, if any,
     are the outputs of `body` that are the data's classes, in the data's order: the logits are cut to them.
     `body_classes` are the names of all outputs of `body`.
@@ -38,17 +43,21 @@ class Network(nn.Module):
         cut = None if columns is None else torch.tensor(columns)
         self.register_buffer("columns", cut, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor | Mapping[str, Any]:
-        """Logits [B, classes], or the body's mapping with such logits."""
-        if images.shape[1] != self.channels:
-            raise ModelError("the images have another number of channels than the network",
-                             where=self.architecture.arch, found=f"{images.shape[1]} channels",
-                             expected=f"{self.channels} channels",
-                             fix="let the data set convert them: grey is 1 channel, colour is 3")
-        output = self.body((images - self.mean) / self.std)
+    def forward(self, images: Tensor | None = None, /, **view: Tensor) -> Tensor | Mapping[str, Any]:
+        """Logits [B, classes], or the body's mapping with such logits, of a tensor, or of a view's tensors by name."""
+        output = self.body(**view) if images is None else self.body(self._normalised(images))
         return output if self.columns is None else _cut(output, self.columns)
 
-    def read_taps(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+    def _normalised(self, images: Tensor) -> Tensor:
+        if images.shape[1] != self.channels:
+            image = images.dim() == 4
+            raise ModelError(f"the {'images' if image else 'data'} have another number of channels than the network",
+                             where=self.architecture.arch, found=f"{images.shape[1]} channels",
+                             expected=f"{self.channels} channels",
+                             fix="let the data set convert them: grey is 1 channel, colour is 3" if image else None)
+        return (images - self.mean) / self.std if images.dim() == 4 else images
+
+    def read_taps(self, inputs: View, taps: Sequence[str]) -> dict[str, Tensor]:
         """Tap -> tensor, in one pass: layers by their names in `body`, and what `wrappers` add."""
         return read_wrapped(self, self.body, inputs, taps)
 

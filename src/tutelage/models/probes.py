@@ -6,7 +6,7 @@ have nearly none of. Honest networks were measured at 0 for other neighbours and
 violation was 8e-4.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tutelage.models.network import Network
 from tutelage.system.random import derive, seeded
+from tutelage.types import View
 
 NEIGHBOURS, ALONE = 1e-5, 1e-4
 """Relative changes of a row's logits: with other neighbours in a batch of one size, and alone."""
@@ -23,8 +24,8 @@ STEEP = 10.0
 """The standard deviation of the weights of a head on trial."""
 ROUNDING = 1e-6
 
-Logits = Callable[[Tensor], Tensor]
-"""Images -> logits [B, C] of the copy, in float32, from the same random numbers each time."""
+Logits = Callable[[View], Tensor]
+"""A view, such as images -> logits [B, C] of the copy, in float32, from the same random numbers each time."""
 
 
 def copy_to_probe(network: nn.Module) -> nn.Module:
@@ -46,7 +47,7 @@ def within_unit(logits: Tensor) -> bool:
 
 
 @torch.no_grad()
-def squashed(logits: Logits, head: nn.Module, images: Tensor) -> bool | None:
+def squashed(logits: Logits, head: nn.Module, images: View) -> bool | None:
     """Whether the outputs stay in [0, 1] whatever the head says: with random weights, and with their negatives.
 
     Logits leave it for one of the two, what a softmax or sigmoid gives does not. None if the head does not matter.
@@ -68,7 +69,7 @@ def squashed(logits: Logits, head: nn.Module, images: Tensor) -> bool | None:
     return None if torch.equal(first, second) or not bool(both.isfinite().all()) else within_unit(both)
 
 
-def last_head(copy: nn.Module, logits: Logits, images: Tensor) -> nn.Module | None:
+def last_head(copy: nn.Module, logits: Logits, images: View) -> nn.Module | None:
     """The last module to run that has weights of its own and gives as many outputs as the network; None without one."""
     ran: list[tuple[nn.Module, Tensor]] = []
 
@@ -99,34 +100,48 @@ def wake(copy: nn.Module) -> None:
 
 
 @torch.no_grad()
-def neighbours_matter(logits: Logits, images: Tensor) -> tuple[float, float]:
+def neighbours_matter(logits: Logits, images: View) -> tuple[float, float]:
     """By how much a row's logits change, relative to their size: with other rows beside it, and alone.
 
-    Every other image [B, ...], two or more, is replaced by one unlike any of them. The limits are `NEIGHBOURS` and
-    `ALONE`; NaN where logits are not finite.
+    Every other one of the images [B, ...], or rows of a view, two or more, is replaced by one unlike any of them. The
+    limits are `NEIGHBOURS` and `ALONE`; NaN where logits are not finite.
     """
-    first, second, single = logits(images), logits(with_others(images)), logits(images[:1])
+    first, second, single = logits(images), logits(with_others(images)), logits(first_rows(images, 1))
     size = first.square().mean().sqrt().clamp(min=1e-20)
     return (float((first - second)[::2].abs().max() / size), float((first[:1] - single).abs().max() / size))
 
 
-def with_others(images: Tensor) -> Tensor:
-    """Images [B, ...] of which every other one is replaced by one that is unlike any of them."""
+def with_others(images: View) -> View:
+    """A view, such as images [B, ...], of which every other row is replaced by one that is unlike any of them.
+
+    Of a view of several tensors those of numbers change; masks and whole numbers, which mean something, stay.
+    """
+    if isinstance(images, Mapping):
+        return {name: _others(x) if x.is_floating_point() else x for name, x in images.items()}
+    return _others(images)
+
+
+def _others(images: Tensor) -> Tensor:
     others = images.clone()
     others[1::2] = images[1::2].flip(0) * 2 + 1
     return others
 
 
+def first_rows(view: View, count: int) -> View:
+    """The first rows of a view alone."""
+    return view[:count] if isinstance(view, Tensor) else {name: x[:count] for name, x in view.items()}
+
+
 @torch.no_grad()
-def unlikeness(logits: Logits, images: Tensor) -> float:
+def unlikeness(logits: Logits, images: View) -> float:
     """How much the logits of unlike images differ, relative to their size; below `CONSTANT` they are one answer."""
     found = logits(with_others(images))
     return float((found - found[:1]).abs().max() / found.square().mean().sqrt().clamp(min=1e-20))
 
 
-def repeatable(read: Callable[[Tensor], Tensor]) -> Logits:
+def repeatable(read: Logits) -> Logits:
     """`read` in float32, each pass from the same random numbers; those of the process stay as they were."""
-    def logits(images: Tensor) -> Tensor:
+    def logits(images: View) -> Tensor:
         with torch.no_grad(), seeded("probe"):
             return read(images).float()
 

@@ -1,4 +1,4 @@
-"""Where networks come from: our CIFAR pages, timm, torchvision, or a plugin that the user has allowed.
+"""Where networks come from: our own pages, timm, torchvision, or a plugin that the user has allowed.
 
 Nothing in a recipe can run code from elsewhere: a name is looked up among the functions that a page defines, hubs are
 refused, and a plugin's module must be named on the command line too.
@@ -17,12 +17,16 @@ import torchvision
 from torch import nn
 
 from tutelage.errors import ModelError, SecurityError, UsageError, unknown
+from tutelage.models import series
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
 from tutelage.models.download import downloading
 from tutelage.models.moved import import_plugin
 
 CIFAR_PAGES = (resnet, wide_resnet, vgg, mobilenet, shufflenet)
+OTHER_PAGES = (series,)
+"""Networks of our own whose input is scaled by its data, and not by a mean and std of the network's."""
+OWN = "tutelage"
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HUBS = ("hub", "torchhub", "hf-hub", "hf_hub", "hf", "huggingface", "local-dir", "github", "http", "https", "file")
@@ -53,8 +57,8 @@ def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> Netw
         raise UsageError("these options are not the network's own", where=f"{spec.arch}, options", found=reserved,
                          fix="leave them out; see weights, pretrained, head and classes")
     prefix, colon, name = spec.arch.partition(":")
-    if not colon:
-        return _cifar(spec, channels)
+    if not colon or prefix == OWN:
+        return _own(spec, name if colon else prefix, channels)
     if prefix == "timm":
         return _timm(spec, name, channels)
     if prefix == "torchvision":
@@ -64,17 +68,34 @@ def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> Netw
 
 def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
     """Name -> function of every network on the pages of `models.cifar`."""
-    return {name: value for page in CIFAR_PAGES for name, value in _defined(page).items()
-            if inspect.isfunction(value) and not name.startswith("_")}
+    return _networks(CIFAR_PAGES)
 
 
-def _cifar(spec: Architecture, channels: int) -> NetworkSource:
-    networks = cifar_networks()
-    if spec.arch not in networks:
-        raise _unknown_bare(spec.arch, networks)
+def own_networks() -> dict[str, Callable[..., nn.Module]]:
+    """Name -> function of every network of this package."""
+    return _networks((*CIFAR_PAGES, *OTHER_PAGES))
+
+
+def _networks(pages: Sequence[ModuleType]) -> dict[str, Callable[..., nn.Module]]:
+    return {name: value for page in pages for name, value in _defined(page).items()
+            if inspect.isfunction(value) and not name.startswith("_") and "num_classes" in _parameters(value)}
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+def _own(spec: Architecture, name: str, channels: int) -> NetworkSource:
+    networks = own_networks()
+    if name not in networks:
+        raise _unknown_bare(name, networks)
     mean, std = CIFAR100 if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    return NetworkSource(lambda classes: _call(networks[spec.arch], spec, num_classes=classes, channels=channels),
-                         mean, std)
+    if name not in cifar_networks():
+        if spec.mean is not None or spec.std is not None:
+            raise UsageError("the input of this network is scaled by its data", where=f"{spec.arch}, mean and std",
+                             fix="leave them out")
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    return NetworkSource(lambda classes: _call(networks[name], spec, num_classes=classes, channels=channels), mean, std)
 
 
 def _unknown_bare(arch: str, networks: Mapping[str, Any]) -> UsageError | SecurityError:
@@ -151,22 +172,22 @@ def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> Networ
     if name not in found:
         raise unknown("network", name, found, where=place)
     function = found[name]
-    extra = {"channels": channels} if "channels" in inspect.signature(function).parameters else {}
+    extra = {"channels": channels} if "channels" in _parameters(function) else {}
     return NetworkSource(lambda classes: _call(function, spec, num_classes=classes, **extra), (0.0,) * channels,
                          (1.0,) * channels)
 
 
 def _not_allowed(arch: str, place: str) -> SecurityError:
-    close = get_close_matches(place, ["timm", "torchvision"], n=1)
+    close = get_close_matches(place, [OWN, "timm", "torchvision"], n=1)
     meant = f" (or did you mean {close[0] + ':' + arch.partition(':')[2]!r}?)" if close else ""
     return SecurityError(f"{arch!r} would run the Python module {place!r}, which is not allowed",
-                         expected="timm:NAME, torchvision:NAME, a CIFAR network, or an allowed plugin",
+                         expected="timm:NAME, torchvision:NAME, a network of this package, or an allowed plugin",
                          fix=f"if you trust it, add --plugin {place}{meant}")
 
 
 def _hub(arch: str) -> SecurityError:
     return SecurityError(f"refused to fetch a network from a hub: {arch!r}",
-                         expected="timm:NAME, torchvision:NAME, a CIFAR network, or an allowed plugin",
+                         expected="timm:NAME, torchvision:NAME, a network of this package, or an allowed plugin",
                          fix="name the network, and give its .safetensors file as `weights`")
 
 

@@ -9,7 +9,7 @@ Weights, their names and the logits stay as they were, but for the classifier of
 head's own weights come to them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from tutelage.errors import ModelError, unknown
 from tutelage.graph.taps import ReadsTaps, read_modules
 from tutelage.models.classifier import SECOND_HEAD, classifiers_of
 from tutelage.system.random import derive, uniform
+from tutelage.types import View
 
 CUT, DRAWS, COSINE, FEATURES = "cut", "draws.", "cosine", "cosine.features"
 STEEP = 16.0
@@ -167,9 +168,11 @@ def drawing(draws: Draws, body: nn.Module, rows: int) -> Iterator[Callable[[str,
     Yields what makes of a layer's name and its output the draws of it: [rows, count, ...]. Where a block holds
     dropout all of the block is drawn, for its shortcut must have as many rows.
     """
-    def widen(module: nn.Module, inputs: tuple) -> tuple:
-        return tuple(x.repeat_interleave(draws.count, 0) if isinstance(x, Tensor) and len(x) == rows else x
-                     for x in inputs)
+    def wide(x: Any) -> Any:
+        return x.repeat_interleave(draws.count, 0) if isinstance(x, Tensor) and x.dim() and len(x) == rows else x
+
+    def widen(module: nn.Module, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return tuple(map(wide, inputs)), {name: wide(x) for name, x in named.items()}
 
     def drop(name: str) -> Callable[[nn.Module, Any, Any], Tensor]:
         return lambda module, inputs, output: draws.left_out(name, inputs[0], _share(module),
@@ -185,7 +188,7 @@ def drawing(draws: Draws, body: nn.Module, rows: int) -> Iterator[Callable[[str,
             output = draws.left_out(f"{layer} itself", output, draws.dropout)
         return output.unflatten(0, (rows, draws.count))
 
-    handles = [module.register_forward_pre_hook(widen) for module in _entrances(body)]
+    handles = [module.register_forward_pre_hook(widen, with_kwargs=True) for module in _entrances(body)]
     handles += [module.register_forward_hook(drop(name)) for name, module in body.named_modules() if _share(module)]
     try:
         yield drawn
@@ -194,7 +197,7 @@ def drawing(draws: Draws, body: nn.Module, rows: int) -> Iterator[Callable[[str,
             handle.remove()
 
 
-def read_wrapped(network: nn.Module, body: nn.Module, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+def read_wrapped(network: nn.Module, body: nn.Module, inputs: View, taps: Sequence[str]) -> dict[str, Tensor]:
     """`taps.read` of a network that calls `body`: layers by their names there, and the taps that this module adds."""
     # First in line where the gradient is cut: what is tapped there still has it.
     pass_with = partial(read_modules, network, dict(body.named_modules()) | taps_of(body), inputs, first=is_cut,
@@ -208,9 +211,15 @@ def read_wrapped(network: nn.Module, body: nn.Module, inputs: Tensor, taps: Sequ
         raise ModelError("the dropout of this network is not drawn", found=f"tap {DRAWS + layers[0]!r}",
                          fix="write draws = 30 in its [models.NODE]: so many draws are made of each image")
     plain = pass_with(rest) if rest else {}
-    with drawing(draws, body, len(inputs)) as drawn:  # in a pass of their own, beside that for what is not drawn
+    # In a pass of their own, beside that for what is not drawn.
+    with drawing(draws, body, rows_of_view(inputs)) as drawn:
         heard = pass_with(layers)
     return plain | {DRAWS + layer: drawn(layer, tensor) for layer, tensor in heard.items()}
+
+
+def rows_of_view(view: View) -> int:
+    """How many rows a view has."""
+    return len(next(iter(view.values()))) if isinstance(view, Mapping) else len(view)
 
 
 _NO_COSINES = ("the classifier of this network is not one of cosines", "write cosine = true in its [models.NODE]")

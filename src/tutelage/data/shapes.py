@@ -1,7 +1,6 @@
-"""The set `shapes`: discs, squares and triangles on a grainy background, made in code, the same on every machine.
+"""The set `shapes`: discs and squares on a grainy background, made in code, the same on every machine.
 
-Shapes are told by their form alone: they have any colour and any grain, as the background and the stripes in it have.
-Nothing is computed that two machines could round in two ways: sums, products, quotients and square roots only.
+Discs tend to red and squares to blue, but so do the stripes of the background: colour helps, and form decides. Nothing is computed that two machines could round in two ways: sums, products, quotients and square roots only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,17 @@ from torch import Tensor
 
 from tutelage.system.random import derive, uniform
 
-CLASSES = ("background", "disc", "square", "triangle")
+CLASSES = ("background", "disc", "square")
 SPLITS = {"train": 400, "validation": 100, "test": 200}
 SIDE = 64
-_SHAPES = 3
-_GRAIN = 90.0
-_LEAST_CONTRAST = 40.0
+_SHAPES = 2
+_AT_MOST = 3
+_GRAIN = 80.0
+_DARKEST = np.array([[70, 70, 70], [150, 60, 40], [40, 60, 150]])
+"""Of the colours of each class, the least of red, green and blue."""
+_ODDS = 400
+"""So many numbers make any image, but for its grain."""
+_TOGETHER = 50
 
 
 class Shapes(NamedTuple):
@@ -35,8 +39,11 @@ class Shapes(NamedTuple):
 @cache
 def make_shapes(rows: int = sum(SPLITS.values()), side: int = SIDE) -> Shapes:
     """The first `rows` of the images, of `side` pixels."""
-    ids = torch.arange(rows)
-    made = [_make(int(row), side) for row in ids]
+    made = []
+    for ids in torch.arange(rows).split(_TOGETHER):
+        odds = uniform(derive("shapes"), ids, _ODDS).double().numpy()
+        grain = uniform(derive("shapes", "grain"), ids, 3 * side * side).double().numpy()
+        made += [_make(_Odds(odds[row]), grain[row].reshape(3, side, side)) for row in range(len(ids))]
     return Shapes(torch.from_numpy(np.stack([image for image, _ in made])),
                   torch.from_numpy(np.stack([mask for _, mask in made])))
 
@@ -62,34 +69,31 @@ def write_folder(root: Path, values: Sequence[int], splits: Mapping[str, int]) -
             Image.fromarray(mask.astype(kind)).save(root / split / "masks" / f"{row}.png")
 
 
-def _make(row: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    odds = _Odds(row)
+def _make(odds: "_Odds", grain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    side = grain.shape[1]
     image = _texture(odds, side)
     mask = np.zeros((side, side), np.uint8)
-    for _ in range(2):
-        image = np.where(_stripe(odds, side), _texture(odds, side), image)
-    for _ in range(1 + int(_SHAPES * odds.one())):
+    for number in (1, 2):
+        image = np.where(_stripe(odds, side), _texture(odds, side, number), image)
+    for _ in range(1 + int(_AT_MOST * odds.one())):
         number, inside = _shape(odds, side)
-        texture = _texture(odds, side)
-        away = texture.mean((1, 2)) - image.mean((1, 2))
-        if np.abs(away).max() < _LEAST_CONTRAST:
-            texture = texture + np.where(away >= 0, _LEAST_CONTRAST, -_LEAST_CONTRAST)[:, None, None]
-        image = np.where(inside, texture, image)
+        image = np.where(inside, _texture(odds, side, number), image)
         mask = np.where(inside, np.uint8(number), mask)
-    image = image + _GRAIN * (odds.many(3 * side * side).reshape(3, side, side) - 0.5)
+    image = image + _GRAIN * (grain - 0.5)
     return image.clip(0, 255).astype(np.uint8), mask
 
 
 class _Odds:
-    """Uniform numbers in [0, 1), of a row, one after another."""
+    """Uniform numbers in [0, 1), one after another."""
 
-    def __init__(self, row: int):
-        self.row, self.asked = torch.tensor([row]), 0
+    def __init__(self, numbers: np.ndarray):
+        self.numbers, self.used = numbers, 0
 
     def many(self, count: int) -> np.ndarray:
         """[count] float64."""
-        self.asked += 1
-        return uniform(derive("shapes", self.asked), self.row, count)[0].double().numpy()
+        self.used += count
+        assert self.used <= len(self.numbers)
+        return self.numbers[self.used - count:self.used]
 
     def one(self) -> float:
         """The next one."""
@@ -100,9 +104,9 @@ class _Odds:
         return low + (high - low) * self.one()
 
 
-def _texture(odds: _Odds, side: int) -> np.ndarray:
-    """A colour that changes slowly: [3, side, side] of float64."""
-    colour = 30 + 195 * odds.many(3)
+def _texture(odds: _Odds, side: int, number: int = 0) -> np.ndarray:
+    """A colour as things of a class have it, which changes from patch to patch: [3, side, side] of float64."""
+    colour = _DARKEST[number] + 90 * odds.many(3)
     coarse = odds.many(3 * 16).reshape(3, 4, 4) - 0.5
     places = np.arange(side) * 4 // side
     patches = coarse[:, places[:, None], places]
@@ -131,11 +135,8 @@ def _stripe(odds: _Odds, side: int) -> np.ndarray:
 
 def _shape(odds: _Odds, side: int) -> tuple[int, np.ndarray]:
     """The class number of a random shape, and which pixels are in it [side, side]."""
-    number, size = 1 + int(_SHAPES * odds.one()), odds.between(0.1, 0.2)
+    number, size = 1 + int(_SHAPES * odds.one()), odds.between(0.12, 0.24)
     u, v = _plane(odds, side, 0.15)
     if number == 1:
         return number, u * u + v * v < size * size
-    if number == 2:
-        return number, np.maximum(np.abs(u), np.abs(v)) < 0.9 * size
-    slope = 3**0.5
-    return number, (v > -0.6 * size) & (slope * u + v < 1.2 * size) & (v - slope * u < 1.2 * size)
+    return number, np.maximum(np.abs(u), np.abs(v)) < 0.9 * size

@@ -1,8 +1,8 @@
-"""Images and their masks, moved together: each number a function of (seed, draw, id), and of the view where it is light.
+"""Images and masks, moved together: each number a function of (seed, draw, id), and of the view where it is light.
 
 A pair is one tensor, the mask being its last channel (bytes; 255 does not count), so that nothing can move one alone.
-The places are those of the plain view in every view: labels are of places, and what two networks say of a pixel can only
-be compared if it is the same pixel. Views differ in light.
+The places are those of the plain view in every view: labels are of places, and what two networks say of a pixel can
+only be compared if it is the same pixel. Views differ in light.
 """
 
 import math
@@ -17,7 +17,7 @@ from tutelage.data.mask_values import NO_CLASS
 from tutelage.system.random import derive, uniform
 
 LEAST_AREA = 0.25
-"""Of an image, that a resized crop keeps: of the 8 % that classes are learned from, a mask would seldom hold a thing."""
+"""Of an image, that a resized crop keeps: in the 8 % that classes are learned from there is seldom a whole thing."""
 _LONGEST = 4 / 3
 _LIGHT = 0.2
 

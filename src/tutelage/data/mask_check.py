@@ -1,4 +1,4 @@
-"""What every mask of a folder holds, looked at before anything is trained: sizes, values, and how many pixels of each."""
+"""What every mask of a folder holds, looked at before anything is trained: sizes, values, and the pixels of each."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ Size = tuple[int, int]
 
 
 class SeenMask(NamedTuple):
-    """What a mask holds: its size, each value that occurs with how many pixels have it, and whether values are exact."""
+    """What a mask holds: its size, how many pixels have each value that occurs, and whether values are not exact."""
 
     size: Size
     values: dict[int, int]
@@ -70,8 +70,8 @@ class CheckedMasks:
                        if abs(sides[0] * size[0] / (sides[1] * size[1]) - 1) > _CUT_FROM})
         if cut:
             (width, height), _ = cut.most_common(1)[0]
-            notes.append(f"of {cut.total()} of {sum(self.sizes.values())} images the central part is used, not the whole: "
-                         f"they are not of the proportions of image_size = [{size[0]}, {size[1]}], most of them "
+            notes.append(f"of {cut.total()} of {sum(self.sizes.values())} images the central part is used, not the "
+                         f"whole: they are not of the proportions of image_size = [{size[0]}, {size[1]}], most of them "
                          f"{width} x {height} pixels wide and high")
         return tuple(notes)
 

@@ -8,7 +8,7 @@ A mask has the name of its image, whatever the two names end in; both folders ma
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -44,10 +44,11 @@ class MaskListing:
     masks: tuple[Image | None, ...]
     lines: tuple[str, ...] | None = None
 
-    @property
-    def files(self) -> Listing:
-        """The images, and after them the masks."""
-        return replace(self.listing, images=(*self.listing.images, *(mask for mask in self.masks if mask)))
+    def without(self, bad: Container[int] = ()) -> Listing:
+        """The images, and after them the masks, but for the pairs in `bad` places."""
+        kept = [place for place in range(len(self.masks)) if place not in bad]
+        masks = [mask for place in kept if (mask := self.masks[place]) is not None]
+        return replace(self.listing, images=(*(self.listing.images[place] for place in kept), *masks))
 
 
 def holds_masks(root: Path) -> bool:
@@ -167,7 +168,8 @@ def _pair(found: dict[str, Image], masks: Mapping[str, Image], walk: Walk, unlab
     widows = [mask for name, mask in masks.items() if name not in found]
     if widows:
         walk.problems.append(DataError(f"{_count(widows, 'mask')} without an image", where=_paths(widows),
-                                       expected="an image of the same name", fix="add or rename it, or remove the mask"))
+                                       expected="an image of the same name",
+                                       fix="add or rename it, or remove the mask"))
     splits = {image.split for image in found.values()} - {_OTHER_SPLIT}
     if found and not splits & {"all", "train"}:
         walk.problems.append(DataError("no images to train on", where=printable(walk.root),

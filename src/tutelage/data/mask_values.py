@@ -71,8 +71,8 @@ class MaskClasses:
         ignored = "".join(f", or {value} (ignore)" for value in sorted(self.ignored))
         return DataError("a mask with values that are no class", where=printable(where), found=_listed(values),
                          expected=known + more + ignored,
-                         fix=f"ignore = {values[0] if len(values) == 1 else list(values[:8])} in [data] if these pixels "
-                             "do not count, or mask_values = { VALUE = \"class\", ... } if they do")
+                         fix=f"ignore = {values[0] if len(values) == 1 else list(values[:8])} in [data] if these "
+                             "pixels do not count, or mask_values = { VALUE = \"class\", ... } if they do")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def lossy_mask(where: Path) -> DataError:
 
 
 def read_mask(path: Path, max_pixels: int, orientation: Orientation = "upright") -> Mask:
-    """The values of a mask: grey of 1, 8 or 16 bits, a palette (the number of the colour), or grey that is stored as RGB.
+    """The values of a mask: grey of 1, 8 or 16 bits, a palette (the number of the colour), or grey stored as RGB.
 
     Whatever is wrong with it is an error that names the file; one of more than `max_pixels` is not decoded.
     """
@@ -129,7 +129,7 @@ def declared(mask_values: Mapping[str, str] | None, lines: Sequence[str] | None,
 
 
 def guessed(values: Sequence[int], ignored: frozenset[int], root: Path) -> MaskClasses:
-    """The classes that rising `values`, which do not have the ignored ones, stand for; DataError where it is not sure."""
+    """The classes that rising `values` stand for, the ignored ones left out; DataError where it is not sure."""
     if list(values) == [0, 255]:
         return MaskClasses(("background", "foreground"), {0: 0, 255: 1}, ignored)
     if list(values) != _usual(len(values), ignored) or not 2 <= len(values) <= MOST_CLASSES:

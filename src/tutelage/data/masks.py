@@ -27,7 +27,7 @@ from tutelage.data.stream import CPU, StreamSource
 from tutelage.errors import DataError, UsageError
 from tutelage.types import Content, ImageFiles
 
-QUICK_PAIRS = {"train": 64, "val": 32, "test": 32}
+QUICK_PAIRS = {"train": 32, "val": 16, "test": 16}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Place:
 def load_masks(settings: DataSettings, place: Place, *, seed: int = 0, quick: bool = False) -> Data:
     """The data of images and masks that the settings name; the augmentation is drawn from `seed`, splits never are.
 
-    With `quick`, 64 + 32 + 32 made images: of a folder they are written, and read as its own would be.
+    With `quick`, 32 + 16 + 16 made images: of a folder they are written, and read as its own would be.
     """
     _require_fitting(settings)
     if settings.name == "shapes":
@@ -105,7 +105,7 @@ def _folder(settings: DataSettings, place: Place, seed: int, kept: bool | None =
     listing = replace(listing, problems=checked.problems, classes=checked.classes.names)
     folder.require_sound(listing)
     bad = checked.damaged(pairs)
-    files = [image for image in pairs.files.images if image.path not in checked.unread]
+    files = pairs.without(bad).images
     contents = folder.contents(replace(listing, images=tuple(files)), settings.max_pixels)
     splits, notes = without_damaged(mask_splits(settings, pairs), listing, bad)
     splits, leaks, also = judge_files(settings.leakage, splits, listing, contents, read)
@@ -140,6 +140,7 @@ class FilesOfPairs:
     max_pixels: int
 
     def __call__(self, row: int) -> Tensor:
+        """The pair; whatever is wrong with one of its files is an error that names it."""
         how, path = self.prepared, self.pairs.listing.images[row].path
         image = decode(path, how.channels, self.max_pixels, orientation=how.orientation, value_range=how.value_range)
         mask = self.pairs.masks[row]
@@ -198,7 +199,8 @@ def _made(settings: DataSettings, place: Place, classes: Sequence[str], pair: Ca
 def _rule(settings: DataSettings, classes: MaskClasses) -> str:
     """How rows are chosen and files are read."""
     values = ", ".join(f"{value}: {number}" for value, number in classes.numbers.items())
-    rule = f"masks {values}, ignored {sorted(classes.ignored)}, validation {settings.validation:g}, limit {settings.limit}"
+    rule = f"masks {values}, ignored {sorted(classes.ignored)}"
+    rule += f", validation {settings.validation:g}, limit {settings.limit}"
     if settings.test is not None:
         rule += f", test {settings.test}"
     if settings.value_range is not None:

@@ -1,6 +1,7 @@
 """The set `shapes`: discs and squares on a grainy background, made in code, the same on every machine.
 
-Discs tend to red and squares to blue, but so do the stripes of the background: colour helps, and form decides. Nothing is computed that two machines could round in two ways: sums, products, quotients and square roots only.
+Discs tend to red and squares to blue, but so do the stripes of the background: colour helps, and form decides. Nothing
+is computed that two machines could round in two ways: sums, products, quotients and square roots only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ _TOGETHER = 50
 
 
 class Shapes(NamedTuple):
-    """Images [700, 3, 64, 64] and the class of each of their pixels [700, 64, 64], those of the splits in their order."""
+    """Images [700, 3, 64, 64] and the class of each pixel [700, 64, 64], those of the splits in their order."""
 
     images: UInt8[Tensor, "rows 3 side side"]
     masks: UInt8[Tensor, "rows side side"]
@@ -60,7 +61,7 @@ def write_folder(root: Path, values: Sequence[int], splits: Mapping[str, int]) -
         for name in ("images", "masks"):
             (root / split / name).mkdir(parents=True)
         for row in (next(rows) for _ in range(count)):
-            # Where there are more classes than shapes, a shape's class goes on with the row; where fewer, it begins anew.
+            # Where there are more classes than shapes, a shape's class goes on with the row; where fewer, it returns.
             numbers = made.masks[row].numpy().astype(np.int64)
             numbers = np.where(numbers > 0, 1 + (numbers - 1 + _SHAPES * row) % kinds, 0)
             mask = np.array(values, np.uint16)[numbers]

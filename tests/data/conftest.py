@@ -39,3 +39,28 @@ def real_data() -> Path:
     if folder is None:
         pytest.skip("TUTELAGE_DATA is not set to the folder of the real data sets")
     return Path(folder)
+
+
+def write_pair(root: Path, name: str, mask: np.ndarray, *, seed: int = 0, split: str = "", suffix: str = "png") -> Path:
+    """An image of noise and the mask given, of one size, under `root`; the path of the mask."""
+    height, width = mask.shape
+    write_image(root / split / "images" / f"{name}.{suffix}", size=(width, height), seed=seed)
+    path = root / split / "masks" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path)
+    return path
+
+
+@pytest.fixture
+def pair_of_files() -> Callable[..., Path]:
+    return write_pair
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Twenty images and masks of 12 x 10 pixels, with the classes 0 and 1."""
+    root = tmp_path / "scans"
+    for number in range(20):
+        mask = np.random.default_rng(1000 + number).integers(0, 2, (10, 12), dtype=np.uint8)
+        write_pair(root, f"s{number:02}", mask, seed=number)
+    return root

@@ -87,7 +87,7 @@ def list_folder(root: Path, *, follow_symlinks: bool = False, by_content: bool =
         raise DataError("no such folder of images", where=printable(root), expected=LAYOUTS,
                         fix="give the folder as `root` in [data], or set TUTELAGE_DATA to where it lies")
     root = root.resolve()
-    walk = _Walk(root, follow_symlinks, by_content, [], [])
+    walk = Walk(root, follow_symlinks, by_content, [], [])
     images: list[Image] = []
     classes: tuple[str, ...] = ()
     try:
@@ -154,7 +154,7 @@ def in_threads(function: Callable, values: Sequence) -> list:
 
 
 @dataclass(frozen=True)
-class _Walk:
+class Walk:
     """A walk through the folders of `root` that notes what it leaves out and what it must refuse."""
 
     root: Path
@@ -228,7 +228,7 @@ class _Walk:
 _BESIDE = ("beside the class folders, in none of them", "beside the folders of the splits, in none of them")
 
 
-def _splits(root: Path, walk: _Walk) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _splits(root: Path, walk: Walk) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Split -> its folder, and remarks; what lies beside the splits is noted as left out."""
     layout = find_layout(root)
     splits = {split: folder for split, folder in layout.splits.items() if split == "all" or walk.may_enter(folder)}
@@ -246,7 +246,7 @@ def _splits(root: Path, walk: _Walk) -> tuple[dict[str, Path], tuple[str, ...]]:
     return splits, remarks if taken else ()
 
 
-def _splits_before(root: Path, walk: _Walk) -> dict[str, Path]:
+def _splits_before(root: Path, walk: Walk) -> dict[str, Path]:
     """`_splits` as runs made before had it: by other names, and what lies beside is not looked at."""
     names = ("train", *_VALIDATION_BEFORE, "test", "unlabelled")
     found = {name: root / name for name in names if walk.may_enter(root / name)}
@@ -259,7 +259,7 @@ def _splits_before(root: Path, walk: _Walk) -> dict[str, Path]:
     return {"val" if name in validation else name: path for name, path in found.items()}
 
 
-def _class_folders(folder: Path, walk: _Walk, splits: Mapping[str, Path]) -> dict[str, Path]:
+def _class_folders(folder: Path, walk: Walk, splits: Mapping[str, Path]) -> dict[str, Path]:
     """Class name -> its folder. A name that is not UTF-8 becomes text in which the odd bytes are escaped."""
     if folder == splits.get("unlabelled"):
         return {UNLABELLED: folder}
@@ -274,7 +274,7 @@ def _class_folders(folder: Path, walk: _Walk, splits: Mapping[str, Path]) -> dic
 
 
 def _images_of(split: str, folder: Path, found: Mapping[str, Path], classes: Sequence[str],
-               walk: _Walk) -> list[Image]:
+               walk: Walk) -> list[Image]:
     """The images of a split, by class and path; classes that train has not, and folders without images, are noted."""
     training = split in ("all", "train")
     known = {*classes, *([UNLABELLED] if training or split == "unlabelled" else [])}

@@ -26,6 +26,7 @@ from tutelage.data.images import (
     printable,
 )
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
+from tutelage.data.masks import Place, load_masks
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
 from tutelage.data.settings import SERIES, DataSettings
@@ -54,6 +55,9 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     """
     if settings.name in SERIES or settings.work == "series":
         return _series(settings, seed, device, quick)
+    if settings.work == "segmentation" or settings.name == "shapes":
+        root, workers = None if settings.name == "shapes" else _root(settings), _workers_of(settings, device)
+        return load_masks(settings, Place(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
     if settings.name in ("folder", "imagenet100"):
         return _quick(settings, seed, device) if quick else _folder(settings, seed, device)
     if quick and settings.name != "digits":
@@ -70,6 +74,8 @@ def preparation_of(settings: DataSettings) -> Preparation:
         resize = round(inner[0] * scaled), round(inner[1] * scaled)
         return Preparation(channels, _alike(resize), _alike(inner), pad, settings.orientation, settings.value_range)
 
+    if settings.work == "segmentation":
+        return prepared(3, 64 if settings.name == "shapes" else 224)
     match settings.name:
         case "digits":
             return prepared(1, 16)
@@ -197,7 +203,11 @@ def _folder_splits(settings: DataSettings, listing: folder.Listing, labels: Tens
     splits = {"train": found["all"] if "all" in found else found["train"]}
     if "all" in found:
         splits["train"], splits["test"] = held_out(splits["train"], TEST_SHARE, "test", cut)
-    splits |= {name: found[split] for name, split in {"validation": "val", "test": "test"}.items() if split in found}
+    if settings.test == "val" and ("val" not in found or "test" in splits or "test" in found):
+        raise DataError("there is no split `val` to test on, or another one too", where="[data] test",
+                        found=", ".join(found), expected="val, and no test", fix="leave `test` out")
+    held = {"test": "val"} if settings.test == "val" else {"validation": "val", "test": "test"}
+    splits |= {name: found[split] for name, split in held.items() if split in found}
     splits = _with_validation(settings, splits, cut)
     if settings.unlabelled and "unlabelled" in found:
         both = zip(splits["train"], found["unlabelled"], strict=True)
@@ -240,8 +250,7 @@ def _listing(settings: DataSettings) -> folder.Listing:
 
 def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | partial, splits: dict[str, Rows],
           prepared: Preparation, content: str, seed: int, device: torch.device, quick: bool = False) -> Data:
-    workers = _workers(device) if settings.workers == "auto" else settings.workers
-    maker = Maker(images, prepared.shape, len(classes), prepared, workers, device)
+    maker = Maker(images, prepared.shape, len(classes), prepared, _workers_of(settings, device), device)
     files = settings.name in ("folder", "imagenet100")
     own = "random-resized-crop" if files else "crop" if settings.name == "digits" else "crop-flip"
     policy = settings.augment or own
@@ -335,6 +344,8 @@ def _found(path: str) -> Path:
     return given if given.exists() or not (home / given).exists() else home / given
 
 
-def _workers(device: torch.device) -> int:
+def _workers_of(settings: DataSettings, device: torch.device) -> int:
+    if settings.workers != "auto":
+        return settings.workers
     cores = len(os.sched_getaffinity(0))
     return min(8, cores // 4) if device.type == "cpu" else min(16, cores // 2)

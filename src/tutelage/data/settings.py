@@ -7,6 +7,7 @@ from tutelage.data.assemble import Policy
 from tutelage.data.balance import Balance
 from tutelage.data.images import MAX_PIXELS, Orientation, Range, Sides, is_range
 from tutelage.data.leakage import Leakage
+from tutelage.data.mask_values import LARGEST_VALUE, MOST_CLASSES
 from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
@@ -71,6 +72,10 @@ class DataSettings:
         and for testing is an error, in a published set a note; every other is a note.
     images_by: by what a file of a folder is an image: its "content" or, as in runs made before there was this key, the
         "suffix" of its name; splits then go by the names train, val, valid, validation and test alone.
+    mask_values: which value of a pixel of a mask is which class, { 0 = "background", 255 = "polyp" }; values of one
+        name are one class, and classes are numbered by rising values. See `mask_values` for what holds without it.
+    ignore: a value of masks, or several, that does not count.
+    test: "val": a folder's split `val` is its test split, and validation is cut from train.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
@@ -101,6 +106,15 @@ class DataSettings:
     images_by: FilesAre = "content"
     value_range: Range | None = None
     by: By | None = None
+    mask_values: dict[str, str] | dict[int, str] | None = None
+    ignore: int | tuple[int, ...] | None = None
+    test: Literal["val"] | None = None
+
+    @property
+    def ignored(self) -> frozenset[int]:
+        """The values of masks that do not count."""
+        given = self.ignore if isinstance(self.ignore, tuple) else (self.ignore,)
+        return frozenset(value for value in given if value is not None)
 
     @property
     def work(self) -> str:
@@ -124,6 +138,13 @@ class DataSettings:
         if self.value_range is not None and not is_range(self.value_range):
             raise UsageError("a range that is none", where="[data] value_range", found=self.value_range,
                              expected="[LOW, HIGH], two numbers, the lower first")
+        if self.test not in (None, "val"):
+            raise unknown("choice", self.test, ["val"], where="[data] test")
+        if self.test is not None and self.name != "folder":
+            raise UsageError("this set says itself what is tested on", where="[data] test", found=self.test,
+                             fix="leave it out")
+        if self.mask_values is not None or self.ignore is not None:
+            self._check_masks()
         limits = {"batch_size": (self.batch_size, 1, 2**20),
                   "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
@@ -150,3 +171,24 @@ class DataSettings:
         if self.name in SERIES and given:
             raise UsageError("what images alone have", where=f"[data] {given[0]}", found=vars(self)[given[0]],
                              fix="leave it out")
+    def _check_masks(self) -> None:
+        """Refuse keys of masks that cannot be meant."""
+        key = "mask_values" if self.mask_values is not None else "ignore"
+        if self.name != "folder" or self.work != "segmentation":
+            raise UsageError("a key of images and masks", where=f"[data] {key}",
+                             expected='name = "folder" and task = "segmentation"', fix="leave it out, or say so")
+        values = {str(value): name for value, name in (self.mask_values or {}).items()}
+        object.__setattr__(self, "mask_values", values or None)
+        wrong = [value for value in [*values, *map(str, self.ignored)] if not _is_value(value)]
+        both = [value for value in values if int(value) in self.ignored] if not wrong else []
+        if wrong or both:
+            raise UsageError("values of masks that cannot be meant", where=f"[data] {key if wrong else 'ignore'}",
+                             found=", ".join(wrong or both),
+                             expected=f"whole numbers, 0 .. {LARGEST_VALUE}" if wrong else "no value that is a class")
+        if self.mask_values is not None and not 2 <= len(set(values.values())) <= MOST_CLASSES:
+            raise UsageError("too few or too many classes", where="[data] mask_values",
+                             found=f"{len(set(values.values()))} names", expected=f"2 .. {MOST_CLASSES}")
+
+
+def _is_value(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= LARGEST_VALUE and text == str(int(text))

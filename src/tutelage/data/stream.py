@@ -72,6 +72,11 @@ class StreamSource:
                 samples[view] = self._prepared(_transformed(image, self.how, self.shape))
         return samples
 
+    def as_read(self, plan: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The images of each entry as they are read and prepared, nothing else: [rows, C, H, W] on the device."""
+        for samples in self._samples(plan, None, ("",)):
+            yield self._moved(samples[""])
+
     def _samples(self, wanted: Sequence[Tensor], draw: int | None, views: Sequence[str]) -> Iterator[Samples]:
         """The samples of each entry, read ahead by the workers; an error of a worker is raised here, as it was."""
         # A generator of its own: otherwise every epoch would draw a number from torch's global one.
@@ -136,7 +141,7 @@ class KeptSource:
         """All images of the split, prepared."""
         stream = self.stream
         plan = torch.arange(len(stream.ids)).split(64)
-        images = torch.cat([samples[""] for samples in stream._samples(plan, None, ("",))])
+        images = torch.cat([*stream.as_read(plan)])
         return in_memory(stream.ids, stream.labels, images, stream.classes, stream.how, stream.device)
 
 

@@ -1,0 +1,267 @@
+"""Folders of images and masks: which mask is whose, and which split a pair is of. Nothing is decoded here.
+
+    FOLDER/images/*  FOLDER/masks/*  [FOLDER/splits.json]      or      FOLDER/SPLIT/images/*  FOLDER/SPLIT/masks/*
+                                                               or      FOLDER/images/SPLIT/*  FOLDER/masks/SPLIT/*
+
+A mask has the name of its image, whatever the two names end in; both folders may have folders of their own.
+"""
+
+import json
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from tutelage.data.decoding import open_regular, printable
+from tutelage.data.folder import Image, Listing, Walk
+from tutelage.data.layout import WORDS, is_hidden, subfolders
+from tutelage.data.left_out import HIDDEN, LeftOut
+from tutelage.data.mask_values import read_names
+from tutelage.errors import DataError, SecurityError, unknown
+
+MASK_LAYOUTS = ("FOLDER/images/* and FOLDER/masks/*, with or without FOLDER/splits.json; or FOLDER/SPLIT/images/* and "
+                "FOLDER/SPLIT/masks/* with SPLIT train, val and test")
+_IMAGES, _MASKS = ("images", "image"), ("masks", "mask")
+_SPLIT_OF = {word: split for split in ("train", "val", "test") for word in WORDS[split]}
+_SPLITS_FILE, _NAMES_FILE = "splits.json", "classes.txt"
+_SPLITS_AT_MOST = 2**28
+_NAMED = 3
+_OTHER_SPLIT = "in no split of splits.json"
+
+Folders = Mapping[str, tuple[Path, Path]]
+"""Split ("all" where the folder has none) -> its images and its masks."""
+
+
+@dataclass(frozen=True)
+class MaskListing:
+    """What lies in a folder of images and masks.
+
+    `listing` is of the images, sorted by path within each split, all of one label; `masks` has the mask of each, or
+    None. `lines` are those of classes.txt.
+    """
+
+    listing: Listing
+    masks: tuple[Image | None, ...]
+    lines: tuple[str, ...] | None = None
+
+    def without(self, bad: Container[int] = ()) -> Listing:
+        """The images, and after them the masks, but for the pairs in `bad` places."""
+        kept = [place for place in range(len(self.masks)) if place not in bad]
+        masks = [mask for place in kept if (mask := self.masks[place]) is not None]
+        return replace(self.listing, images=(*(self.listing.images[place] for place in kept), *masks))
+
+
+def holds_masks(root: Path) -> bool:
+    """Whether a folder looks like one of images and masks."""
+    return bool(_folders(root))
+
+
+def list_masks(root: Path, *, follow_symlinks: bool = False, unlabelled: bool = False) -> MaskListing:
+    """Everything below `root`, nothing decoded; what is wrong is collected, not raised.
+
+    An image without a mask is a problem unless it is to be used `unlabelled`. A link that leads out of `root` is
+    refused unless `follow_symlinks`.
+    """
+    if not root.is_dir():
+        raise DataError("no such folder of images and masks", where=printable(root), expected=MASK_LAYOUTS,
+                        fix="give the folder as `root` in [data], or set TUTELAGE_DATA to where it lies")
+    root = root.resolve()
+    walk = Walk(root, follow_symlinks, True, [], [])
+    found: dict[str, Image] = {}
+    masks: dict[str, Image] = {}
+    lines = None
+    try:
+        folders = _folders(root)
+        if not folders:
+            raise DataError("no folders of images and masks", where=printable(root), expected=MASK_LAYOUTS,
+                            found=", ".join(printable(folder.name) for folder in subfolders(root)[:8]) or "no folders",
+                            fix="give the folder that holds `images` and `masks`")
+        for split, (images, drawn) in folders.items():
+            here = _by_name(images, split, walk)
+            if not here and not walk.problems:
+                walk.problems.append(DataError(
+                    "a folder without images", where=printable(images), expected="image files",
+                    fix="put images there, or remove the folder; `tutelage check-data` says what is left out"))
+            found |= here
+            masks |= _by_name(drawn, split, walk)
+        if (root / _NAMES_FILE).exists():
+            lines = tuple(read_names(root / _NAMES_FILE))
+        if "all" in folders and (root / _SPLITS_FILE).exists():
+            found = _as_split(found, _read_splits(root / _SPLITS_FILE), folders["all"][0], walk)
+    except (DataError, SecurityError) as problem:  # what is meant is not known: there is nothing more to say
+        return MaskListing(Listing(root, (), (), tuple(walk.left_out), (*walk.problems, problem)), ())
+    _leave_beside(root, folders, walk, used=[_NAMES_FILE] + [_SPLITS_FILE] * ("all" in folders))
+    _pair(found, masks, walk, unlabelled)
+    return _listed(root, found, masks, lines, walk)
+
+
+def _listed(root: Path, found: Mapping[str, Image], masks: Mapping[str, Image], lines: tuple[str, ...] | None,
+            walk: Walk) -> MaskListing:
+    order = ["all", "train", "val", "test"]
+    used = sorted((name for name, image in found.items() if image.split in order),
+                  key=lambda name: (order.index(found[name].split), os.fsencode(found[name].path)))
+    listing = Listing(root, ("mask",), tuple(found[name] for name in used), tuple(walk.left_out), tuple(walk.problems))
+    return MaskListing(listing, tuple(masks.get(name) for name in used), lines)
+
+
+def _folders(root: Path) -> Folders:
+    """The folders of images and masks below `root`; none where it is no folder of such."""
+    images, masks = _called(root, _IMAGES), _called(root, _MASKS)
+    if images and masks:
+        split = _split_folders(images)
+        if split and not any(entry.is_file() and not is_hidden(entry.name) for entry in os.scandir(images)):
+            of_masks = _split_folders(masks)
+            return {name: (folder, of_masks.get(name, masks / folder.name)) for name, folder in split.items()}
+        return {"all": (images, masks)}
+    found = {}
+    for name, folder in _split_folders(root).items():
+        images, masks = _called(folder, _IMAGES), _called(folder, _MASKS)
+        if images and masks:
+            found[name] = (images, masks)
+    return found
+
+
+def _called(root: Path, names: Sequence[str]) -> Path | None:
+    return next((folder for folder in subfolders(root) if folder.name.casefold() in names), None)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Split -> its folder in `root`; DataError where two are meant."""
+    found: dict[str, Path] = {}
+    for folder in subfolders(root):
+        split = _SPLIT_OF.get(folder.name.casefold())
+        if split in found:
+            raise DataError(f"more than one folder for {split}", where=printable(root), expected="one of them",
+                            found=f"{printable(found[split].name)}, {printable(folder.name)}",
+                            fix="put their images and masks into one")
+        if split is not None:
+            found[split] = folder
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def _by_name(folder: Path, split: str, walk: Walk) -> dict[str, Image]:
+    """Name -> the file of it: the split, and the path in the folder without its ending."""
+    found: dict[str, Image] = {}
+    if not walk.may_enter(folder):
+        if not folder.is_symlink():
+            walk.problems.append(DataError("no such folder", where=printable(folder), expected=MASK_LAYOUTS))
+        return found
+    for path, size in sorted(walk.files(folder, (folder.resolve(),)), key=lambda file: os.fsencode(file[0])):
+        name = f"{split}/{path.relative_to(folder).with_suffix('').as_posix()}"
+        if name in found:
+            walk.problems.append(DataError("two files of one name: which one is meant is not known",
+                                           where=printable(path), found=printable(found[name].path),
+                                           fix="keep one of them, or rename one and what belongs to it"))
+        found.setdefault(name, Image(split, "mask", path, size))
+    return found
+
+
+def _pair(found: dict[str, Image], masks: Mapping[str, Image], walk: Walk, unlabelled: bool) -> None:
+    """Complain of images without a mask, of masks without an image, and of splits without any."""
+    alone = [image for name, image in found.items() if name not in masks and image.split != _OTHER_SPLIT]
+    needed = [image for image in alone if not unlabelled or image.split not in ("all", "train")]
+    if needed:
+        walk.problems.append(DataError(
+            f"{_count(needed, 'image')} without a mask", where=_paths(needed), expected="a mask of the same name",
+            fix="add them" if unlabelled else "add them, or set unlabelled = true in [data] to train on these images "
+                                              "without a mask"))
+    widows = [mask for name, mask in masks.items() if name not in found]
+    if widows:
+        walk.problems.append(DataError(f"{_count(widows, 'mask')} without an image", where=_paths(widows),
+                                       expected="an image of the same name",
+                                       fix="add or rename it, or remove the mask"))
+    splits = {image.split for image in found.values()} - {_OTHER_SPLIT}
+    if found and not splits & {"all", "train"}:
+        walk.problems.append(DataError("no images to train on", where=printable(walk.root),
+                                       found=", ".join(sorted(splits)) or "no split", expected="a split `train`"))
+
+
+def _as_split(found: Mapping[str, Image], splits: Mapping[str, Sequence[str]], folder: Path,
+              walk: Walk) -> dict[str, Image]:
+    """The images with the splits that the file says; those in none are left out, and told."""
+    taken: dict[str, str] = {}
+    for split, names in splits.items():
+        lost = []
+        for text in names:
+            name = _name_of(text, found, folder.name)
+            if name is None:
+                lost.append(text)
+            elif name in taken:
+                walk.problems.append(DataError("a name twice in splits.json", where=printable(text),
+                                               found=f"{taken[name]} and {split}", expected="each image in one split"))
+            else:
+                taken[name] = split
+        if lost:
+            shown = ", ".join(map(printable, lost[:_NAMED])) + (", ..." if len(lost) > _NAMED else "")
+            walk.problems.append(DataError(
+                f"{len(lost)} name{'s' if len(lost) > 1 else ''} of splits.json without an image", found=shown,
+                where=f"{printable(walk.root / _SPLITS_FILE)}, {split}", expected=f"images in {printable(folder)}",
+                fix="add the images, or take the names out"))
+    walk.left_out.extend(LeftOut(image.path, "file", _OTHER_SPLIT) for name, image in found.items()
+                         if name not in taken)
+    return {name: image._replace(split=taken.get(name, _OTHER_SPLIT)) for name, image in found.items()}
+
+
+def _name_of(text: str, found: Mapping[str, Image], folder: str) -> str | None:
+    """The name of the image that an entry of splits.json means: a name with or without ending, or a path."""
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or "\\" in text:
+        raise SecurityError("a name in splits.json that leads out of the folder of images", where=printable(text),
+                            expected="the name of an image, or its path within the folder `images`")
+    inside = path.relative_to(folder) if path.parts[:1] == (folder,) else path
+    for one in (path, inside):
+        exact = f"all/{one.as_posix()}"
+        if exact in found:
+            return exact
+        name = f"all/{one.with_suffix('').as_posix()}" if one.name else exact
+        if name in found:
+            return name
+    return None
+
+
+def _read_splits(path: Path) -> dict[str, list[str]]:
+    """Split -> names, as splits.json has them."""
+    try:
+        with open_regular(path) as file:
+            held = json.loads(file.read(_SPLITS_AT_MOST))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError("splits.json cannot be read", where=printable(path), found=error,
+                        expected='{"train": [NAME, ...], "val": [...], "test": [...]}') from None
+    if not isinstance(held, dict) or not all(isinstance(names, list) and all(isinstance(name, str) for name in names)
+                                             for names in held.values()):
+        raise DataError("splits.json does not say which image is of which split", where=printable(path),
+                        expected='{"train": [NAME, ...], "val": [...], "test": [...]}')
+    splits: dict[str, list[str]] = {}
+    for word, names in held.items():
+        split = _SPLIT_OF.get(word.casefold())
+        if split is None:
+            raise unknown("split", word, _SPLIT_OF, where=printable(path), error=DataError)
+        if split in splits:
+            raise DataError(f"splits.json names the split {split} twice", where=printable(path), found=word)
+        splits[split] = names
+    return {split: splits[split] for split in ("train", "val", "test") if splits.get(split)}
+
+
+def _leave_beside(root: Path, folders: Folders, walk: Walk, used: Iterable[str]) -> None:
+    """Note what lies in the folder and is neither of images nor of masks."""
+    ours = {part for pair in folders.values() for folder in pair for part in (folder, *folder.parents)}
+    for place in sorted({root, *(folder.parent for pair in folders.values() for folder in pair)}):
+        for entry in os.scandir(place):
+            path = Path(entry.path)
+            if path in ours or (place == root and entry.name in used):
+                continue
+            if is_hidden(entry.name):
+                walk.left_out.append(LeftOut(path, "hidden", HIDDEN))
+            elif entry.is_dir():
+                walk.left_out.append(LeftOut(path, "folder", "beside the folders of images and masks"))
+            elif not entry.is_symlink() and entry.is_file():
+                walk.leave(path, "beside the folders of images and masks")
+
+
+def _paths(images: Sequence[Image]) -> str:
+    more = f" and {len(images) - _NAMED} more" if len(images) > _NAMED else ""
+    return ", ".join(printable(image.path) for image in images[:_NAMED]) + more
+
+
+def _count(images: Sequence[Image], noun: str) -> str:
+    return f"{len(images)} {noun}{'s' if len(images) > 1 else ''}"

@@ -57,3 +57,10 @@ def test_classes_beyond_the_colours_begin_again():
     said = torch.full((200, 200), len(COLOURS) + 1)
     first = picture(torch.zeros_like(said), torch.ones_like(said))
     assert (picture(torch.zeros_like(said), said) == first).all()
+
+
+def test_where_no_class_is_the_background_the_first_is_painted_too():
+    zeros = torch.zeros(200, 200, dtype=torch.int64)
+    found = Image.open(io.BytesIO(overlay(torch.full((3, 200, 200), GREY), zeros, zeros, first=0)))
+    expected = (1 - FILLED) * round(GREY * 255) + FILLED * np.array(COLOURS[0])
+    assert every((np.abs(np.asarray(found) - expected) <= 1).ravel())

@@ -71,7 +71,7 @@ class Judge(NamedTuple):
 
 
 Pictures = Callable[[View, BatchLabels, Mapping[str, Tensor]], Sequence[bytes]]
-"""(plain view, labels, a node's taps) of a batch, on the CPU -> a PNG file of each sample: what it is, what was said."""
+"""(plain view, labels, a node's taps) of a batch, on the CPU -> a PNG file of each sample: what it is, and was said."""
 
 
 class Term(NamedTuple):

@@ -105,9 +105,10 @@ def test_holm_goes_over_the_methods_held_against_the_baseline_and_no_others():
     assert found[most]["p_holm"] == pytest.approx(max(plain[most], 2 * plain[least]))
 
 
-@pytest.mark.parametrize(("metric", "says"), [("top1", "better"), ("nll", "worse"), ("ece", "worse")])
-def test_larger_is_better_only_where_it_is(metric, says):
-    (row, _) = rows("s", metric, {"m": drawn(6, 1, 0.3), "b": drawn(6, 2)}, "b")
+@pytest.mark.parametrize(("better", "shift", "says"), [("higher", 0.3, "better"), ("lower", 0.3, "worse"),
+                                                       ("higher", -0.3, "worse"), ("lower", -0.3, "better")])
+def test_larger_is_better_only_where_it_is(better, shift, says):
+    (row, _) = rows("s", "any", {"m": drawn(6, 1, shift), "b": drawn(6, 2)}, "b", better=better)
     assert row["difference"]["says"] == says
 
 

@@ -1,66 +1,90 @@
 """What `evaluate` and `export` found, as text for a person."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tutelage.system.text import table
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.scores import scores_in
+from tutelage.tasks.task import Score
 
 PAIRS_SHOWN = 15
 WORST_SHOWN = 5
-NAMES = {"top1": "top-1", "balanced_accuracy": "balanced", "top5": "top-5", "nll": "NLL", "brier": "Brier",
-         "ece": "ECE", "adaptive_ece": "adaptive ECE", "classwise_ece": "class-wise ECE", "macro_f1": "macro F1",
-         "aurc": "AURC"}
 
 
 def evaluation_text(metrics: Mapping, cost: Mapping | None) -> str:
     """What an evaluation says, as text for a person."""
-    parts = [_nodes(metrics), _training(metrics["training"]), _worst(metrics), _pairs(metrics["pairs"]),
-             _trust(metrics["uncertainty"], metrics["nodes"]),
+    scores = scores_in(metrics)
+    parts = [_nodes(metrics, scores), _training(metrics["training"], scores[0]), _worst(metrics, scores[0]),
+             _pairs(metrics["pairs"]), _trust(metrics["uncertainty"], metrics["nodes"]),
              _robust(metrics["robust"]), _cost(cost)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _nodes(of: Mapping) -> str:
-    shares = ("top1", "balanced_accuracy", "top5", "macro_f1")
-    rows = [["network", *NAMES.values(), "T", "ECE at T"]]
-    for node, scores in of["nodes"].items():
-        cells = [f"{scores[name]:.2%}" if name in shares else _number(scores[name]) for name in NAMES]
-        warm = scores["temperature"] or {"value": None, "ece_after": None}
-        rows.append([node, *cells, _number(warm["value"], 3), _number(warm["ece_after"])])
+def _nodes(of: Mapping, scores: Sequence[Score]) -> str:
+    """A row for each network, with every score that one of them has, and its temperature."""
+    nodes = of["nodes"]
+    there = [score for score in scores if any(score.key in found for found in nodes.values())]
+    scaled = any("temperature" in found for found in nodes.values())
+    rows = [["network", *(score.title for score in there), *(["T", "ECE at T"] if scaled else [])]]
+    for node, found in nodes.items():
+        warm = found.get("temperature") or {"value": None, "ece_after": None}
+        rows.append([node, *(_score(found.get(score.key), score) for score in there),
+                     *([_number(warm["value"], 3), _share(warm["ece_after"])] if scaled else [])])
     copies = of.get("also_in_training")
     told = f", {copies} of them in training too" if copies else ""
-    marks = [f"{node} {mark['text']}" for node, scores in of["nodes"].items() if (mark := scores.get("mark"))]
+    marks = [f"{node} {mark['text']}" for node, found in nodes.items() if (mark := found.get("mark"))]
     marks += [f"T of {node} is not identified: its NLL does not rise towards the end of [0.01, 100], and 1 is used"
-              for node, scores in of["nodes"].items()
-              if scores["temperature"] and not scores["temperature"].get("identified", True)]
-    return "\n".join([f"{of['on']}, {of['rows']} images{told}\n\n{table(rows)}", *marks])
+              for node, found in nodes.items()
+              if found.get("temperature") and not found["temperature"].get("identified", True)]
+    what = "samples" if of.get("task", CLASSIFICATION.name) != CLASSIFICATION.name else "images"
+    return "\n".join([f"{of['on']}, {of['rows']} {what}{told}\n\n{table(rows)}", *marks])
 
 
-def _training(training: Mapping | None) -> str:
+def _training(training: Mapping | None, first: Score) -> str:
     if training is None:
         return ""
-    shares = ", ".join(f"{node} {share:.2%}" for node, share in training["top1"].items())
-    return f"top-1 on {training['images']} of the {training['of']} labelled training images, as they are: {shares}"
+    found = ", ".join(f"{node} {_score(number, first)}" for node, number in training[first.key].items())
+    return (f"{first.title} on {training['images']} of the {training['of']} labelled training images, as they are: "
+            f"{found}")
 
 
-def _worst(metrics: Mapping) -> str:
+def _worst(metrics: Mapping, first: Score) -> str:
     """The classes that each network knows least, with how many images judge them."""
-    count = metrics["images_per_class"]
-    there = [number for number, images in enumerate(count) if images]
-    rows = [["network", "worst classes: top-1 of n images"]]
-    for node, scores in metrics["nodes"].items():
-        shares = scores["per_class"]
-        worst = sorted(there, key=shares.__getitem__)[:WORST_SHOWN]
-        rows.append([node, ", ".join(f"{metrics['classes'][i]} {shares[i]:.1%} of {count[i]}" for i in worst)])
-    return table(rows) if len(there) > 1 else ""
+    count, names = metrics["images_per_class"], metrics["classes"]
+    there = [number for number in range(len(names)) if count is None or count[number]]
+    rows = [["network", f"worst classes: {first.title}" + " of n images" * (count is not None)]]
+    for node, found in metrics["nodes"].items():
+        own = found.get("per_class") or {}
+        numbers = own.get(first.key) if isinstance(own, Mapping) else own
+        known = [i for i in there if numbers is not None and numbers[i] is not None]
+        if numbers is None or not known:
+            continue
+        worst = sorted(known, key=numbers.__getitem__, reverse=first.better == "lower")[:WORST_SHOWN]
+        rows.append([node, ", ".join(f"{names[i]} " + (f"{numbers[i]:.1%}" if first.kind == "share" else
+                                                       first.text(numbers[i]))
+                                     + (f" of {count[i]}" if count is not None else "") for i in worst)])
+    return table(rows) if len(there) > 1 and len(rows) > 1 else ""
+
+
+def _score(value: float | None, score: Score) -> str:
+    """A score as the table has it: shares as per cent, numbers to four places."""
+    return _share(value) if score.kind == "share" else _number(value)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
 
 
 def _pairs(pairs: Mapping) -> str:
-    rows = [["pair", "agreement", "KL", "both right", "one right", "both wrong"]]
-    rows += [[name.replace("|", " and "), f"{p['agreement']:.2%}", _number(p["kl"]), f"{p['both_right']:.2%}",
-              f"{p['one_right']:.2%}", f"{p['both_wrong']:.2%}"] for name, p in list(pairs.items())[:PAIRS_SHOWN]]
+    if not pairs:
+        return ""
+    kept = [told for told in PAIRED if any(told[0] in pair for pair in pairs.values())]
+    rows = [["pair", *(name for _, name, _ in kept)]]
+    rows += [[name.replace("|", " and "), *(show(pair.get(key)) for key, _, show in kept)]
+             for name, pair in list(pairs.items())[:PAIRS_SHOWN]]
     more = len(pairs) - PAIRS_SHOWN
-    return "" if not pairs else table(rows) + (f"\n... and {more} more: --json" if more > 0 else "")
+    return table(rows) + (f"\n... and {more} more: --json" if more > 0 else "")
 
 
 def _trust(about: Mapping | None, nodes: Mapping) -> str:
@@ -116,3 +140,8 @@ def export_text(report: dict, target: Path) -> str:
             f"{checked['largest_difference']:.2g}, agreement {checked['agreement']:.2%}{accuracy}\n"
             f"one image in {latency['median_ms']:.2f} ms ({latency['lower_quartile_ms']:.2f} to "
             f"{latency['upper_quartile_ms']:.2f}); all numbers: {target}.json")
+
+
+PAIRED = (("agreement", "agreement", _share), ("kl", "KL", _number), ("both_right", "both right", _share),
+          ("one_right", "one right", _share), ("both_wrong", "both wrong", _share))
+"""What is told of a pair of networks, as far as an evaluation has it."""

@@ -34,7 +34,7 @@ def show(event: Any, epochs: int, as_json: bool) -> None:
     from tutelage.engine.train import Progress
 
     if as_json:
-        say(json.dumps({"event": type(event).__name__.lower(), **vars(event)}))
+        say(json.dumps({"event": type(event).__name__.lower(), **vars(event), "score": event.score.key}))
     elif not isinstance(event, Progress):
         say(clear(sys.stdout.isatty()) + str(event))
     elif sys.stdout.isatty():
@@ -64,7 +64,7 @@ def clear(terminal: bool) -> str:
 def _line(progress: "Progress", epochs: int) -> str:
     left = (progress.steps - progress.step) * progress.batch_size / max(progress.images_per_second, 1e-9)
     losses = "  ".join(f"{edge} {value:.3f}" for edge, value in progress.losses.items())
-    accuracy = "  ".join(f"{node} {share:.1%}" for node, share in progress.accuracy.items())
+    accuracy = "  ".join(f"{node} {progress.score.text(value)}" for node, value in progress.accuracy.items())
     return (f"epoch {progress.epoch}/{epochs}  step {progress.step}/{progress.steps}  {progress.images_per_second:.0f} "
             f"images/s  {int(left // 60)}:{int(left % 60):02d} left  {accuracy}  {losses}")
 

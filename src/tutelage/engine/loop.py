@@ -178,7 +178,7 @@ def _evaluate(run: Run) -> Scores:
     if run.task.classifies:
         run.marks = {node: mark for node, seen in found.items()
                      if (mark := mark_of(seen["logits"], seen["labels"], run.data.classes)) is not None}
-    return scored(judge, found)
+    return scored(judge, found, run.task.epoch_scores)
 
 
 def train_step(run: Run, batches: Sequence[Batch]) -> None:

@@ -18,7 +18,7 @@ from tutelage.system.distributed import World, gather_uneven
 from tutelage.system.random import derive, seeded, uniform
 from tutelage.tasks.classification.attacks import Attack, pgd
 from tutelage.tasks.classification.task import judge_of_classes
-from tutelage.tasks.task import Evidence, Judge
+from tutelage.tasks.task import Evidence, Judge, Score
 from tutelage.types import Logits, Scores, one_tensor
 
 
@@ -38,12 +38,14 @@ def evaluate(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, c
     return scored(judge, evidence_of(graph, models, source, judge, batch_size=batch_size, nodes=nodes, world=world))
 
 
-def scored(judge: Judge, found: Mapping[str, Evidence]) -> Scores:
-    """`evaluate` of evidence that is there, by node."""
+def scored(judge: Judge, found: Mapping[str, Evidence], told: Sequence[Score] | None = None) -> Scores:
+    """`evaluate` of evidence that is there, by node: the scores that are `told`, or all that the judge says."""
+    keys = None if told is None else {score.key for score in told}
     names, alike = list(found), judge.agreement
     pairs = {} if alike is None else {f"{a}|{b}": {"agreement": alike(found[a], found[b])}
                                       for i, a in enumerate(names) for b in names[i + 1 :]}
-    return {"nodes": {node: judge.summary(seen) for node, seen in found.items()}, "pairs": pairs}
+    return {"nodes": {node: {key: value for key, value in judge.summary(seen).items() if keys is None or key in keys}
+                      for node, seen in found.items()}, "pairs": pairs}
 
 
 def predict(graph: Graph, models: Mapping[str, nn.Module], source: Source, *, classes: int, batch_size: int = 256,

@@ -51,6 +51,7 @@ from tutelage.system.distributed import World, choose_device, largest, lead
 from tutelage.system.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.system.machine import peak_memory, processor_of
 from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.scores import scores_json
 from tutelage.tasks.task import Score
 from tutelage.types import Schedule, Scores
 
@@ -251,7 +252,7 @@ def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, No
         report_mended(folder.records, run.step)
         folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
                            computed={node: str(choice) for node, choice in run.choices.items()}, cached=tuned.cached,
-                           notes=[*run.data.notes, *frozen_notes(run.models), *tuned.notes])
+                           notes=[*run.data.notes, *frozen_notes(run.models), *tuned.notes], **scores_json(run.task))
     yield from _past(folder.path, run.step, run.task.scores[0])
 
 

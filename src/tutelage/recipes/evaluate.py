@@ -9,17 +9,22 @@ from torch import Tensor, nn
 
 from tutelage.data.assemble import sample_of
 from tutelage.data.source import Source
-from tutelage.engine.predict import predict, robustness
+from tutelage.engine.predict import evidence_of, predict, robustness
+from tutelage.errors import UsageError
 from tutelage.graph.ends import parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.naming import unbound
 from tutelage.graph.nodes import Computed, Ensemble, Frozen, Trained
 from tutelage.models.cost import costs
+from tutelage.recipes.evaluate_by_judge import assess_by_judge, of_training_by_judge
 from tutelage.recipes.trained_run import FinishedRun, finished_run
-from tutelage.runs.evaluations import finite, write_cost, write_evaluation
+from tutelage.runs.evaluations import Evaluation, finite, write_cost, write_evaluation
 from tutelage.system.distributed import World, lead
 from tutelage.tasks.classification.attacks import Adversary, Attack
 from tutelage.tasks.classification.evaluate import assess, of_training
+from tutelage.tasks.named import task_of
+from tutelage.tasks.scores import scores_json
+from tutelage.tasks.task import Task
 
 ENSEMBLE = "ensemble"
 STEPS_OF_ATTACK = 10
@@ -39,19 +44,12 @@ def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (
     opened = finished_run(run, world, plugins)
     for text in opened.notes if world.main else ():
         note(text)
-    source = opened.split(split)
-    ask = partial(predict, _judged(opened), opened.models, classes=len(opened.data.classes), world=world,
-                  batch_size=opened.recipe.data.batch_size)
-    predictions = ask(source)
-    held_out = predictions if split == "validation" else ask(opened.data.validation)
-    robust = _robust(opened, source, list(predictions), eps, world)
-    training = _training(opened.data.train, ask) if split != "train" else None
+    source, task = opened.split(split), task_of(opened.data)
+    measured = (_classes if task.classifies else _by_judge)(opened, task, split, source, eps, world)
     found: list[dict] = []
 
     def measure() -> None:
-        evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
-                            (opened.data.validation, held_out), robust, training,
-                            opened.data.also_in_training.get(split))
+        evaluation = measured()
         write_evaluation(run, evaluation)
         found.append(finite(evaluation.metrics))
         if cost:
@@ -60,6 +58,40 @@ def evaluate_run(run: Path, split: str, world: World, plugins: Sequence[str] = (
 
     lead(world, measure if world.main else None)
     return (found[0] if found else {}), (found[1] if len(found) > 1 else None)
+
+
+def _classes(opened: FinishedRun, task: Task, split: str, source: Source, eps: float | None,
+             world: World) -> Callable[[], Evaluation]:
+    """How networks that tell classes apart are measured; all ranks have predicted, and one of them calls it."""
+    ask = partial(predict, _judged(opened, task), opened.models, classes=len(opened.data.classes), world=world,
+                  batch_size=opened.recipe.data.batch_size)
+    predictions = ask(source)
+    held_out = predictions if split == "validation" else ask(opened.data.validation)
+    robust = _robust(opened, source, list(predictions), eps, world)
+    training = _training(opened.data.train, ask) if split != "train" else None
+
+    def measure() -> Evaluation:
+        evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
+                            (opened.data.validation, held_out), robust, training,
+                            opened.data.also_in_training.get(split))
+        return replace(evaluation, metrics={**evaluation.metrics, **scores_json(task)})
+
+    return measure
+
+
+def _by_judge(opened: FinishedRun, task: Task, split: str, source: Source, eps: float | None,
+              world: World) -> Callable[[], Evaluation]:
+    """How networks of another task are measured, by its judge; otherwise as `_classes`."""
+    if eps:
+        raise UsageError("only networks that tell classes apart are attacked", where="--attack",
+                         found=f"a run of task {task.name}", fix="leave it out")
+    graph, judge, train = _judged(opened, task), task.judge(opened.data), opened.data.train
+    ask = partial(evidence_of, graph, opened.models, judge=judge, world=world,
+                  batch_size=opened.recipe.data.batch_size)
+    seen, labelled = ask(source), int((train.labels >= 0).sum())
+    sample = None if split == "train" or not labelled else sample_of(train, TRAINING_IMAGES)
+    training = None if sample is None else of_training_by_judge(judge, task, len(sample.ids), labelled, ask(sample))
+    return lambda: assess_by_judge(opened, graph, task, judge, split, seen, training)
 
 
 def _training(source: Source, ask: Callable[[Source], Mapping[str, Tensor]]) -> dict[str, object] | None:
@@ -85,12 +117,12 @@ def _robust(opened: FinishedRun, source: Source, nodes: Sequence[str], eps: floa
     return {**asdict(attack), "top1": shares}
 
 
-def _judged(opened: FinishedRun) -> Graph:
+def _judged(opened: FinishedRun, task: Task) -> Graph:
     """The nodes that need nothing but the networks, and the ensemble of the students; no edges."""
     graph, students = opened.graph, opened.graph.named(Trained)
     nodes = {name: kind for name, kind in graph.nodes.items() if not _needs_part(graph, name)}
     if len(students) > 1 and ENSEMBLE not in graph.nodes:
-        nodes[ENSEMBLE] = Ensemble(students)
+        nodes[ENSEMBLE] = Ensemble(students, task.mean)
     return Graph(nodes, [])
 
 

@@ -143,8 +143,9 @@ class Point:
     recipe: str = ""
 
 
-def plane(title: str, about: str, points: Sequence[Point], front: Sequence[Point], *, x: str, y: str) -> Chart:
-    """Networks by cost (logarithmic) and accuracy; a line joins those that no other one beats in both."""
+def plane(title: str, about: str, points: Sequence[Point], front: Sequence[Point], *, x: str, y: str,
+          share: bool = True) -> Chart:
+    """Networks by cost (logarithmic) and a score; a line joins those that no other one beats in both."""
     data: list[dict[str, Any]] = []
     if len(front) > 1:
         data.append({"type": "scatter", "mode": "lines", "x": [p.x for p in front], "y": [p.y for p in front],
@@ -162,11 +163,12 @@ def plane(title: str, about: str, points: Sequence[Point], front: Sequence[Point
         data.append({"type": "scatter", "mode": "markers", "x": [point.x for point in alike],
                      "y": [point.y for point in alike], **error, "name": label(name, 40),
                      "text": [label(point.recipe, 40) for point in alike], "marker": {"color": colour, "size": 11},
-                     "hovertemplate": "%{text}<br>%{x:.4s}, %{y:.2%}"})
+                     "hovertemplate": f"%{{text}}<br>%{{x:.4s}}, %{{y:{'.2%' if share else '.4g'}}}"})
     least, most = min(point.x for point in points), max(point.x for point in points)
     ticks = {"dtick": 1} if most > 10 * least else {}  # over decades, those alone have words
     layout = {"xaxis": {"title": {"text": x}, "type": "log", **ticks}, "hovermode": "closest",
-              "yaxis": {"title": {"text": y}, "tickformat": ".1%", "hoverformat": ".2%"}}
+              "yaxis": {"title": {"text": label(y)}, "tickformat": ".1%" if share else "",
+                        "hoverformat": ".2%" if share else ".4g"}}
     return Chart(title, {"data": data, "layout": layout}, about)
 
 
@@ -181,7 +183,7 @@ def forest(title: str, about: str, points: Sequence[Point], *, x: str) -> Chart:
                          "array": [p.around[1] - p.x if p.around else 0 for p in points],
                          "arrayminus": [p.x - p.around[0] if p.around else 0 for p in points]}}]
     ticks = {"tickmode": "array", "tickvals": rows, "ticktext": [label(p.name, 28) for p in points]}
-    layout = {"xaxis": {"title": {"text": x}, "hoverformat": ".2f"},
+    layout = {"xaxis": {"title": {"text": label(x, 60)}, "hoverformat": ".4g"},
               "yaxis": {**ticks, "range": [len(points) - 0.4, -0.6], "showgrid": False}}
     return Chart(title, {"data": data, "layout": layout}, about, tall=len(points) > 8)
 

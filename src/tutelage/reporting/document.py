@@ -71,10 +71,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images side by side."""
+    """Images side by side; `large` ones show more than what they are of."""
 
     title: str
     pictures: Sequence[Picture]
+    large: bool = False
 
 
 @dataclass(frozen=True)

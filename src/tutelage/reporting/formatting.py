@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Sequence
 
 from tutelage.reporting.document import Cell
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.task import Score
 
 LONGEST = 120
 """Characters of a name that are shown; the middle of a longer one is left out."""
@@ -45,6 +47,18 @@ def written(cell: Cell | Sequence[float | None], kind: str) -> str:
     if math.isinf(cell):
         return "infinite" if cell > 0 else "minus infinite"
     return _number(cell, kind)
+
+
+def score_words(score: Score, *, begins: bool = True) -> str:
+    """What a score is called in a sentence or a heading, where it `begins` and where not.
+
+    >>> score_words(Score("top1", "top-1")), score_words(Score("top1", "top-1"), begins=False)
+    ('Accuracy', 'accuracy')
+    >>> score_words(Score("error", "mean error", "number", "lower"))
+    'Mean error'
+    """
+    words = "accuracy" if score == CLASSIFICATION.scores[0] else score.title
+    return words[:1].upper() + words[1:] if begins else words
 
 
 def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:

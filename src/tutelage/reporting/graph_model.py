@@ -25,7 +25,8 @@ _NETWORK = re.compile(r"(?P<kind>trained|frozen)(?:, (?P<before>\S+) of the run 
 class Node:
     """A node: its kind is trained, frozen, ema or computed; `of` is what it follows or is computed from.
 
-    `before` is the network of the run before this one that it starts from, or is.
+    `before` is the network of the run before this one that it starts from, or is; `rows` what it is computed of, where
+    that is not the batch as it is.
     """
 
     name: str
@@ -33,16 +34,17 @@ class Node:
     of: tuple[str, ...] = ()
     network: str = ""
     before: str = ""
+    rows: str = ""
 
     @property
     def words(self) -> str:
         """The kind for a person, as in `tutelage graph`."""
-        return self.kind + (f", {self.before} of the run before" if self.before else "")
+        return self.kind + (f", {self.before} of the run before" if self.before else "") + _in_brackets(self.rows)
 
 
 @dataclass(frozen=True)
 class Link:
-    """An edge, each part as it is written in `tutelage graph`."""
+    """An edge, each part as it is written in `tutelage graph`; `rows` are what it compares, "" the batch as it is."""
 
     teacher: str
     student: str
@@ -50,12 +52,19 @@ class Link:
     temperature: str
     weight: str
     sample_weight: str = ""
+    rows: str = ""
+
+    @property
+    def by(self) -> str:
+        """The divergence and the rows, as in `tutelage graph`."""
+        return self.divergence + _in_brackets(self.rows)
 
     @property
     def name(self) -> str:
         """What the edge is called in the records; the same as `graph.edge.Edge.name`."""
         warm = "" if self.temperature == "1" else f"/{self.temperature}"
-        return f"{self.teacher}->{self.student}:{self.divergence.partition('(')[0]}{warm}"
+        rows = f"[{_plain(self.rows)}]" if self.rows else ""
+        return f"{self.teacher}->{self.student}:{_plain(self.divergence)}{warm}{rows}"
 
     @property
     def source(self) -> str:
@@ -79,6 +88,15 @@ class Diagram:
         """The nodes at which an edge ends, in the graph's order."""
         ends = {link.learner for link in self.links}
         return [node.name for node in self.nodes if node.name in ends]
+
+
+def _plain(described: str) -> str:
+    """The name of a function, without its options."""
+    return described.partition("(")[0]
+
+
+def _in_brackets(rows: str) -> str:
+    return f" [{_plain(rows)}]" if rows else ""
 
 
 def diagram_of(config: str, where: Path, data: GraphData | None = None) -> Diagram:
@@ -116,13 +134,14 @@ def _from_data(data: GraphData, networks: Mapping[str, str]) -> Diagram:
 
 def _node(node: NodeData, networks: Mapping[str, str]) -> Node:
     return Node(node["name"], node["kind"], tuple(node.get("of", ())), networks.get(node["name"], ""),
-                node.get("before") or "")
+                node.get("before") or "", node.get("rows", ""))
 
 
 def _link(edge: EdgeData) -> Link:
     weight = edge["weight"]
     return Link(edge["teacher"], edge["student"], edge["divergence"], f"{edge['temperature']:g}",
-                weight if isinstance(weight, str) else f"{weight:g}", edge["sample_weight"] or "")
+                weight if isinstance(weight, str) else f"{weight:g}", edge["sample_weight"] or "",
+                edge.get("rows", ""))
 
 
 def _whole(diagram: Diagram) -> Diagram:

@@ -156,8 +156,8 @@ def _edge(link: Link, path: Path, colour: str, share: float | None) -> Markup:
 
 def _badge(link: Link, path: Path, number: int, worded: bool, colour: str) -> Markup:
     x, y = path.at(0.34)  # nearer to where it comes from: there it is not in another's way
-    text = shown_text(f"{number}  {link.divergence.partition('(')[0]} ×{link.weight.partition('(')[0]}", 26) if worded \
-        else str(number)
+    by = link.divergence.partition("(")[0] + link.by.removeprefix(link.divergence)
+    text = shown_text(f"{number}  {by} ×{link.weight.partition('(')[0]}", 26) if worded else str(number)
     width = 16 + 6.6 * len(text)
     return Markup('<g class="badge {}"><rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="20" rx="10"/>'
                   '<text x="{:.1f}" y="{:.1f}">{}</text></g>').format(_class(colour), x - width / 2, y - 10, width, x,
@@ -166,7 +166,7 @@ def _badge(link: Link, path: Path, number: int, worded: bool, colour: str) -> Ma
 
 def _box(node: Node, spot: Spot, colour: str, look: Look) -> Markup:
     kind = {"labels": "given", "ema": f"average of {', '.join(node.of)}",
-            "computed": f"computed of {len(node.of)}"}.get(node.kind, node.words)
+            "computed": node.words.replace("computed", f"computed of {len(node.of)}", 1)}.get(node.kind, node.words)
     below = kind if not node.network or node.network == node.name else f"{kind} · {node.network}"
     return Markup('<g class="node {} {}"><rect x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="{}"/>'
                   '<text class="name" x="{:.1f}" y="{:.1f}">{}</text><text class="kind" x="{:.1f}" y="{:.1f}">{}</text>'
@@ -190,7 +190,7 @@ def _told(link: Link, share: float | None) -> str:
     warm = "" if link.temperature == "1" else f", temperature {link.temperature}"
     counts = f", each image weighted by {link.sample_weight}" if link.sample_weight else ""
     of_loss = "" if share is None else f"; {share:.0%} of its loss at the end"
-    return shown_text(f"{link.student} learns from {link.teacher} by {link.divergence}{warm}, weight {link.weight}"
+    return shown_text(f"{link.student} learns from {link.teacher} by {link.by}{warm}, weight {link.weight}"
                       f"{counts}{of_loss}", 400)
 
 

@@ -10,6 +10,7 @@ from tutelage.reporting.formatting import spread
 from tutelage.reporting.graph_model import Diagram
 from tutelage.reporting.run_folder import RunRecord
 from tutelage.reporting.schema import SPLITS, Cost, EvaluationRecord, cost_record, evaluations_of
+from tutelage.tasks.task import Score
 
 VALIDATION = "validation, end of training"
 """Where a score comes from if no `tutelage evaluate` was run."""
@@ -44,6 +45,13 @@ class Group:
             if all(split in member.evaluations for member in self.members):
                 return split
         return VALIDATION
+
+    @property
+    def judged_by(self) -> tuple[Score, ...]:
+        """The scores of the task, the first in front."""
+        if self.measured == VALIDATION:
+            return self.members[0].run.judged_by
+        return self.members[0].evaluations[self.measured].judged_by
 
     def nodes(self) -> list[str]:
         """Every node with a score, those of the graph first."""

@@ -17,6 +17,9 @@ from tutelage.errors import ModelError
 from tutelage.graph.graph_data import GRAPH_FILE, GraphData
 from tutelage.reporting.graph_model import Diagram, diagram_of
 from tutelage.runs.folder import finished, read_json, read_records, read_scores
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.scores import scores_in
+from tutelage.tasks.task import Score
 from tutelage.types import Scores
 
 FORMAT = 1
@@ -53,7 +56,7 @@ class Final(TypedDict):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder as its records have it."""
+    """A run folder as its records have it; `judged_by` are the scores of its task."""
 
     folder: Path
     config: str
@@ -61,6 +64,7 @@ class RunRecord:
     epochs: list[EpochRecord]
     final: Final | None
     versions: Mapping[str, Any]
+    judged_by: tuple[Score, ...] = CLASSIFICATION.scores
 
     @property
     def scores(self) -> Mapping[str, Mapping[str, float]]:
@@ -100,9 +104,9 @@ def read_run(folder: Path) -> RunRecord:
         raise ModelError("a damaged run folder", where=path, found=error) from None
     graph = folder / GRAPH_FILE
     diagram = diagram_of(config, path, read_checked(GraphData, graph) if graph.is_file() else None)
-    epochs, final = _read_log(folder)
+    epochs, final, judged_by = _read_log(folder)
     run = RunRecord(folder, config, diagram, epochs, final,
-                    read_json(folder / "versions.json") if (folder / "versions.json").exists() else {})
+                    read_json(folder / "versions.json") if (folder / "versions.json").exists() else {}, judged_by)
     _check_names(run)
     return run
 
@@ -128,13 +132,13 @@ def read_checked(kind: Any, path: Path) -> Any:
     return checked(kind, value, path)
 
 
-def _read_log(folder: Path) -> tuple[list[EpochRecord], Final | None]:
+def _read_log(folder: Path) -> tuple[list[EpochRecord], Final | None, tuple[Score, ...]]:
     path = folder / "records.jsonl"
     try:
         records = read_records(folder)
     except (OSError, RecursionError) as error:
         raise ModelError("a damaged record", where=path, found=f"{type(error).__name__}: {error}") from None
-    epochs, final = [], None
+    epochs, final, judged_by = [], None, CLASSIFICATION.scores
     for number, record in enumerate(records, 1):
         where = f"{path}, line {number}"
         event = checked(dict[str, Any], record, where).get("event")
@@ -142,6 +146,8 @@ def _read_log(folder: Path) -> tuple[list[EpochRecord], Final | None]:
             epochs.append(checked(EpochRecord, record, where))
         elif event == "finished":
             final = checked(Final, record, where)
+        elif event in ("start", "resume"):
+            judged_by = scores_in(record, where)
     numbers = [epoch["epoch"] for epoch in epochs]
     if numbers != list(range(1, len(numbers) + 1)):
         raise ModelError("a damaged record", where=path, found=f"epochs {numbers[:12]}", expected="1, 2, 3, ...")
@@ -149,7 +155,7 @@ def _read_log(folder: Path) -> tuple[list[EpochRecord], Final | None]:
     if done is not None and (final is None or repr(_scores(done.get("metrics"))) != repr(final["metrics"])):
         raise ModelError("FINISHED does not say what the log says", where=folder,
                          fix="one of them was changed, or comes from another run")
-    return epochs, final
+    return epochs, final, judged_by
 
 
 def _check_names(run: RunRecord) -> None:

@@ -1,7 +1,7 @@
 """What later commands have left beside a run: evaluations, cost, exports. Each is optional; each is checked."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired
@@ -11,6 +11,8 @@ from typing_extensions import TypedDict
 from tutelage.errors import ModelError
 from tutelage.reporting.run_folder import checked, read_checked
 from tutelage.runs import evaluations
+from tutelage.tasks.scores import scores_in
+from tutelage.tasks.task import Score
 
 SPLITS = ("test", "validation", "train")
 """In the order in which a reader wants them."""
@@ -46,20 +48,13 @@ class Marked(TypedDict):
 
 
 class NodeScores(TypedDict):
-    """One node on one split. `confusion[i][j]` counts images of class i that were taken for class j."""
+    """One node on one split, besides its scores. `confusion[i][j]` counts images of class i that were taken for j.
 
-    top1: float | None
-    balanced_accuracy: NotRequired[float | None]
-    top5: float | None
-    nll: float | None
-    brier: float | None
-    ece: float | None
-    adaptive_ece: float | None
-    classwise_ece: float | None
-    macro_f1: float | None
-    aurc: float | None
-    per_class: list[float | None]
-    reliability: Reliability
+    Of classification `per_class` is the accuracy; of another task it holds, by the key of a score, that of each class.
+    """
+
+    per_class: NotRequired[list[float | None] | dict[str, list[float | None]]]
+    reliability: NotRequired[Reliability]
     confusion: NotRequired[list[list[int]]]
     temperature: NotRequired[Temperature | None]
     mark: NotRequired[Marked | None]
@@ -69,10 +64,18 @@ class PairScores(TypedDict):
     """Two nodes on the same images."""
 
     agreement: float | None
-    kl: float | None
-    both_right: float | None
-    one_right: float | None
-    both_wrong: float | None
+    kl: NotRequired[float | None]
+    both_right: NotRequired[float | None]
+    one_right: NotRequired[float | None]
+    both_wrong: NotRequired[float | None]
+
+
+class Worst(TypedDict):
+    """A sample that a network knows least: its first score, and the file of its picture."""
+
+    id: int
+    score: float
+    file: str
 
 
 class Histogram(TypedDict):
@@ -117,11 +120,10 @@ class Uncertainty(TypedDict):
 
 
 class Training(TypedDict):
-    """Top-1 accuracy of each node on a sample of the training images."""
+    """A sample of the training images; the first score of each node on it has that score's key."""
 
     images: int
     of: int
-    top1: dict[str, float | None]
 
 
 class Metrics(TypedDict):
@@ -131,12 +133,15 @@ class Metrics(TypedDict):
     rows: int
     also_in_training: NotRequired[int | None]
     classes: list[str]
-    nodes: dict[str, NodeScores]
+    nodes: dict[str, dict[str, Any]]
     pairs: dict[str, PairScores]
     uncertainty: Uncertainty | None
     robust: NotRequired[dict[str, Any] | None]
-    images_per_class: NotRequired[list[int]]
-    training: NotRequired[Training | None]
+    images_per_class: NotRequired[list[int] | None]
+    training: NotRequired[dict[str, Any] | None]
+    task: NotRequired[str]
+    scores: NotRequired[list[dict[str, Any]]]
+    worst: NotRequired[dict[str, list[Worst]]]
 
 
 class Latency(TypedDict):
@@ -169,10 +174,15 @@ class Cost(TypedDict):
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """One split of a run, and the images that it shows, by their file names."""
+    """One split of a run: what was measured, by which scores, and the images that it shows, by their file names.
+
+    `nodes` are what is said of each node besides its scores.
+    """
 
     metrics: Metrics
     images: Mapping[str, bytes]
+    judged_by: tuple[Score, ...]
+    nodes: Mapping[str, NodeScores]
 
     def picture(self, name: str | None) -> bytes:
         """An image that the evaluation has left: the bytes of a PNG, or none."""
@@ -187,9 +197,12 @@ def evaluations_of(run: Path) -> dict[str, EvaluationRecord]:
         if split in evaluations.evaluated(run):
             whole = evaluations.evaluation_of(run, split)
             path = run / evaluations.FOLDER / split / evaluations.METRICS_FILE
-            metrics = checked(Metrics, whole.metrics, path)
-            _check(metrics, path)
-            found[split] = EvaluationRecord(metrics, whole.images)
+            metrics: Metrics = checked(Metrics, whole.metrics, path)
+            judged_by = scores_in(metrics, path)
+            nodes = {node: _node(scores, judged_by, f"{path}: nodes.{node}")
+                     for node, scores in metrics["nodes"].items()}
+            _check(metrics, nodes, path)
+            found[split] = EvaluationRecord(metrics, whole.images, judged_by, nodes)
     return found
 
 
@@ -210,19 +223,38 @@ def exports_in(folder: Path) -> dict[Path, Mapping[str, Any]]:
     return found
 
 
-def _check(metrics: Metrics, path: Path) -> None:
+def _node(scores: Mapping[str, Any], judged_by: Sequence[Score], where: str) -> NodeScores:
+    """That each score of a node is a number or None; what else is said of it."""
+    for score in judged_by:
+        if score.key in scores:
+            checked(dict[str, float | None], {score.key: scores[score.key]}, where)
+    if judged_by[0].key not in scores:
+        raise ModelError("not what this package writes", where=where, found=f"no {judged_by[0].key}",
+                         expected="a number, or null")
+    return checked(NodeScores, dict(scores), where)
+
+
+def _check(metrics: Metrics, nodes: Mapping[str, NodeScores], path: Path) -> None:
     """That lists which belong together are of one length."""
     classes = len(metrics["classes"])
     lengths = {}
-    for node, scores in metrics["nodes"].items():
-        lengths[f"nodes.{node}.per_class"] = (len(scores["per_class"]), classes)
+    for node, scores in nodes.items():
+        own = scores.get("per_class", {})
+        for key, values in own.items() if isinstance(own, dict) else [("", own)]:
+            lengths[f"nodes.{node}.per_class.{key}".rstrip(".")] = (len(values), classes)
         confusion = scores.get("confusion")
         if confusion is not None:
             lengths[f"nodes.{node}.confusion"] = (len(confusion), classes)
             lengths |= {f"nodes.{node}.confusion.{i}": (len(row), classes) for i, row in enumerate(confusion)}
-        bins = len(scores["reliability"]["count"])
-        for key in ("confidence", "accuracy"):
-            lengths[f"nodes.{node}.reliability.{key}"] = (len(scores["reliability"][key]), bins)
+        if (bins := scores.get("reliability")) is not None:
+            for key in ("confidence", "accuracy"):
+                lengths[f"nodes.{node}.reliability.{key}"] = (len(bins[key]), len(bins["count"]))
+    if (training := metrics.get("training")) is not None:
+        checked(Training, training, f"{path}: training")
+        key = scores_in(metrics, path)[0].key
+        checked(dict[str, float | None], training.get(key), f"{path}: training.{key}")
+    if (counts := metrics.get("images_per_class")) is not None:
+        lengths["images_per_class"] = (len(counts), classes)
     if (uncertainty := metrics["uncertainty"]) is not None:
         lengths["uncertainty.per_class"] = (len(uncertainty["per_class"]), classes)
         for key in ("histogram", "deciles"):

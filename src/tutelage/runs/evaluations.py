@@ -4,8 +4,10 @@
     evaluation/cost/    cost.json
 
 `logits.safetensors` holds "labels" [N] int64 (-1: none), "ids" [N] int64, and "logits.NODE" [N, C] float32 for every
-node that classifies. docs/evaluation.md says what each number of the two JSON files means. A number that is not
-defined is null. Each folder has a manifest with the SHA-256 of its files.
+node that classifies. Where the task is another, evidence.safetensors is there instead: "labels", "ids", and
+"evidence.NODE.NAME" [N, ...], what the task's judge keeps of each row; and worst-NODE-00.png ... if the task draws.
+docs/evaluation.md says what each number of the two JSON files means. A number that is not defined is null. Each folder
+has a manifest with the SHA-256 of its files.
 """
 
 import json
@@ -23,18 +25,23 @@ from tutelage.system.files import locked, pack, read_folder, sweep, unpack, writ
 SPLITS = ("train", "validation", "test")
 FOLDER, COST = "evaluation", "cost"
 METRICS_FILE, LOGITS_FILE, COST_FILE = "metrics.json", "logits.safetensors", "cost.json"
-_LOGITS = "logits."
+EVIDENCE_FILE = "evidence.safetensors"
+_LOGITS, _EVIDENCE = "logits.", "evidence."
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A run on one of its splits: what metrics.json says, the logits behind it, and PNG files by their names."""
+    """A run on one of its splits: what metrics.json says, the logits behind it, and PNG files by their names.
+
+    Where the task is not to tell classes apart there are no logits, but the evidence of each node by its name.
+    """
 
     metrics: dict[str, Any]
     logits: Mapping[str, Tensor]
     labels: Tensor
     ids: Tensor
     images: Mapping[str, bytes]
+    evidence: Mapping[str, Mapping[str, Tensor]] | None = None
 
     @property
     def split(self) -> str:
@@ -44,9 +51,13 @@ class Evaluation:
 
 def write_evaluation(run: Path, evaluation: Evaluation) -> Path:
     """Put an evaluation into the run's folder, in the place of an earlier one of this split."""
-    tensors = {"labels": evaluation.labels, "ids": evaluation.ids,
-               **{f"{_LOGITS}{node}": logits.float() for node, logits in evaluation.logits.items()}}
-    files = {METRICS_FILE: as_json(evaluation.metrics), LOGITS_FILE: pack(tensors), **evaluation.images}
+    rows = {"labels": evaluation.labels, "ids": evaluation.ids}
+    if evaluation.evidence is None:
+        name, tensors = LOGITS_FILE, {f"{_LOGITS}{node}": x.float() for node, x in evaluation.logits.items()}
+    else:
+        name, tensors = EVIDENCE_FILE, {f"{_EVIDENCE}{node}.{what}": x for node, seen in evaluation.evidence.items()
+                                        for what, x in seen.items()}
+    files = {METRICS_FILE: as_json(evaluation.metrics), name: pack({**rows, **tensors}), **evaluation.images}
     return _write(run, evaluation.split, files)
 
 
@@ -61,13 +72,19 @@ def evaluation_of(run: str | Path, split: str) -> Evaluation:
     UsageError if there is none yet, ModelError if a byte of it is not as it was written.
     """
     path, files = _read(Path(run), split, f"evaluate {run} --on {split}")
-    tensors, _ = unpack(_file(files, LOGITS_FILE, path), path / LOGITS_FILE)
-    logits = {name.removeprefix(_LOGITS): tensor for name, tensor in tensors.items() if name.startswith(_LOGITS)}
+    name = EVIDENCE_FILE if EVIDENCE_FILE in files else LOGITS_FILE
+    tensors, _ = unpack(_file(files, name, path), path / name)
     images = {name: data for name, data in files.items() if name.endswith(".png")}
     if not {"labels", "ids"} <= set(tensors):
-        raise ModelError("not an evaluation", where=path / LOGITS_FILE, found=sorted(tensors),
-                         expected="labels, ids and logits", fix="evaluate the run again")
-    return Evaluation(_object(files, METRICS_FILE, path), logits, tensors["labels"], tensors["ids"], images)
+        raise ModelError("not an evaluation", where=path / name, found=sorted(tensors),
+                         expected="labels, ids and logits or evidence", fix="evaluate the run again")
+    logits = {name.removeprefix(_LOGITS): tensor for name, tensor in tensors.items() if name.startswith(_LOGITS)}
+    evidence: dict[str, dict[str, Tensor]] = {}
+    for key in (key for key in tensors if key.startswith(_EVIDENCE)):
+        node, _, what = key.removeprefix(_EVIDENCE).partition(".")
+        evidence.setdefault(node, {})[what] = tensors[key]
+    return Evaluation(_object(files, METRICS_FILE, path), logits, tensors["labels"], tensors["ids"], images,
+                      evidence if name == EVIDENCE_FILE else None)
 
 
 def cost_of(run: str | Path) -> dict[str, Any]:

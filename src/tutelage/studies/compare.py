@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tutelage.engine.train import alone
 from tutelage.errors import DataError, Interrupted, UsageError, UserError
-from tutelage.graph.modules import mean_probability
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.recipes.evaluate import ENSEMBLE, evaluate_run
 from tutelage.recipes.recipe import graph_of
@@ -21,24 +20,30 @@ from tutelage.runs.folder import read_records, versions
 from tutelage.studies import statistics
 from tutelage.studies.executor import Ending, in_processes, in_this_process, is_done, on_ray, work_off
 from tutelage.studies.number_formats import adopt_begun, unlike
+from tutelage.studies.ranks import mean_ranks
 from tutelage.studies.study import Asked, Cell, Study, cells_of, claim
-from tutelage.studies.tables import as_markdown, tables_of
+from tutelage.studies.tables import as_markdown, table_as_markdown, tables_of
 from tutelage.system.distributed import World, choose_device
 from tutelage.system.files import write, write_json
 from tutelage.system.machine import describe_machine
-from tutelage.tasks.classification import calibration, metrics
+from tutelage.tasks.classification.evaluate import measure
 from tutelage.tasks.classification.skill import mark_of
+from tutelage.tasks.named import task_named
+from tutelage.tasks.scores import main_scores, number_of, scores_json
+from tutelage.tasks.task import Task
 
-METRICS = {"top1": metrics.top1, "top5": metrics.top5, "nll": metrics.nll, "ece": calibration.ece}
 REPORT_FILE = "results.md"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One network on the held-out images: its metrics, on which rows it is right, and what is wrong with it if so."""
+    """One network on the held-out images: its main scores, on which rows it is right, and what is wrong with it if so.
+
+    Where the task is not to tell classes apart, nobody says what is right.
+    """
 
     scores: Mapping[str, float]
-    right: Bool[Tensor, " rows"]
+    right: Bool[Tensor, " rows"] | None
     ids: Int[Tensor, " rows"]
     mark: str | None = None
 
@@ -60,7 +65,7 @@ def compare_all(studies: Mapping[str, Study], asked: Asked, out: Path, hands: Ha
                 tell: Callable[[str], None] = print) -> tuple[dict[str, Any], UserError | None]:
     """`compare` under each condition, in OUT/CONDITION (in `out` itself where there are none), all checked before."""
     for name, study in studies.items():
-        cells_of(study, asked, out / name)
+        task_of_cells(cells_of(study, asked, out / name))
     found: dict[str, Any] = {}
     failed: UserError | None = None
     for name, study in studies.items():
@@ -69,7 +74,8 @@ def compare_all(studies: Mapping[str, Study], asked: Asked, out: Path, hands: Ha
         found[name], error = compare(study, asked, out / name, hands, stop, tell)
         failed = failed or error
     if list(studies) != [""]:
-        pages = [f"# {name}\n\n{as_markdown(results)}" for name, results in found.items()]
+        pages = [*(table_as_markdown(table) for table in mean_ranks(found)),
+                 *(f"# {name}\n\n{as_markdown(results)}" for name, results in found.items())]
         write(out / REPORT_FILE, "\n".join(pages).encode())
     return found.get("", found), failed
 
@@ -83,16 +89,27 @@ def compare(study: Study, asked: Asked, out: Path, hands: Hands, stop: Callable[
     if out.exists() and not out.is_dir():
         raise UsageError("not a folder", where=out, fix="give another --out")
     cells = cells_of(study, asked, out)
+    task = task_of_cells(cells)
     with alone(out, stop):
         claim(out, cells, asked.on)
         adopt_begun(out, cells)
     endings = _trained(study, cells, hands, stop, tell)
     with alone(out, stop):  # once for all who were started in this folder
-        found = _measured(study, cells, endings, asked, stop, tell)
-        results = _results(study, asked, cells, endings, found)
+        found = _measured(study, task, cells, endings, asked, stop, tell)
+        results = _results(study, task, asked, cells, endings, found)
         write_json(out / statistics.RESULTS_FILE, results)
         write(out / REPORT_FILE, as_markdown(results).encode())
     return results, next((ending.error for ending in endings.values() if ending.error is not None), None)
+
+
+def task_of_cells(cells: Sequence[Cell]) -> Task:
+    """The task of a study; UsageError if its recipes have unlike ones."""
+    names = {cell.recipe.data.work: cell for cell in reversed(cells)}
+    if len(names) > 1:
+        raise UsageError("recipes of unlike tasks cannot be compared", where="a study",
+                         found=", ".join(f"{name} in {cell.words[0]}" for name, cell in names.items()),
+                         expected="one [data] task for all")
+    return task_named(next(iter(names)))
 
 
 def _trained(study: Study, cells: Sequence[Cell], hands: Hands, stop: Callable[[], int],
@@ -116,8 +133,8 @@ def _seems_done(cell: Cell) -> bool:
         return False
 
 
-def _measured(study: Study, cells: Sequence[Cell], endings: dict[str, Ending], asked: Asked, stop: Callable[[], int],
-              tell: Callable[[str], None]) -> Found:
+def _measured(study: Study, task: Task, cells: Sequence[Cell], endings: dict[str, Ending], asked: Asked,
+              stop: Callable[[], int], tell: Callable[[str], None]) -> Found:
     """Each method's networks on the held-out images; predictions are made once and kept in the run folders."""
     good = [cell for cell in cells if endings[str(cell)].error is None]
     costed, found = _to_cost(good) if "cost" in study.table.tables else [], Found()
@@ -137,11 +154,11 @@ def _measured(study: Study, cells: Sequence[Cell], endings: dict[str, Ending], a
                 error.where = f"{cell.run}: {error.where}"
                 endings[str(cell)] = Ending(error)
         whole = len(read) == sum((cell.method, cell.seed) == key for cell in cells)
-        found[key] = _judged(read, whole)
+        found[key] = _judged(read, task, whole) if task.classifies else _by_judge(read, task)
     return found
 
 
-def _judged(read: Sequence[tuple[Cell, Evaluation]], whole: bool) -> dict[str, Judged]:
+def _judged(read: Sequence[tuple[Cell, Evaluation]], task: Task, whole: bool) -> dict[str, Judged]:
     """How the networks of one method and seed did, and the ensemble of students of several recipes, if all are here."""
     found: dict[str, Judged] = {}
     voices: list[Tensor] = []
@@ -150,18 +167,26 @@ def _judged(read: Sequence[tuple[Cell, Evaluation]], whole: bool) -> dict[str, J
         labels, ids, names = evaluation.labels[given], evaluation.ids[given], evaluation.metrics["classes"]
         for node, logits in evaluation.logits.items():
             if node not in graph.named(Frozen):
-                found[node] = _judge(logits[given], labels, ids, names)
+                found[node] = _judge(logits[given], labels, ids, names, task)
             if node in graph.named(Trained):
                 voices.append(logits[given])
         if len(read) > 1 and cell is read[-1][0] and whole and ENSEMBLE not in found:
-            found[ENSEMBLE] = _judge(mean_probability(*voices), labels, ids, names)
+            found[ENSEMBLE] = _judge(task.mean(*voices), labels, ids, names, task)
     return found
 
 
-def _judge(logits: Tensor, labels: Tensor, ids: Tensor, names: Sequence[str]) -> Judged:
-    mark = mark_of(logits, labels, names)
-    return Judged({name: metric(logits, labels) for name, metric in METRICS.items()}, logits.argmax(-1) == labels, ids,
-                  None if mark is None else mark["text"])
+def _judge(logits: Tensor, labels: Tensor, ids: Tensor, names: Sequence[str], task: Task) -> Judged:
+    mark, scores = mark_of(logits, labels, names), measure(logits, labels)
+    return Judged({score.key: number_of(scores, score) for score in main_scores(task.scores)},
+                  logits.argmax(-1) == labels, ids, None if mark is None else mark["text"])
+
+
+def _by_judge(read: Sequence[tuple[Cell, Evaluation]], task: Task) -> dict[str, Judged]:
+    """How the networks did as their evaluations say; an ensemble is of students of one recipe alone."""
+    return {node: Judged({score.key: number_of(scores, score) for score in main_scores(task.scores)}, None,
+                         evaluation.ids)
+            for cell, evaluation in read for node, scores in evaluation.metrics["nodes"].items()
+            if node not in graph_of(cell.recipe).named(Frozen)}
 
 
 def _to_cost(cells: Sequence[Cell]) -> list[Cell]:
@@ -175,20 +200,21 @@ def _to_cost(cells: Sequence[Cell]) -> list[Cell]:
     return chosen
 
 
-def _results(study: Study, asked: Asked, cells: Sequence[Cell], endings: Mapping[str, Ending],
+def _results(study: Study, task: Task, asked: Asked, cells: Sequence[Cell], endings: Mapping[str, Ending],
              found: Found) -> dict[str, Any]:
     methods = [*study.methods, *study.teachers]
     nodes = list(dict.fromkeys(node for method in methods for key, judged in found.items() if key[0] == method
                                for node in judged if node != ENSEMBLE))
     nodes += [ENSEMBLE] if any(ENSEMBLE in judged for judged in found.values()) else []
     _check_rows(found)
-    values = {(node, metric): _values(found, methods, node, metric) for node in nodes for metric in METRICS}
-    rows = [row for (node, metric), of in values.items()
-            for row in statistics.rows(node, metric, of, study.table.baseline, apart=list(study.teachers))]
+    main = main_scores(task.scores)
+    values = {(node, score.key): _values(found, methods, node, score.key) for node in nodes for score in main}
+    rows = [row for node in nodes for score in main for row in statistics.rows(
+        node, score.key, values[node, score.key], study.table.baseline, list(study.teachers), score.better)]
     device = str(choose_device(cells[0].recipe.train.device))
     told = versions()
     results: dict[str, Any] = {
-        "on": asked.on, "seeds": list(range(asked.seeds)), "baseline": study.table.baseline,
+        "on": asked.on, **scores_json(task), "seeds": list(range(asked.seeds)), "baseline": study.table.baseline,
         "machine": describe_machine(device), "versions": told, "command": told.pop("command"), "methods": methods,
         "nodes": nodes, "rows": rows, "mcnemar": _mcnemar(study, found), "cells": _cells(cells, endings)}
     results["marks"] = [{"method": method, "seed": seed, "node": node, "text": one.mark}
@@ -226,8 +252,9 @@ def _mcnemar(study: Study, found: Found) -> list[dict[str, Any]]:
         against = found.get((study.table.baseline, seed), {})
         if method != study.table.baseline and method not in study.teachers:
             made += [{"method": method, "node": node, "seed": seed,
-                      **statistics.mcnemar(own.right, against[node].right)}
-                     for node, own in judged.items() if node in against]
+                      **statistics.mcnemar(own.right, theirs.right)}
+                     for node, own in judged.items() if (theirs := against.get(node)) is not None
+                     and own.right is not None and theirs.right is not None]
     return made
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -25,7 +25,6 @@ RESULTS_FILE = "results.json"
 LEVEL = 0.05
 LEAST, LEAST_WILCOXON = 3, 6
 """Seeds below which there is no interval, and no Wilcoxon test: with 5 its two-sided p is 0.0625 at best."""
-LOWER_IS_BETTER = ("nll", "brier", "ece")
 KEYS = {"on": str, "seeds": list, "baseline": str, "machine": str, "versions": dict, "command": str, "methods": list,
         "nodes": list, "rows": list, "mcnemar": list, "cells": list, "tables": dict}
 
@@ -34,11 +33,12 @@ Values = Mapping[int, float]
 
 
 def rows(node: str, metric: str, values: Mapping[str, Values], baseline: str,
-         apart: Collection[str] = ()) -> list[dict[str, Any]]:
+         apart: Collection[str] = (), better: Literal["higher", "lower"] = "higher") -> list[dict[str, Any]]:
     """A row for each method: its mean and spread, and its paired difference to the baseline.
 
-    Methods in `apart` are not held against the baseline: a teacher, say. `values` are by method. "difference" is None
-    for them, for the baseline, and where no seed has both numbers.
+    `better` says which numbers of this metric are the better ones. Methods in `apart` are not held against the
+    baseline: a teacher, say. `values` are by method. "difference" is None for them, for the baseline, and where no seed
+    has both numbers.
     """
     found = {method: {seed: value for seed, value in of.items() if math.isfinite(value)}
              for method, of in values.items()}
@@ -47,7 +47,7 @@ def rows(node: str, metric: str, values: Mapping[str, Values], baseline: str,
     adjusted = holm({method: d["p"] for method, d in differences.items() if d["p"] is not None})
     for method, made in differences.items():
         made["p_holm"] = adjusted.get(method)
-        made["says"] = _says(made, metric)
+        made["says"] = _says(made, better)
     return [{"method": method, "node": node, "metric": metric, "n": len(of), "values": list(of.values()),
              "mean": fmean(of.values()) if of else None, "sd": stdev(of.values()) if len(of) > 1 else None,
              "difference": differences.get(method)} for method, of in found.items()]
@@ -136,7 +136,7 @@ def _close(a: float | None, b: float | None) -> bool:
     return a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def _says(made: Mapping[str, Any], metric: str) -> str:
+def _says(made: Mapping[str, Any], better: str) -> str:
     """What may be claimed, in words."""
     count, p = made["n"], made["p_holm"]
     if count < LEAST:
@@ -144,7 +144,7 @@ def _says(made: Mapping[str, Any], metric: str) -> str:
     if p is None:
         claim = "all differences are the same: no test" if made["mean"] else "no difference in any seed"
     elif p < LEVEL:
-        claim = "better" if (made["mean"] > 0) != (metric in LOWER_IS_BETTER) else "worse"
+        claim = "better" if (made["mean"] > 0) == (better == "higher") else "worse"
     else:
         claim = "no difference shown"
     if count >= LEAST_WILCOXON:

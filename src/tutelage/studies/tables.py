@@ -8,10 +8,14 @@ from tutelage.runs.evaluations import COST, cost_of, evaluated
 from tutelage.studies import statistics
 from tutelage.studies.statistics import mean_and_spread
 from tutelage.studies.study import Asked, Cell, Study
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.scores import main_scores, scores_in
+from tutelage.tasks.task import Score
 
 Values = Mapping[tuple[str, str], Mapping[str, Mapping[int, float]]]
 """(node, metric) -> method -> seed -> number."""
-PERCENT = ("top1", "top5", "ece")
+SHORT = {"classification": ("top1", "top5", "nll", "ece")}
+"""Of a task with many main scores, those in the table of all networks."""
 
 
 def tables_of(study: Study, asked: Asked, cells: Sequence[Cell], results: Mapping[str, Any],
@@ -23,7 +27,7 @@ def tables_of(study: Study, asked: Asked, cells: Sequence[Cell], results: Mappin
     if "accuracy" in study.table.tables:
         made["accuracy"] = _accuracy(study, results)
     if "ablation" in study.table.tables and any(method.ablation_of for method in study.methods.values()):
-        made["ablation"] = _ablation(study, values, _marked(results))
+        made["ablation"] = _ablation(study, results, values)
     if "cost" in study.table.tables:
         made["cost"] = _cost(cells)
         made["training"] = _training(results)
@@ -32,7 +36,8 @@ def tables_of(study: Study, asked: Asked, cells: Sequence[Cell], results: Mappin
 
 def as_markdown(results: Mapping[str, Any]) -> str:
     """results.md: the tables, McNemar's counts, what failed, and how it was made."""
-    lines = [f"# {len(results['methods'])} methods, {len(results['seeds'])} seeds, on {results['on']} images", ""]
+    what = "images" if "task" not in results or results["task"] == CLASSIFICATION.name else "data"
+    lines = [f"# {len(results['methods'])} methods, {len(results['seeds'])} seeds, on {results['on']} {what}", ""]
     failed = [f"- {cell['run']}: {cell['status']}" for cell in results["cells"] if cell["status"] != "finished"]
     if failed:
         lines += ["**Not all runs are here:**", "", *failed, ""]
@@ -43,10 +48,15 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         lines += ["**Networks that do not tell the classes apart:**", "",
                   *(f"- {of['method']}, seed {of['seed']}: {of['node']} {of['text']}" for of in results["marks"]), ""]
     for table in [*results["tables"].values(), *_mcnemar(results)]:
-        lines += [f"## {table['title']}", "", *_lines(table["columns"], table["rows"]), ""]
-        lines += [table["note"], ""] if table["note"] else []
+        lines.append(table_as_markdown(table))
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return "\n".join([*lines, f"`{results['command']}`", "", f"{results['machine']}; {versions}", ""])
+
+
+def table_as_markdown(table: Mapping[str, Any]) -> str:
+    """One table with its title and its note."""
+    lines = [f"## {table['title']}", "", *_lines(table["columns"], table["rows"]), ""]
+    return "\n".join([*lines, *([table["note"], ""] if table["note"] else [])])
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> dict[str, Any]:
@@ -94,30 +104,61 @@ def _method(cell: Cell) -> str:
 
 def _accuracy(study: Study, results: Mapping[str, Any]) -> dict[str, Any]:
     ablations = [name for name, method in study.methods.items() if method.ablation_of]
-    rows, marked = [], _marked(results)
+    shown, marked = _shown(results), _marked(results)
+    first, rows = shown[0], []
     for node in results["nodes"]:
         of = {(row["method"], row["metric"]): row for row in results["rows"] if row["node"] == node}
-        for method in (name for name in results["methods"] if (name, "top1") in of and name not in ablations):
-            top1, top5, nll, ece = (of[method, metric] for metric in ("top1", "top5", "nll", "ece"))
-            shown = node + " (!)" * ((method, node) in marked)
-            rows.append([method, shown, mean_and_spread(top1["values"]), *_gap(top1["difference"]),
-                         mean_and_spread(top5["values"]), mean_and_spread(nll["values"], 1, 4),
-                         mean_and_spread(ece["values"])])
-    columns = ["method", "network", "top-1 %", f"over {results['baseline']} (points, 95 % interval)", "p (Holm)",
-               "says", "top-5 %", "NLL", "ECE %"]
+        for method in (name for name in results["methods"] if (name, first.key) in of and name not in ablations):
+            own = [of[method, score.key] for score in shown]
+            told = [score_and_spread(row["values"], score) for row, score in zip(own, shown, strict=True)]
+            rows.append([method, node + " (!)" * ((method, node) in marked), told[0],
+                         *_gap(own[0]["difference"], first), *told[1:]])
+    columns = ["method", "network", _head(first), f"over {results['baseline']} ({_unit(first)}95 % interval)",
+               "p (Holm)", "says", *(_head(score) for score in shown[1:])]
     note = (f"Mean ± standard deviation (number of seeds). Differences are paired by seed; p is of the paired t-test, "
             f"adjusted by Holm over all methods of the study that are held against {results['baseline']}."
+            + "".join(f" Of {score.title} less is better." for score in shown if _unlike(score))
             + " (!): with some seed this network does not tell the classes apart, see above." * bool(marked))
-    return _table("Accuracy by experiment", columns, rows, note)
+    return _table("Accuracy by experiment" if first == CLASSIFICATION.scores[0] else "Scores by experiment", columns,
+                  rows, note)
 
 
-def _gap(difference: Mapping[str, Any] | None) -> list[str]:
+def _shown(results: Mapping[str, Any]) -> list[Score]:
+    """The scores in the table of all networks, the first of the task in front."""
+    main, short = main_scores(scores_in(results)), SHORT.get(results.get("task", CLASSIFICATION.name))
+    return [score for score in main if short is None or score.key in short]
+
+
+def _unlike(score: Score) -> bool:
+    """Whether less is better, and nobody knows it who knows the field: everybody does of classification's."""
+    return score.better == "lower" and score not in CLASSIFICATION.scores
+
+
+def _head(score: Score) -> str:
+    return f"{score.title} %" if score.kind == "share" else score.title
+
+
+def _unit(score: Score) -> str:
+    return "points, " if score.kind == "share" else ""
+
+
+def score_and_spread(values: Sequence[float], score: Score) -> str:
+    """`mean_and_spread` of a score: shares as per cent, numbers to four places.
+
+    >>> score_and_spread([0.5, 0.7], Score("dice", "Dice")), score_and_spread([2.0], Score("mae", "MAE", "number"))
+    ('60.00 ± 14.14 (2)', '2.0000 (1)')
+    """
+    return mean_and_spread(values) if score.kind == "share" else mean_and_spread(values, 1, 4)
+
+
+def _gap(difference: Mapping[str, Any] | None, score: Score) -> list[str]:
     """A paired difference as three cells of a table."""
     if difference is None:
         return ["-", "-", "-"]
+    scale, digits = (100, 2) if score.kind == "share" else (1, 4)
     low, high, p = difference["low"], difference["high"], difference["p_holm"]
-    interval = "" if low is None else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
-    return [f"{100 * difference['mean']:+.2f}{interval}", "-" if p is None else f"{p:.3g}",
+    interval = "" if low is None else f" [{scale * low:+.{digits}f}, {scale * high:+.{digits}f}]"
+    return [f"{scale * difference['mean']:+.{digits}f}{interval}", "-" if p is None else f"{p:.3g}",
             difference["says"].partition(";")[0]]
 
 
@@ -126,19 +167,19 @@ def _marked(results: Mapping[str, Any]) -> set[tuple[str, str]]:
     return {(of["method"], of["node"]) for of in results.get("marks", ())}
 
 
-def _ablation(study: Study, values: Values, marked: set[tuple[str, str]]) -> dict[str, Any]:
-    rows = []
+def _ablation(study: Study, results: Mapping[str, Any], values: Values) -> dict[str, Any]:
+    rows, marked, first = [], _marked(results), scores_in(results)[0]
     for full in dict.fromkeys(method.ablation_of for method in study.methods.values() if method.ablation_of):
         variants = [full, *(name for name, method in study.methods.items() if method.ablation_of == full)]
         for (node, metric), of in values.items():
             own = {name: of[name] for name in variants if name in of}
-            for row in statistics.rows(node, metric, own, full) if metric == "top1" else ():
+            for row in statistics.rows(node, metric, own, full, (), first.better) if metric == first.key else ():
                 changed = ", ".join(study.methods[row["method"]].set) or "-"
                 rows.append([row["method"], "-" if row["method"] == full else changed,
                              node + " (!)" * ((row["method"], node) in marked),
-                             mean_and_spread(row["values"]), *_gap(row["difference"])])
-    columns = ["variant", "change", "network", "top-1 %", "over the full method (points, 95 % interval)", "p (Holm)",
-               "says"]
+                             score_and_spread(row["values"], first), *_gap(row["difference"], first)])
+    columns = ["variant", "change", "network", _head(first),
+               f"over the full method ({_unit(first)}95 % interval)", "p (Holm)", "says"]
     return _table("Ablation", columns, rows, "Held against the full method; p is adjusted over its ablations.")
 
 

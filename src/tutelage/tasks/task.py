@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from tutelage.errors import UsageError
 from tutelage.graph.edge import Edge
 from tutelage.graph.modules import mean_probability
 from tutelage.graph.nodes import Computed
-from tutelage.types import BatchLabels, PerSampleFn, RowsFn, Schedule
+from tutelage.types import BatchLabels, PerSampleFn, RowsFn, Schedule, View
 
 Evidence = dict[str, Tensor]
 """Name -> [B, ...]: what a judge keeps of each sample. The engine puts batches and ranks together, in order."""
@@ -59,13 +59,20 @@ class Judge(NamedTuple):
     `measure` gets the taps of one node ("" is what it gives untapped), labels and ids of a batch, and gives None where
     it cannot judge such a node. `summary` gives key -> number, and `agreement` how alike two nodes are, in [0, 1].
     `taps` are those that it reads. `outputs` names the evidence that is a tap itself: nothing runs again for that.
+    `by_sample` gives the first score of each sample [N], NaN where it has none. Besides numbers, `summary` may give
+    "per_class": key of a score -> one number for each class.
     """
 
     measure: Callable[[Mapping[str, Tensor], BatchLabels, Tensor], Evidence | None]
-    summary: Callable[[Evidence], dict[str, float]]
+    summary: Callable[[Evidence], dict[str, Any]]
     agreement: Callable[[Evidence, Evidence], float] | None = None
     taps: tuple[str, ...] = ("",)
     outputs: Mapping[str, str] | None = None
+    by_sample: Callable[[Evidence], Tensor] | None = None
+
+
+Pictures = Callable[[View, BatchLabels, Mapping[str, Tensor]], Sequence[bytes]]
+"""(plain view, labels, a node's taps) of a batch, on the CPU -> a PNG file of each sample: what it is, and was said."""
 
 
 class Term(NamedTuple):
@@ -101,7 +108,8 @@ class Task:
     data that cannot be learned from. `judge` says how nodes are judged on such data, in the numbers `scores`; `mean`,
     what an ensemble of nodes says. `rows` are the functions of rows that a recipe can name; `places` is that by which
     feature maps are compared: None compares them whole. `classifies`: a sample is of one class, and a network gives its
-    logits [B, C]; then there are calibration, certainty and checks of teachers.
+    logits [B, C]; then there are calibration, certainty and checks of teachers. `pictures` draws samples, for the worst
+    of them to be shown.
     """
 
     name: str
@@ -114,6 +122,7 @@ class Task:
     rows: tuple[RowsFn, ...] = ()
     classifies: bool = False
     places: RowsFn | None = None
+    pictures: Pictures | None = None
 
     @property
     def epoch_scores(self) -> tuple[Score, ...]:

@@ -75,7 +75,9 @@ def test_the_keys_are_those_that_readers_rely_on(found):
     metrics, cost = found
     assert metrics["also_in_training"] == 0
     assert list(metrics) == ["on", "rows", "also_in_training", "classes", "images_per_class", "training", "nodes",
-                             "pairs", "uncertainty", "robust"]
+                             "pairs", "uncertainty", "robust", "task", "scores"]
+    assert metrics["task"] == "classification"
+    assert every(score["key"] in scores for score in metrics["scores"] for scores in metrics["nodes"].values())
     assert metrics["robust"] is None, "nobody was attacked"
     assert (metrics["on"], metrics["rows"], len(metrics["classes"])) == ("test", 358, 10)
     assert list(metrics["nodes"]) == ["teacher", "resnet8", "mobilenetv2", "ensemble"]

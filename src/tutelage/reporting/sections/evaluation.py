@@ -1,25 +1,25 @@
 """The part of a report on held-out data: scores, calibration, who agrees with whom, and what is taken for what."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tutelage.reporting import charts
 from tutelage.reporting.charts import colours_of
-from tutelage.reporting.document import Column, DocumentTable, Item, Section, Text, spread_out
+from tutelage.reporting.document import Column, DocumentTable, Gallery, Item, Picture, Section, Text, spread_out
+from tutelage.reporting.formatting import score_words, written
 from tutelage.reporting.groups import VALIDATION, Group
-from tutelage.reporting.schema import Metrics, NodeScores
+from tutelage.reporting.schema import EvaluationRecord, Metrics, NodeScores
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.scores import main_scores
+from tutelage.tasks.task import Score
 
 MOST_NODES = 6
 """Networks with charts of their own."""
 MOST_CLASSES = 30
 """Classes with a row and a column of their own in a chart."""
 MOST_CONFUSIONS = 12
-SCORES = (("top1", "top-1", "share"), ("balanced_accuracy", "balanced accuracy", "share"), ("top5", "top-5", "share"),
-          ("nll", "NLL", "number"), ("brier", "Brier", "number"), ("ece", "ECE", "share"),
-          ("adaptive_ece", "adaptive ECE", "share"), ("classwise_ece", "class-wise ECE", "share"),
-          ("macro_f1", "macro F1", "share"), ("aurc", "AURC", "number"))
-
-
-MAIN = ("top1", "nll", "brier", "ece", "macro_f1", "aurc")
+PAIRED = (("agreement", "agree", "share"), ("kl", "KL", "number"), ("both_right", "both right", "share"),
+          ("one_right", "one right", "share"), ("both_wrong", "both wrong", "share"))
+"""What is told of a pair of networks, as far as an evaluation has it."""
 
 
 def evaluation_section(group: Group) -> Section:
@@ -31,34 +31,43 @@ def evaluation_section(group: Group) -> Section:
         return Section("Held-out data", [*parts, Text(
             "Calibration, agreement, confusion and the teacher's uncertainty need an evaluation of each run:",
             f"tutelage evaluate {missing.run.folder} --on test")])
-    metrics = group.first.evaluations[group.measured].metrics
+    evaluation = group.first.evaluations[group.measured]
+    metrics = evaluation.metrics
     told = f"Details are of the run {group.first.name}." if len(group.members) > 1 else ""
-    sections = [_calibration(group, metrics), _agreement(metrics), _classes(group, metrics)]
-    words = [Text(text) for text in (told, _training_words(metrics)) if text]
+    sections = [_calibration(group, evaluation), _agreement(metrics), _classes(evaluation), _worst(evaluation)]
+    words = [Text(text) for text in (told, _training_words(evaluation)) if text]
     return Section(f"Held-out data: {group.measured}", [*parts, *words],
                    [section for section in sections if not section.empty])
 
 
-def _training_words(metrics: Metrics) -> str:
-    training = metrics.get("training")
+def _training_words(evaluation: EvaluationRecord) -> str:
+    training, first = evaluation.metrics.get("training"), evaluation.judged_by[0]
     if not training:
         return ""
-    shares = ", ".join(f"{node} {share:.2%}" for node, share in training["top1"].items() if share is not None)
-    return (f"Top-1 accuracy on {training['images']} of the {training['of']} labelled training images, as they are: "
-            f"{shares}.")
+    found = ", ".join(f"{node} {first.text(number)}" for node, number in training[first.key].items()
+                      if number is not None)
+    name = f"{first.title[:1].upper()}{first.title[1:]}" + " accuracy" * (first == CLASSIFICATION.scores[0])
+    return (f"{name} on {training['images']} of the {training['of']} labelled training images, as they are: "
+            f"{found}.")
 
 
 def _means_table(group: Group) -> DocumentTable:
     """Mean and standard deviation of the main scores over the runs."""
-    kept = [(key, name, kind) for key, name, kind in SCORES
-            if key in MAIN and any(group.mean(node, key)[0] is not None for node in group.nodes())]
+    kept = [score for score in main_scores(group.judged_by)
+            if any(group.mean(node, score.key)[0] is not None for node in group.nodes())]
     columns = [Column("network"), Column("runs", "integer")]
-    for _, name, kind in kept:
-        columns += [Column(name, kind), Column("±", kind)]
-    rows = [(node, len(group.members), *(number for key, _, _ in kept for number in group.mean(node, key)))
+    for score in kept:
+        columns += [Column(score.title, score.kind), Column("±", score.kind)]
+    rows = [(node, len(group.members), *(number for score in kept for number in group.mean(node, score.key)))
             for node in group.nodes()]
     return DocumentTable(f"Mean over runs, on {group.measured}", columns, rows,
-                         "± is the standard deviation over runs.")
+                         "± is the standard deviation over runs." + less_is_better(kept))
+
+
+def less_is_better(scores: Sequence[Score]) -> str:
+    """A sentence on scores of which less is better, where that is not known to everyone in the field."""
+    titles = [score.title for score in scores if score.better == "lower" and score not in CLASSIFICATION.scores]
+    return f" Less is better of {', '.join(titles)}." if titles else ""
 
 
 def marks_of_group(group: Group) -> list[Item]:
@@ -76,38 +85,40 @@ def marks_of_group(group: Group) -> list[Item]:
 
 def scores_table(group: Group) -> DocumentTable:
     """Every score of every network of every run, and of every split."""
-    rows = []
+    rows, scores = [], group.judged_by
     for member in group.members:
         for split, evaluation in member.evaluations.items():
-            for node, scores in evaluation.metrics["nodes"].items():
-                rows.append((member.name, split, node, *(scores.get(key) for key, _, _ in SCORES)))
-        for node, scores in member.run.scores.items():
-            rows.append((member.name, VALIDATION, node, *(scores.get(key) for key, _, _ in SCORES)))
-    kept = [i for i in range(len(SCORES)) if any(row[3 + i] is not None for row in rows)]
+            for node, found in evaluation.metrics["nodes"].items():
+                rows.append((member.name, split, node, *(found.get(score.key) for score in scores)))
+        for node, found in member.run.scores.items():
+            rows.append((member.name, VALIDATION, node, *(found.get(score.key) for score in scores)))
+    kept = [i for i in range(len(scores)) if any(row[3 + i] is not None for row in rows)]
     columns = [Column("run"), Column("measured on"), Column("network"),
-               *(Column(SCORES[i][1], SCORES[i][2]) for i in kept)]
+               *(Column(scores[i].title, scores[i].kind) for i in kept)]
     return DocumentTable("Scores of each run" if len(group.members) > 1 else "Scores", columns,
                          [(*row[:3], *(row[3 + i] for i in kept)) for row in rows],
+                         less_is_better([scores[i] for i in kept]).lstrip(),
                          brief=spread_out(len(rows), 100) if len(rows) > 100 else None, folded=len(group.members) > 1)
 
 
-def _calibration(group: Group, metrics: Metrics) -> Section:
-    colours = colours_of(group.diagram)
-    items: list[Item] = []
-    for node, scores in list(metrics["nodes"].items())[:MOST_NODES]:
-        bins, ece = scores["reliability"], charts.finite_or_none(scores["ece"])
+def _calibration(group: Group, evaluation: EvaluationRecord) -> Section:
+    """How sure the networks are, and how right: where the evaluation has that."""
+    colours, items, rows = colours_of(group.diagram), list[Item](), []
+    binned = {node: (scores, found) for node, scores in evaluation.nodes.items()
+              if (found := scores.get("reliability")) is not None}
+    for node, (scores, bins) in list(binned.items())[:MOST_NODES]:
+        ece = charts.finite_or_none(evaluation.metrics["nodes"][node].get("ece"))
         told = "" if ece is None else f"ECE {ece:.2%}. " + _temperature_words(scores)
         items.append(charts.reliability_chart(f"How sure {node} is, and how right", told, bins["confidence"],
                                               bins["accuracy"], bins["count"], colours.get(node, "@muted")))
     rows = [(node, t["value"], t["nll_before"], t["nll_after"], t["ece_before"], t["ece_after"])
-            for node, scores in metrics["nodes"].items() if (t := scores.get("temperature"))]
+            for node, scores in evaluation.nodes.items() if (t := scores.get("temperature"))]
     if rows:
         columns = (Column("network"), Column("temperature", "number"), Column("NLL before", "number"),
                    Column("NLL after", "number"), Column("ECE before", "share"), Column("ECE after", "share"))
         items.append(DocumentTable("Temperature scaling, fitted on validation data", columns, rows))
-    bins = [(node, i + 1, c, a, n) for node, scores in metrics["nodes"].items() for i, (c, a, n) in enumerate(zip(
-        scores["reliability"]["confidence"], scores["reliability"]["accuracy"], scores["reliability"]["count"],
-        strict=True))]
+    bins = [(node, i + 1, c, a, n) for node, (_, found) in binned.items() for i, (c, a, n) in enumerate(zip(
+        found["confidence"], found["accuracy"], found["count"], strict=True))]
     columns = (Column("network"), Column("bin", "integer"), Column("confidence", "share"), Column("accuracy", "share"),
                Column("images", "integer"))
     items.append(DocumentTable("Reliability by bin", columns, bins, brief=spread_out(len(bins), 90), folded=True))
@@ -133,16 +144,16 @@ def _agreement(metrics: Metrics) -> Section:
         values = [[1.0 if a == b else shares.get((a, b), shares.get((b, a))) for b in names] for a in names]
         items.append(charts.matrix("Who agrees with whom", "Share of images on which two networks say the same.", names,
                                    values))
-    columns = (Column("networks"), Column("agree", "share"), Column("KL", "number"), Column("both right", "share"),
-               Column("one right", "share"), Column("both wrong", "share"))
-    rows = [(pair.replace("|", " and "), s["agreement"], s["kl"], s["both_right"], s["one_right"], s["both_wrong"])
-            for pair, s in metrics["pairs"].items()]
+    kept = [told for told in PAIRED if any(told[0] in pair for pair in metrics["pairs"].values())]
+    columns = (Column("networks"), *(Column(name, kind) for _, name, kind in kept))
+    rows = [(pair.replace("|", " and "), *(found.get(key) for key, _, _ in kept))
+            for pair, found in metrics["pairs"].items()]
     items.append(DocumentTable("Pairs", columns, rows, brief=spread_out(len(rows), 60) if len(rows) > 60 else None))
     return Section("Agreement", items)
 
 
-def _classes(group: Group, metrics: Metrics) -> Section:
-    names, nodes = metrics["classes"], metrics["nodes"]
+def _classes(evaluation: EvaluationRecord) -> Section:
+    names, nodes = evaluation.metrics["classes"], evaluation.nodes
     items: list[Item] = []
     for node, scores in list(nodes.items())[:MOST_NODES]:
         confusion = scores.get("confusion")
@@ -150,32 +161,59 @@ def _classes(group: Group, metrics: Metrics) -> Section:
             about = "Numbers of images: a row is what it is, a column what it was taken for."
             items.append(charts.matrix(f"What {node} takes for what", about, names, confusion, x="taken for", y="is",
                                        share=False))
-    confusions = _confusions(metrics)
+    confusions = _confusions(evaluation)
     if confusions:
         columns = (Column("network"), Column("is"), Column("taken for"), Column("images", "integer"))
         order = sorted(range(len(confusions)), key=lambda i: -int(confusions[i][3]))[:MOST_CONFUSIONS]
         items.append(DocumentTable("What is confused most", columns, [confusions[i] for i in order],
                                    note=f"The {len(order)} most frequent confusions."))
-    rows = [(name, *(scores["per_class"][i] for scores in nodes.values())) for i, name in enumerate(names)]
-    columns = [Column("class"), *(Column(node, "share") for node in nodes)]
-    brief = None
-    if len(rows) > 2 * MOST_CLASSES:
-        worst = sorted(range(len(rows)), key=lambda i: _mean_of(rows[i][1:]))
-        brief = [*worst[:MOST_CLASSES], *worst[-MOST_CLASSES // 2 :]]
-    note = "The classes that are hardest, and those that are easiest." if brief else ""
-    if counts := metrics.get("images_per_class"):
-        columns = [*columns, Column("images", "integer")]
-        rows = [(*row, count) for row, count in zip(rows, counts, strict=True)]
-    items.append(DocumentTable("Accuracy by class", columns, rows, note, brief, folded=True))
+    accuracy = {node: own for node, scores in nodes.items() if isinstance(own := scores.get("per_class"), list)}
+    by_score = {node: own for node, scores in nodes.items() if isinstance(own := scores.get("per_class"), dict)}
+    if accuracy:
+        items.append(_by_class("Accuracy by class", evaluation, accuracy))
+    for score in evaluation.judged_by:
+        own = {node: found[score.key] for node, found in by_score.items() if score.key in found}
+        if own:
+            items.append(_by_class(f"{score_words(score)} by class", evaluation, own, score))
     return Section("Classes", items if names and nodes else [])
 
 
-def _confusions(metrics: Metrics) -> list[tuple[str, str, str, int]]:
-    names = metrics["classes"]
-    return [(node, names[i], names[j], count) for node, scores in metrics["nodes"].items()
+def _by_class(title: str, evaluation: EvaluationRecord, found: Mapping[str, Sequence[float | None]],
+              score: Score = CLASSIFICATION.scores[0]) -> DocumentTable:
+    """A row for each class, a column for each network; of many classes the worst and the best are shown."""
+    rows = [(name, *(values[i] for values in found.values()))
+            for i, name in enumerate(evaluation.metrics["classes"])]
+    columns = [Column("class"), *(Column(node, score.kind) for node in found)]
+    brief = None
+    if len(rows) > 2 * MOST_CLASSES:
+        worst = sorted(range(len(rows)), key=lambda i: _place_of(rows[i][1:], score))
+        brief = [*worst[:MOST_CLASSES], *worst[-MOST_CLASSES // 2 :]]
+    note = "The classes that are hardest, and those that are easiest." if brief else ""
+    if counts := evaluation.metrics.get("images_per_class"):
+        columns = [*columns, Column("images", "integer")]
+        rows = [(*row, count) for row, count in zip(rows, counts, strict=True)]
+    return DocumentTable(title, columns, rows, note, brief, folded=True)
+
+
+def _confusions(evaluation: EvaluationRecord) -> list[tuple[str, str, str, int]]:
+    names = evaluation.metrics["classes"]
+    return [(node, names[i], names[j], count) for node, scores in evaluation.nodes.items()
             for i, row in enumerate(scores.get("confusion") or []) for j, count in enumerate(row) if i != j and count]
 
 
-def _mean_of(values: Sequence[float | None]) -> float:
+def _worst(evaluation: EvaluationRecord) -> Section:
+    """Pictures of what a network knows least, where the task draws them."""
+    first, found = evaluation.judged_by[0], evaluation.metrics.get("worst") or {}
+    items = [Gallery(f"What {node} knows least", [
+        Picture(evaluation.picture(image["file"]), (f"{first.title} {written(image['score'], first.kind)}",
+                                                    f"id {image['id']}")) for image in images], large=True)
+             for node, images in found.items() if images]
+    return Section("Worst samples", items)
+
+
+def _place_of(values: Sequence[float | None], score: Score) -> float:
+    """What orders classes by how well they are known, the worst first; last are those without a number."""
     there = [v for value in values if (v := charts.finite_or_none(value)) is not None]
-    return sum(there) / len(there) if there else 2.0
+    if not there:
+        return float("inf")
+    return sum(there) / len(there) * (1 if score.better == "higher" else -1)

@@ -11,12 +11,15 @@ from tutelage.errors import ModelError
 from tutelage.reporting import charts
 from tutelage.reporting.charts import Point
 from tutelage.reporting.document import Cell, Column, DocumentTable, Item, Section, Text
+from tutelage.reporting.formatting import score_words
 from tutelage.reporting.groups import Group, Member, member_of
 from tutelage.reporting.run_folder import is_run, read_checked, read_run
+from tutelage.reporting.sections.evaluation import less_is_better
 from tutelage.studies.statistics import comparison_of
+from tutelage.tasks.scores import scores_in
+from tutelage.tasks.task import Score
 
 FILE = "results.json"
-SHARES = ("top1", "top5", "ece", "macro_f1", "adaptive_ece", "classwise_ece")
 
 
 class Difference(TypedDict):
@@ -91,15 +94,18 @@ class Results(TypedDict):
     machine: NotRequired[Any]
     versions: NotRequired[dict[str, Any]]
     command: NotRequired[Any]
+    task: NotRequired[str]
+    scores: NotRequired[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """A study folder: what it found, and its runs by method."""
+    """A study folder: what it found, its runs by method, and the scores of its task."""
 
     folder: Path
     results: Results
     groups: Sequence[Group]
+    judged_by: tuple[Score, ...]
 
 
 def is_study(folder: Path) -> bool:
@@ -115,7 +121,7 @@ def read_study_record(folder: Path) -> StudyRecord:
         if any(len(row) != len(table["columns"]) for row in table["rows"]):
             raise ModelError("not what this package writes", where=f"{folder / FILE}: tables.{name}",
                              found="a row of another length than the columns")
-    return StudyRecord(folder, results, _groups(folder, results))
+    return StudyRecord(folder, results, _groups(folder, results), scores_in(results, folder / FILE))
 
 
 def _groups(folder: Path, results: Results) -> list[Group]:
@@ -145,7 +151,8 @@ def study_section(study: StudyRecord) -> Section:
     notes = [Text(f"Not all runs computed in the same number formats. {note}") for note in results.get("notes", [])]
     notes += [Text(f"{mark['method']}, seed {mark['seed']}: {mark['node']} {mark['text']}.")
               for mark in results.get("marks", [])]
-    items: list[Item] = [Text(told), *notes, *_forests(results), _means(results), _differences(results)]
+    items: list[Item] = [Text(told), *notes, *_forests(study), _means(study),
+                         _differences(study)]
     if rows := results.get("mcnemar"):
         items.append(_generic("McNemar's test, image by image", rows))
     items += [DocumentTable(table["title"], [Column(name) for name in table["columns"]], table["rows"], table["note"])
@@ -155,52 +162,62 @@ def study_section(study: StudyRecord) -> Section:
     return Section("Comparison over seeds", [*items, DocumentTable("Runs", columns, cells, folded=True)])
 
 
-def _kind(metric: str) -> str:
-    return "share" if metric in SHARES else "number"
+def _score(study: StudyRecord, metric: str) -> Score:
+    """The score that a metric is; what the task does not know is a number."""
+    return next((score for score in study.judged_by if score.key == metric), Score(metric, metric, "number"))
 
 
-def _means(results: Results) -> DocumentTable:
+def _means(study: StudyRecord) -> DocumentTable:
     """One line for each method and network, a column for each metric: shares as shares."""
+    results = study.results
     metrics = list(dict.fromkeys(row["metric"] for row in results["rows"]))
     found = {(row["method"], row["node"], row["metric"]): row for row in results["rows"]}
     keys = list(dict.fromkeys((row["method"], row["node"]) for row in results["rows"]))
-    columns = [Column("method"), Column("network"), Column("n", "integer")]
-    for metric in metrics:
-        columns += [Column(metric, _kind(metric)), Column(f"± sd of {metric}", _kind(metric))]
+    columns, scores = [Column("method"), Column("network"), Column("n", "integer")], list[Score]()
+    for score in (_score(study, metric) for metric in metrics):
+        columns += [Column(score.title, score.kind), Column(f"± sd of {score.title}", score.kind)]
+        scores.append(score)
     rows = []
     for method, node in keys:
         cells = [found.get((method, node, metric)) for metric in metrics]
         n = max(cell["n"] for cell in cells if cell)
         rows.append((method, node, n, *(number for cell in cells for number in (
             (cell["mean"], cell["sd"]) if cell else (None, None)))))
-    return DocumentTable("Mean and standard deviation over seeds", columns, rows)
+    return DocumentTable("Mean and standard deviation over seeds", columns, rows, less_is_better(scores).lstrip())
 
 
-def _differences(results: Results) -> DocumentTable:
+def _differences(study: StudyRecord) -> DocumentTable:
     columns = (Column("method"), Column("network"), Column("metric"), Column("difference", "number"),
                Column("95 % from", "number"), Column("to", "number"), Column("n", "integer"), Column("p", "number"),
                Column("p (Holm)", "number"), Column("p (Wilcoxon)", "number"), Column("what may be said"))
-    rows = [(row["method"], row["node"], row["metric"], d["mean"], d["low"], d["high"], d["n"], d["p"], d["p_holm"],
-             d["wilcoxon_p"], d["says"]) for row in results["rows"] if (d := row["difference"]) is not None]
-    note = f"A difference is method - {results['baseline']}, in the metric's own unit (0.01 is one point of accuracy)."
+    rows = [(row["method"], row["node"], _score(study, row["metric"]).title, d["mean"], d["low"], d["high"], d["n"],
+             d["p"], d["p_holm"], d["wilcoxon_p"], d["says"]) for row in study.results["rows"]
+            if (d := row["difference"]) is not None]
+    point = f" (0.01 is one point of {score_words(first, begins=False)})" if (
+        first := study.judged_by[0]).kind == "share" else ""
+    note = f"A difference is method - {study.results['baseline']}, in the metric's own unit{point}."
     return DocumentTable("Differences to the baseline", columns, rows, note if rows else "")
 
 
-def _forests(results: Results) -> list[Item]:
-    """The differences in accuracy with their intervals, one chart for each network."""
+def _forests(study: StudyRecord) -> list[Item]:
+    """The differences in the first score with their intervals, one chart for each network."""
     found: dict[str, list[Point]] = {}
-    for row in results["rows"]:
+    first, baseline = study.judged_by[0], study.results["baseline"]
+    scale, sign = 100 if first.kind == "share" else 1, 1 if first.better == "higher" else -1
+    for row in study.results["rows"]:
         d = row["difference"]
-        if row["metric"] == "top1" and d is not None and (mean := charts.finite_or_none(d["mean"])) is not None:
+        if row["metric"] == first.key and d is not None and (mean := charts.finite_or_none(d["mean"])) is not None:
             low, high = charts.finite_or_none(d["low"]), charts.finite_or_none(d["high"])
             clear = low is not None and high is not None and (low > 0 or high < 0)
-            colour = "@muted" if not clear else "@good" if mean > 0 else "@bad"
-            around = None if low is None or high is None else (low * 100, high * 100)
-            found.setdefault(row["node"], []).append(Point(row["method"], colour, mean * 100, 0, around))
-    about = (f"Points of accuracy, paired by seed, with 95 % intervals; 0 is {results['baseline']}. "
+            colour = "@muted" if not clear else "@good" if sign * mean > 0 else "@bad"
+            around = None if low is None or high is None else (low * scale, high * scale)
+            found.setdefault(row["node"], []).append(Point(row["method"], colour, mean * scale, 0, around))
+    of = f"Points of {score_words(first, begins=False)}" if first.kind == "share" else f"Differences in {first.title}"
+    less = "" if first.better == "higher" else " Less is better."
+    about = (f"{of}, paired by seed, with 95 % intervals; 0 is {baseline}.{less} "
              "A grey interval holds 0, or there is none.")
-    return [charts.forest(f"{node} against the baseline", about, points, x="points of top-1")
-            for node, points in found.items()]
+    unit = f"points of {first.title}" if first.kind == "share" else first.title
+    return [charts.forest(f"{node} against the baseline", about, points, x=unit) for node, points in found.items()]
 
 
 def _generic(title: str, rows: Sequence[Mapping[str, Any]]) -> DocumentTable:

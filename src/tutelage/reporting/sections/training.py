@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from tutelage.reporting import charts
 from tutelage.reporting.charts import MOST_LINES, Line, colours_of
 from tutelage.reporting.document import Cell, Column, DocumentTable, Item, Section, Text, spread_out
-from tutelage.reporting.formatting import spread
+from tutelage.reporting.formatting import score_words, spread
 from tutelage.reporting.graph_model import Diagram, Link
 from tutelage.reporting.graph_svg import draw_graph
 from tutelage.reporting.groups import Group
+from tutelage.tasks.task import Score
 
-METRICS = (("top1", "Accuracy on validation data", "share", False), ("nll", "Negative log-likelihood", "number", False),
-           ("ece", "Expected calibration error", "share", False))
 MOST_CHARTS = 6
 MOST_ROWS = 120
 """Rows of a long table that a page shows."""
@@ -52,10 +51,11 @@ def curves_section(group: Group) -> Section:
     if not any(member.run.epochs for member in group.members):
         return Section("Learning curves", [Text("No epoch has finished yet: the log holds no number.")])
     items: list[Item] = []
-    for metric, title, kind, log in METRICS:
-        drawn = _curves(group, metric)
+    for score in group.judged_by:
+        drawn = _curves(group, score) if score.each_epoch and score.main else []
         if drawn:
-            items.append(charts.lines(title, _spread_words(group), drawn, share=kind == "share", log=log))
+            items.append(charts.lines(f"{score_words(score)} on validation data", _spread_words(group), drawn,
+                                      share=score.kind == "share"))
     items.append(charts.lines("Training loss", "The sum over the edges that end at a network. " + _spread_words(group),
                               _losses(group)))
     items += [_scores_table(group), _notes(group)]
@@ -105,7 +105,7 @@ def _edges(diagram: Diagram, by_edge: dict[str, list[float | None]], shares: Seq
         columns += [Column("share at first", "share"), Column("at last", "share"), Column("over time", "sparkline")]
     rows = []
     for number, link in enumerate(diagram.links, 1):
-        row: list[Cell | Sequence[float | None]] = [number, link.student, link.teacher, link.divergence,
+        row: list[Cell | Sequence[float | None]] = [number, link.student, link.teacher, link.by,
                                                     link.temperature, link.weight, link.sample_weight or "1"]
         times = by_edge.get(link.name, [])
         rows.append([*row, times[0], times[-1], times] if times else row)
@@ -118,23 +118,24 @@ def _stack(group: Group, student: str, by_edge: dict[str, list[float | None]]) -
     links = [link for link in group.diagram.links if link.learner == student]
     links.sort(key=lambda link: -sum(value or 0 for value in by_edge[link.name]))
     epochs = range(1, max(map(len, by_edge.values())) + 1)
-    drawn = [Line(f"from {link.teacher} by {link.divergence}", colours[link.source], epochs, by_edge[link.name])
+    drawn = [Line(f"from {link.teacher} by {link.by}", colours[link.source], epochs, by_edge[link.name])
              for link in links]
     return charts.stacked(f"What {student} learns from", "Shares of its training loss.", drawn)
 
 
-def _curves(group: Group, metric: str) -> list[Line]:
+def _curves(group: Group, score: Score) -> list[Line]:
     colours, found = colours_of(group.diagram), []
     frozen = {node.name for node in group.diagram.nodes if node.kind == "frozen"}
     runs = [member.run.epochs for member in group.members]
     names = {node for epochs in runs for epoch in epochs for node in epoch["metrics"]["nodes"]}
     order = [node.name for node in group.diagram.nodes if node.name in names]
     for node in [*order, *sorted(names - set(order))]:
-        values = [[epoch["metrics"]["nodes"].get(node, {}).get(metric) for epoch in epochs] for epochs in runs]
+        values = [[epoch["metrics"]["nodes"].get(node, {}).get(score.key) for epoch in epochs] for epochs in runs]
         line = _line(node, colours.get(node, "@muted"), values, "dash" if node in frozen else "solid")
         if any(charts.finite_or_none(y) is not None for y in line.ys):
             found.append(line)
-    found.sort(key=lambda line: -(charts.finite_or_none(line.ys[-1]) or 0) if len(found) > MOST_LINES else 0)
+    sign = -1 if score.better == "higher" else 1  # of more than are drawn, the best
+    found.sort(key=lambda line: sign * (charts.finite_or_none(line.ys[-1]) or 0) if len(found) > MOST_LINES else 0)
     return found
 
 
@@ -162,17 +163,18 @@ def _line(name: str, colour: str, values: Sequence[Sequence[float | None]], dash
 
 
 def _scores_table(group: Group) -> DocumentTable:
-    rows = []
+    rows, scores = [], [score for score in group.judged_by if score.each_epoch]
     for member in group.members:
         for epoch in member.run.epochs:
-            for node, scores in epoch["metrics"]["nodes"].items():
-                rows.append((member.name, epoch["epoch"], node, *(scores.get(name) for name in
-                             ("top1", "top5", "nll", "ece")), epoch["learning_rate"].get(node)))
-    columns = (Column("run"), Column("epoch", "integer"), Column("network"), Column("top-1", "share"),
-               Column("top-5", "share"), Column("NLL", "number"), Column("ECE", "share"),
-               Column("learning rate", "number"))
+            for node, found in epoch["metrics"]["nodes"].items():
+                rows.append((member.name, epoch["epoch"], node, *(found.get(score.key) for score in scores),
+                             epoch["learning_rate"].get(node)))
+    kept = [i for i in range(len(scores)) if not rows or any(row[3 + i] is not None for row in rows)]
+    columns = (Column("run"), Column("epoch", "integer"), Column("network"),
+               *(Column(scores[i].title, scores[i].kind) for i in kept), Column("learning rate", "number"))
     brief = spread_out(len(rows), MOST_ROWS)
-    return DocumentTable("Scores by epoch, on validation data", columns, rows, brief=brief, folded=True)
+    return DocumentTable("Scores by epoch, on validation data", columns,
+                         [(*row[:3], *(row[3 + i] for i in kept), row[-1]) for row in rows], brief=brief, folded=True)
 
 
 def _notes(group: Group) -> Text | None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -108,8 +107,7 @@ def _job(recipe: Recipe, world: World, where: object) -> tuple[Job, list[str]]:
         notes.append(f"the images are noise: {error.what}")
         data = _noise(recipe, settings, world)
     models = {}
-    with suppress(ModelError):  # as weights that are not here
-        recipe = with_teachers(recipe, where=where)
+    recipe = with_teachers(recipe, where=where, partly=True)
     for node, arch in recipe.models.items():
         try:
             models[node] = _built(recipe, node, arch, data)

@@ -1,7 +1,8 @@
 """Teachers named by the recipe that trains them: their runs in ./runs, and the order in which to train them.
 
 The run of a recipe is any folder runs/NAME or runs/FOLDER/NAME that holds this very recipe: its usual place comes
-first, then the others by name. What says how a run is computed, and not what is learned, makes no difference (`HOW`).
+first, then those of the first form by name, then those of the second. What says how a run is computed, and not what is
+learned, makes no difference (`HOW`).
 """
 
 import tomllib
@@ -27,8 +28,8 @@ SHOWN = 4
 class RunsOf:
     """The runs in ./runs of one recipe, in the order in which they are taken.
 
-    `usual` is the folder in which it is trained where none is begun; `others` are runs that are near: folder -> what
-    differs.
+    `usual` is the folder in which it is trained where none is begun; `others` are finished runs that are near: folder
+    -> what differs.
     """
 
     usual: Path
@@ -50,27 +51,34 @@ def runs_of_recipe(file: Path, recipe: Recipe) -> RunsOf:
         of = _told(there, recipe.teachers)
         differs = [f"{key} {of.get(key)} there, {told.get(key)} in the recipe"
                    for key in sorted({*of, *told}) if of.get(key) != told.get(key)]
-        if differs:
-            others[folder] = differs
-        else:
+        if not differs:
             (done if finished(folder) is not None else begun).append(folder)
+        elif finished(folder) is not None:
+            others[folder] = differs
     return RunsOf(usual, tuple(done), tuple(begun), others)
 
 
-def with_teachers(recipe: Recipe, out: Path | None = None, where: object = "recipe") -> Recipe:
+def with_teachers(recipe: Recipe, out: Path | None = None, where: object = "recipe", *,
+                  partly: bool = False) -> Recipe:
     """The recipe with the weights of each teacher that it names by a recipe: those of a finished run in ./runs.
 
-    A run that was begun in `out` keeps the teachers that it has. A quick run takes no weights. ModelError if there is
-    no finished run.
+    A run that was begun in `out` keeps the teachers that it has, while they are there; a finished one needs none. A
+    quick run takes no weights. ModelError if there is no finished run; with `partly` such a teacher stays a name.
     """
     if recipe.quick or not recipe.teachers:
         return replace(recipe, teachers={})
     kept = _weights_of(out) if out is not None else {}
-    models = dict(recipe.models)
+    models, left = dict(recipe.models), dict[str, TeacherRecipe]()
     for node, teacher in recipe.teachers.items():
-        weights = kept.get(node) or _weights(recipe, node, teacher, where)
-        models[node] = replace(models[node], weights=weights)
-    return replace(recipe, models=models, teachers={})
+        try:
+            weights = kept.get(node) or _weights(recipe, node, teacher, where)
+        except ModelError:
+            if not partly:
+                raise
+            left[node] = teacher
+        else:
+            models[node] = replace(models[node], weights=weights)
+    return replace(recipe, models=models, teachers=left)
 
 
 def teachers_first(recipe: Recipe, file: Path) -> list[Path]:
@@ -117,7 +125,7 @@ def _not_trained(node: str, file: Path, runs: RunsOf, place: object) -> ModelErr
     near = [f"{folder} is of other settings: {', '.join(differs[:SHOWN])}{' ...' if len(differs) > SHOWN else ''}"
             for folder, differs in list(runs.others.items())[:SHOWN]]
     fix = f"tutelage train {word} --out {runs.usual}; {first}"
-    if runs.usual.exists():
+    if runs.usual.is_file() or (runs.usual.is_dir() and any(runs.usual.iterdir())):
         fix = f"move {runs.usual} away, then {fix}"
     if near:
         fix += f"; or take what there is: --set models.{node}.weights={next(iter(runs.others)).resolve()}"
@@ -155,9 +163,10 @@ def _told(recipe: Recipe, named: Collection[str]) -> dict[str, Any]:
 
 
 def _weights_of(run: Path) -> dict[str, str]:
-    """Node -> the weights that a run folder's recipe has for it; nothing where there is no such folder."""
+    """Node -> the weights that a run goes on with, as its recipe has them; nothing where no run was begun."""
     try:
         models = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["models"]
-        return {node: table["weights"] for node, table in models.items() if "weights" in table}
+        weights = {node: table["weights"] for node, table in models.items() if "weights" in table}
+        return {node: path for node, path in weights.items() if finished(run) is not None or Path(path).exists()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}

@@ -16,6 +16,7 @@ from tutelage.graph.modules import mean_probability
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.recipes.evaluate import ENSEMBLE, evaluate_run
 from tutelage.recipes.recipe import graph_of
+from tutelage.recipes.teachers import with_teachers
 from tutelage.runs.evaluations import COST, Evaluation, evaluated, evaluation_of
 from tutelage.runs.folder import read_records, versions
 from tutelage.studies import statistics
@@ -60,7 +61,8 @@ def compare_all(studies: Mapping[str, Study], asked: Asked, out: Path, hands: Ha
                 tell: Callable[[str], None] = print) -> tuple[dict[str, Any], UserError | None]:
     """`compare` under each condition, in OUT/CONDITION (in `out` itself where there are none), all checked before."""
     for name, study in studies.items():
-        cells_of(study, asked, out / name)
+        for cell in cells_of(study, asked, out / name):
+            with_teachers(cell.recipe, cell.run, cell.words[0])
     found: dict[str, Any] = {}
     failed: UserError | None = None
     for name, study in studies.items():

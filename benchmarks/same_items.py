@@ -28,6 +28,9 @@ TEACHERS = {  # run folder that recipes name -> the recipe that trains it, and w
        for epochs in (2, 3, 5)},
     "digits-early": ("early", ()),
 }
+BY_RECIPE = {"teacher": "demo-teacher", "early": "digits-early",
+             **{f"teacher_after{epochs}": f"demo-teacher-after{epochs}" for epochs in (2, 3, 5)}}
+"""The recipe by which a recipe names its teacher -> the run folder, in which that recipe is found."""
 Given = Sequence[tuple[bool, bool, bool]]
 GIVEN: dict[str, tuple[str, Given, bool]] = {  # item -> recipe, (bf16, channels last, compiled) in turn; losses too
     "mixed": ("dual_student", [(True, True, False), (True, False, False), (False, False, False)], False),
@@ -299,7 +302,8 @@ def teachers_of(side: Side, items: Iterable[Item]) -> list[str]:
     recipes, found = side.recipes(), dict[str, None]()
     for name in (name for item in items for name in item.recipes):
         for network in recipes[f"digits/{name}"]["models"].values():
-            folder = Path(network.get("weights", "")).name
+            weights = network.get("weights", "")
+            folder = BY_RECIPE.get(weights["recipe"], "") if isinstance(weights, dict) else Path(weights).name
             found |= {folder: None} if folder in TEACHERS else {}
     return list(found)
 

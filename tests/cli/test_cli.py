@@ -169,9 +169,10 @@ def test_a_truncated_image_is_named_by_check_data_and_when_it_is_read(tutelage, 
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("words", [["train"], ["train", "recipe.toml"], ["train", "nothing.toml", "--out", "run"],
+@pytest.mark.parametrize("words", [["train"], ["train", "nothing.toml", "--out", "run"],
                                    ["train", "--resume", "nothing"], ["train", "--resume", "photos"],
                                    ["train", "--resume", "photos", "--download"], ["evaluate", "photos"],
+                                   ["train", "--resume", "photos", "--with-teachers"], ["train", "photos"],
                                    ["evaluate", "photos", "--on", "tset"]])
 def test_a_call_that_cannot_be_meant_is_a_usage_error(refused, words):
     assert refused(2, *words).startswith("error[usage]: ")

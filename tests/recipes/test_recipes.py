@@ -1,7 +1,6 @@
 """Every recipe of the repository: it reads, its graph can be drawn, and a quick run of it finishes."""
 
 import json
-import os
 import tomllib
 from dataclasses import fields
 from inspect import signature
@@ -62,15 +61,14 @@ def test_its_resolved_text_reads_back_as_the_same_recipe(path: Path, quick: bool
 
 
 def test_its_teacher_comes_from_the_recipe_beside_it(path: Path) -> None:
-    """The weights that a recipe names are where a recipe beside it, the teacher's or another, says it writes them."""
+    """No recipe that comes along names a path: the weights are what a recipe beside it trains, and fit."""
     recipe = read_recipe(path)
-    for arch in recipe.models.values():
-        if arch.weights is None:
-            continue
-        written = f"--out {os.path.relpath(arch.weights, RECIPES.parent)}"
-        sources = [path.with_name(name) for name in ("teacher.toml", "start.toml") if path.with_name(name).exists()]
-        (source,) = (other for other in sources if written in other.read_text(encoding="utf-8"))
-        assert arch.arch in {model.arch for model in read_recipe(source).models.values()}
+    assert {node for node, arch in recipe.models.items() if arch.weights is not None} == set(recipe.teachers)
+    for node, teacher in recipe.teachers.items():
+        source = Path(teacher.recipe)
+        assert source.parent == path.parent
+        (trained,) = read_recipe(source).models.values()
+        assert (trained.arch, trained.options) == (recipe.models[node].arch, recipe.models[node].options)
 
 
 @pytest.mark.parametrize("name", PATHS)

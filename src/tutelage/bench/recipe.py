@@ -21,6 +21,7 @@ from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.recipes.job import Job
 from tutelage.recipes.recipe import Recipe, graph_of, settings_of
+from tutelage.recipes.teachers import with_teachers
 from tutelage.runs.folder import versions
 from tutelage.system.distributed import World
 from tutelage.system.machine import describe_machine, keep_memory, peak_memory
@@ -106,6 +107,7 @@ def _job(recipe: Recipe, world: World, where: object) -> tuple[Job, list[str]]:
         notes.append(f"the images are noise: {error.what}")
         data = _noise(recipe, settings, world)
     models = {}
+    recipe = with_teachers(recipe, where=where, partly=True)
     for node, arch in recipe.models.items():
         try:
             models[node] = _built(recipe, node, arch, data)

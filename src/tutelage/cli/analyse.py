@@ -37,12 +37,13 @@ def search_diswot(
     from tutelage.analysis.search.run import SearchSettings, search_for, teacher_named
     from tutelage.analysis.search.space import family, read_candidates
     from tutelage.cli.analysis_text import search_text
+    from tutelage.cli.named import file_of
     from tutelage.system.distributed import choose_device
 
     settings = SearchSettings(semantic, batch, batches, initialisations, most_parameters, most_flops, evaluations, seed)
     among = family(_numbers("--blocks", blocks), _numbers("--widths", widths)) if candidates is None else (
-        read_candidates(candidates))
-    recipe, spec = teacher_named(teacher, node, set_ or [], plugin or [])
+        read_candidates(file_of(candidates)))
+    recipe, spec = teacher_named(file_of(teacher, folders=True), node, set_ or [], plugin or [])
     found = search_for(recipe, spec, among, settings, choose_device(recipe.train.device))
     say(json.dumps(found.as_json()) if as_json else search_text(found, show))
 

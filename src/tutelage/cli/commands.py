@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tutelage.cli.terminal import listen_to_signals, note, say, show, show_checks
+from tutelage.cli.terminal import listen_to_signals, note, say
 from tutelage.errors import UsageError, unknown
 from tutelage.system.text import table
 
@@ -17,61 +17,54 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
 Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML recipe; recipes/ has some.")]
+RECIPE = "A TOML recipe, or the name of one that comes along: `tutelage recipes`."
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help=RECIPE)]
 
 
-def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A TOML recipe.")] = None,
-          out: Annotated[Path | None, typer.Option(help="The run folder to make, or to go on with.")] = None,
+def train(recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help=RECIPE)] = None,
+          out: Annotated[Path | None, typer.Option(help="The run folder to make, or to go on with; else "
+                                                   "runs/FOLDER/NAME, by the recipe.")] = None,
           resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
           set_: Set = None, plugin: Plugin = None,
           quick: Annotated[bool, typer.Option(help="Three steps on synthetic images: a smoke run.")] = False,
           download: Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not here.")] = False,
+          with_teachers: Annotated[bool, typer.Option("--with-teachers", help="First train the teachers that it names "
+                                                      "by recipe, as far as ./runs has no finished run.")] = False,
           numerics: Annotated[Path | None, typer.Option(hidden=True, help="Number formats of a study's runs.")] = None,
           as_json: Json = False, debug: Debug = False) -> None:
     """Train the networks of a recipe in a run folder. A run that was stopped, or killed, goes on to the same bits.
 
-    tutelage train recipes/cifar100/dual_student.toml --out runs/dual-0 --set train.seed=1
+    tutelage train cifar100/dual_student --with-teachers --out runs/dual-0 --set train.seed=1
     """
-    if (recipe is None) == (resume is None) or (recipe is not None and out is None):
-        raise UsageError("say what to train", expected="RECIPE --out DIR, or --resume DIR")
-    set_ = [*(set_ or []), *(["data.download=true"] if download else [])]
-    if resume is not None and (out is not None or set_ or quick):
+    if (recipe is None) == (resume is None):
+        raise UsageError("say what to train", expected="RECIPE, or --resume DIR")
+    sets = [*(set_ or []), *(["data.download=true"] if download else [])]
+    if resume is not None and (out is not None or sets or quick or with_teachers):
         raise UsageError("a resumed run keeps its own recipe", where="--resume",
-                         found="--resume with --out, --set, --quick or --download", fix="tutelage train --resume DIR")
+                         found="--resume with --out, --set, --quick, --download or --with-teachers",
+                         fix="tutelage train --resume DIR")
+    from tutelage.cli.named import file_of
+    from tutelage.cli.training import Call, train_into, train_teachers
     from tutelage.recipes.added_keys import lacking_in
-    from tutelage.recipes.job import Job, train_recipe
+    from tutelage.recipes.names import usual_run
     from tutelage.recipes.recipe import read_recipe
     from tutelage.recipes.trained_run import recipe_of_run
-    from tutelage.runs.folder import marks_of_run
     from tutelage.system.distributed import connect, disconnect
 
     if resume is not None:
         where, folder, words = resume / "config.toml", resume, recipe_of_run(resume, plugin or [])
     else:
         assert recipe is not None
-        assert out is not None
-        words = read_recipe(recipe, set_, quick=quick, plugins=plugin or [], older=lacking_in(out))
-        where, folder = recipe, out
+        where = file_of(recipe)
+        folder = out or usual_run(where, quick=quick)
+        words = read_recipe(where, sets, quick=quick, plugins=plugin or [], older=lacking_in(folder))
     asked = listen_to_signals()
+    call = Call(lambda: asked[0] if asked else 0, as_json, quick, plugin or [], download)
     world = connect(words.train.device)
     try:
-        if world.main and _already_finished(folder, words.text_in(folder), as_json):
-            return
-
-        def started(job: Job, place: Path) -> None:
-            if world.main and not as_json:
-                say((f"{place}\n\n" if place != folder else "") + f"{job.graph}\n")
-            for text in job.notes if world.main else ():
-                note(text)
-
-        for job, event in train_recipe(words, folder, world, lambda: asked[0] if asked else 0, where, started,
-                                        numerics, lambda checks: show_checks(checks, as_json)):
-            if world.main and event is not None:
-                show(event, job.settings.epochs, as_json)
-        if world.main:
-            marks = marks_of_run(folder)
-            say(json.dumps({"event": "finished", "out": str(folder), "marks": marks}) if as_json else
-                "\n".join([*(f"{node} {text}" for node, text in marks.items()), f"finished: {folder}"]))
+        if with_teachers:
+            train_teachers(folder, words, where, world, call)
+        train_into(folder, words, where, world, call, numerics)
     finally:
         disconnect()
 
@@ -104,7 +97,8 @@ def evaluate(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished
         say(json.dumps({"run": str(run), **metrics, "cost": price}) if as_json else evaluation_text(metrics, price))
 
 
-def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", help="A study file, or recipes.")],
+def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...",
+                                                          help="A study, or recipes: files or names.")],
             out: Annotated[Path, typer.Option(help="The study's folder: made, or gone on with.")],
             seeds: Annotated[int, typer.Option(help="Every recipe is trained with seeds 0 to N - 1.", min=1)] = 5,
             baseline: Annotated[str | None, typer.Option(help="The method to hold the others against.")] = None,
@@ -119,15 +113,16 @@ def compare(recipes: Annotated[list[Path], typer.Argument(metavar="RECIPES...", 
             as_json: Json = False, debug: Debug = False) -> None:
     """Train methods with several seeds, whatever is missing of them, and compare them pair by pair.
 
-    tutelage compare recipes/digits/study.toml --seeds 5 --out out/study --jobs 2
+    tutelage compare digits/study --seeds 5 --out out/study --jobs 2
     """
     if on not in ("validation", "test"):
         raise UsageError("unknown split", where="--on", found=on, expected="test or validation")
+    from tutelage.cli.named import file_of
     from tutelage.studies.compare import REPORT_FILE, Hands, compare_all
     from tutelage.studies.study import Asked, read_study, under_conditions
 
     asked, stop = Asked(seeds, on, tuple(set_ or ()), quick, tuple(plugin or ())), listen_to_signals()
-    studies = under_conditions(read_study(recipes, baseline), condition or [])
+    studies = under_conditions(read_study([file_of(one) for one in recipes], baseline), condition or [])
     results, error = compare_all(studies, asked, out, Hands(jobs, ray), lambda: stop[0] if stop else 0,
                                  note if as_json else say)
     say(json.dumps(results) if as_json else "\n" + (out / REPORT_FILE).read_text(encoding="utf-8"))
@@ -200,12 +195,14 @@ def cache(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: 
           debug: Debug = False) -> None:
     """Compute ahead what the teachers of a recipe say of each draw of the images; training then looks it up.
 
-    tutelage cache recipes/cifar100/dual_student.toml --set train.draws=8
+    tutelage cache cifar100/dual_student --set train.draws=8
     """
+    from tutelage.cli.named import file_of
     from tutelage.recipes.job import cache_job, make_job
     from tutelage.recipes.recipe import read_recipe
     from tutelage.system.distributed import connect, disconnect
 
+    recipe = file_of(recipe)
     words = read_recipe(recipe, set_ or [], plugins=plugin or [])
     world = connect(words.train.device)
     try:
@@ -228,13 +225,15 @@ def bench(recipe: RecipePath, set_: Set = None, plugin: Plugin = None,
           as_json: Json = False, debug: Debug = False) -> None:
     """Measure how fast this is on your machine, as ratios to the best floor and to a naive loop.
 
-    tutelage bench recipes/cifar100/dual_student.toml --to bench.json
+    tutelage bench cifar100/dual_student --to bench.json
     """
     from tutelage.bench.recipe import bench_recipe
+    from tutelage.cli.named import file_of
     from tutelage.recipes.recipe import read_recipe
     from tutelage.system.distributed import World, choose_device
     from tutelage.system.files import write_json
 
+    recipe = file_of(recipe)
     words = read_recipe(recipe, set_ or [], plugins=plugin or [])
     result = bench_recipe(words, World(choose_device(words.train.device)), rounds, only, where=recipe,
                           tell=(lambda line: None) if as_json else say)
@@ -244,15 +243,27 @@ def bench(recipe: RecipePath, set_: Set = None, plugin: Plugin = None,
         say(json.dumps(result))
 
 
+def recipes(as_json: Json = False, debug: Debug = False) -> None:
+    """List the recipes and studies that come along, by name, with the first line of each.
+
+    tutelage recipes
+    """
+    from tutelage.cli.named import list_recipes
+
+    list_recipes(as_json)
+
+
 def graph(recipe: RecipePath, set_: Set = None, plugin: Plugin = None, as_json: Json = False,
           debug: Debug = False) -> None:
     """Show who learns from whom in a recipe, checked, before anything trains.
 
-    tutelage graph recipes/digits/dual_student.toml --set method.peers=none
+    tutelage graph digits/dual_student --set method.peers=none
     """
+    from tutelage.cli.named import file_of
     from tutelage.graph.graph_data import data_of
     from tutelage.recipes.recipe import graph_of, read_recipe, settings_of
 
+    recipe = file_of(recipe)
     words = read_recipe(recipe, set_ or [], plugins=plugin or [])
     made = graph_of(words, recipe)
     settings_of(words, made)
@@ -275,12 +286,13 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
                    set_: Set = None, plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
     """Say how much there is to learn at each layer of a network, and pick the teacher's layers for feature_only.
 
-    tutelage analyse layers recipes/digits/feature_only.toml --count 3
+    tutelage analyse layers digits/feature_only --count 3
     """
     from tutelage.analysis.layer_quality import best, measure_layers
+    from tutelage.cli.named import file_of
     from tutelage.recipes.trained_run import networks_of
 
-    found, data = networks_of(of, set_ or [], plugin or [])
+    found, data = networks_of(file_of(of, folders=True), set_ or [], plugin or [])
     node = node or next(iter(found))
     if node not in found:
         raise unknown("network", node, found, where="--node")
@@ -343,13 +355,3 @@ def init(context: typer.Context,
 
     chosen = [*(students or []), *context.args] or ["timm:resnet18", "timm:mobilenetv2_100"]
     say(write_recipes(folder, teacher, chosen, to))
-
-
-def _already_finished(folder: Path, config: str, as_json: bool) -> bool:
-    """Whether this very run is done; another run in the folder is left to `open_run` to refuse."""
-    from tutelage.runs.folder import finished
-
-    if finished(folder) is None or (folder / "config.toml").read_text(encoding="utf-8") != config:
-        return False
-    say(json.dumps({"event": "already finished", "out": str(folder)}) if as_json else f"already finished: {folder}")
-    return True

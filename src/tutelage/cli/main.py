@@ -40,15 +40,17 @@ def tutelage(version: Annotated[bool, typer.Option("--version", callback=_print_
 
       tutelage methods
 
-      tutelage graph recipes/digits/dual_student.toml
+      tutelage recipes
 
-      tutelage train recipes/digits/dual_student.toml --out runs/dual-0
+      tutelage graph digits/dual_student
+
+      tutelage train digits/dual_student --with-teachers --out runs/dual-0
 
       tutelage train --resume runs/dual-0
 
       tutelage evaluate runs/dual-0 --on test
 
-      tutelage compare recipes/digits/study.toml --seeds 5 --out out/study
+      tutelage compare digits/study --seeds 5 --out out/study
 
       tutelage report runs/dual-0 --to report.html
 
@@ -57,7 +59,8 @@ def tutelage(version: Annotated[bool, typer.Option("--version", callback=_print_
 
 
 for command in (commands.train, commands.evaluate, commands.compare, commands.report, commands.export, commands.predict,
-                commands.cache, commands.bench, listing.methods, listing.tasks, commands.graph, commands.check_data,
+                commands.cache, commands.bench, listing.methods, listing.tasks, commands.recipes, commands.graph,
+                commands.check_data,
                 commands.pre_resize):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True})(commands.init)
@@ -107,7 +110,8 @@ def _with_ray(arguments: list[str]) -> list[str]:
 
 def _fail_unforeseen(error: Exception, arguments: list[str]) -> None:
     if isinstance(error, Interrupted):
-        again = "the same command again" if "compare" in arguments[:1] else "tutelage train --resume DIR"
+        several = "compare" in arguments[:1] or "--with-teachers" in arguments
+        again = "the same command again" if several else "tutelage train --resume DIR"
         print(f"{clear(sys.stderr.isatty())}stopped; a checkpoint is saved. Go on with: {again}", file=sys.stderr)
         sys.exit(128 + error.number)
     text = str(error)

@@ -27,6 +27,7 @@ from tutelage.recipes.class_phases import train_phases
 from tutelage.recipes.methods import in_phases
 from tutelage.recipes.recipe import Recipe, graph_of, place_of, read_recipe, settings_of
 from tutelage.recipes.sequence import gather, open_whole, runs_of
+from tutelage.recipes.teachers import with_teachers
 from tutelage.system.distributed import World, lead
 from tutelage.tasks.named import data_for
 
@@ -50,6 +51,7 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe", data: data_
     """
     graph = graph_of(recipe, where)
     settings = settings_of(recipe, graph)
+    recipe = with_teachers(recipe, where=where)
     for node in graph.named(Frozen):
         if node not in recipe.models:
             raise UsageError("this method is several runs", where=where, found=f"{node!r} comes from the run before",
@@ -87,6 +89,7 @@ def train_recipe(recipe: Recipe, out: Path, world: World, interrupted: Callable[
         for event in train_job(job, folder, world, interrupted, numerics, tell):
             yield job, event
 
+    recipe = with_teachers(recipe, out, where)
     runs = runs_of(recipe, out, where)
     if len(runs) == 1:
         yield from train_one(recipe, out)

@@ -27,6 +27,7 @@ from tutelage.models.architecture import Architecture
 from tutelage.recipes import added_keys
 from tutelage.recipes.lookup import edge_of, function_of, node_of, told, wrong_type
 from tutelage.recipes.methods import graphs_of_method
+from tutelage.recipes.names import TeacherRecipe, named_teachers, seen_from
 from tutelage.recipes.places import Keys, Place, override_keys, shown_key
 from tutelage.tasks.named import task_named
 from tutelage.tasks.task import Task
@@ -71,7 +72,8 @@ class TrainSettings(OptimizerSettings):
 class Recipe:
     """A whole recipe, resolved: paths are absolute, every default is filled in.
 
-    `number` says which of a method's several runs it is, from 1 on; `file` is where it was read, for errors.
+    `number` says which of a method's several runs it is, from 1 on; `file` is where it was read, for errors. `teachers`
+    are those nodes whose weights another recipe trains, for `teachers.with_teachers`.
     """
 
     data: DataSettings
@@ -85,6 +87,7 @@ class Recipe:
     plugins: list[str] = field(default_factory=list)
     number: int | None = None
     file: Place = field(default=Place("recipe"), compare=False, repr=False)
+    teachers: dict[str, TeacherRecipe] = field(default_factory=dict, compare=False, repr=False)
 
     def text(self) -> str:
         """The recipe as TOML, which reads back as the same recipe."""
@@ -297,7 +300,8 @@ def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: l
     own = {item.name for item in fields(TrainSettings)}
     optimizers = {key: value for key, value in train.items() if isinstance(value, dict) and key not in own}
     models = {}
-    for node, table in tables["models"].items():
+    named, teachers = named_teachers(tables["models"], source.path, source.table, source.where)
+    for node, table in named.items():
         models[node] = _absolute(source.table(table, ("models", node), Architecture), source.path, "weights", "classes")
     for node, table in optimizers.items():
         typed = source.table(table, ("train", node), OptimizerSettings)
@@ -309,7 +313,7 @@ def _recipe(tables: dict[str, Any], source: TomlFile, *, quick: bool, plugins: l
                   source.table(train, ("train",), TrainSettings, extra=list(optimizers)),
                   added_keys.resolved(tables.get("method", {})),
                   tables.get("nodes", {}), tables.get("edges", []), optimizers, quick, plugins, number,
-                  source.where(()))
+                  source.where(()), teachers)
 
 
 def _absolute(table: Any, recipe: Path, *keys: str) -> Any:
@@ -323,7 +327,7 @@ def _absolute(table: Any, recipe: Path, *keys: str) -> Any:
 
 
 def _seen_from(recipe: Path, path: str) -> Path:
-    return recipe.parent / Path(os.path.expandvars(path)).expanduser()
+    return seen_from(recipe, Path(os.path.expandvars(path)).expanduser())
 
 
 def _quickened(recipe: Recipe) -> Recipe:

@@ -15,6 +15,7 @@ from tutelage.errors import DataError, Interrupted, UsageError, UserError
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.recipes.evaluate import ENSEMBLE, evaluate_run
 from tutelage.recipes.recipe import graph_of
+from tutelage.recipes.teachers import with_teachers
 from tutelage.runs.evaluations import COST, Evaluation, evaluated, evaluation_of
 from tutelage.runs.folder import read_records, versions
 from tutelage.studies import statistics
@@ -65,7 +66,10 @@ def compare_all(studies: Mapping[str, Study], asked: Asked, out: Path, hands: Ha
                 tell: Callable[[str], None] = print) -> tuple[dict[str, Any], UserError | None]:
     """`compare` under each condition, in OUT/CONDITION (in `out` itself where there are none), all checked before."""
     for name, study in studies.items():
-        task_of_cells(cells_of(study, asked, out / name))
+        cells = cells_of(study, asked, out / name)
+        task_of_cells(cells)
+        for cell in cells:
+            with_teachers(cell.recipe, cell.run, cell.words[0])
     found: dict[str, Any] = {}
     failed: UserError | None = None
     for name, study in studies.items():

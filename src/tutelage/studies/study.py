@@ -40,6 +40,7 @@ from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.recipes import added_keys
 from tutelage.recipes.recipe import Recipe, TomlFile, graph_of, read_recipe, settings_of
+from tutelage.recipes.teachers import with_teachers
 from tutelage.runs.folder import read_json
 from tutelage.system.files import write_json
 
@@ -294,6 +295,10 @@ def _cell(study: Study, asked: Asked, out: Path, name: str, recipe: str, overrid
         told = plain.models[node].weights  # a student may start there too
         alike = [other for other, arch in plain.models.items() if other == node or (told and arch.weights == told)]
         sets += [f"models.{other}.weights={json.dumps(str(folder.resolve()))}" for other in alike]
+        plain = replace(plain, teachers={other: of for other, of in plain.teachers.items() if other not in alike})
+    found = with_teachers(plain, run, path, partly=True)
+    sets += [f"models.{node}.weights={json.dumps(found.models[node].weights)}" for node in plain.teachers
+             if node not in found.teachers]
     resolved = read_recipe(path, sets, quick=asked.quick, plugins=asked.plugins)
     words = [str(path), *(word for one in sets for word in ("--set", one)), *(["--quick"] if asked.quick else []),
              *(word for module in asked.plugins for word in ("--plugin", module))]

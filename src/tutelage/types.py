@@ -67,6 +67,11 @@ def one_tensor(given: Tensor | Mapping[str, Any]) -> Tensor:
     return given
 
 
+def rows_in(view: View) -> int:
+    """How many samples a view is of."""
+    return len(view if isinstance(view, Tensor) else next(iter(view.values())))
+
+
 def plain_view(inputs: Inputs) -> View:
     """The view that no augmentation made."""
     return inputs if isinstance(inputs, Tensor) else inputs[""]

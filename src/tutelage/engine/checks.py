@@ -26,14 +26,14 @@ from tutelage.errors import ModelError
 from tutelage.graph.ends import is_of_batch, parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
-from tutelage.graph.taps import logits_of
+from tutelage.graph.taps import call, logits_of
 from tutelage.models import probes
 from tutelage.models.freezing import moving_statistics
 from tutelage.system.distributed import World
 from tutelage.system.random import derive, seeded, uniform
 from tutelage.tasks.classification import skill
 from tutelage.tasks.named import task_of
-from tutelage.types import Batch, View, plain_view
+from tutelage.types import Batch, View, plain_view, rows_in
 
 SMALL = 64
 """Pixels of a side up to which a network is given 8 images to be probed by; larger ones get 4."""
@@ -145,9 +145,9 @@ def _plain_arithmetic() -> Iterator[None]:
         yield
 
 
-def _check_form(findings: Findings, node: str, network: nn.Module, images: Tensor, taps: set[str], *, trained: bool,
-                known: bool, more: Callable[[], Tensor]) -> None:
-    looked_at = f"{len(images)} images"
+def _check_form(findings: Findings, node: str, network: nn.Module, images: View, taps: set[str], *, trained: bool,
+                known: bool, more: Callable[[], View]) -> None:
+    looked_at = f"{rows_in(images)} images"
     note = partial(findings.note, node=node, looked_at=looked_at)
     if trained and (moving := moving_statistics(network)):
         note("moving_statistics", wrong=_moving(moving))
@@ -164,7 +164,7 @@ def _check_form(findings: Findings, node: str, network: nn.Module, images: Tenso
         note("constant", wrong=_constant() if probes.unlikeness(logits, images) < probes.CONSTANT else None)
     weights = {name: tensor.clone() for name, tensor in copy.named_parameters()}
     probes.wake(copy)
-    if not bool(logits(images[:2]).isfinite().all()):  # some number has to be what it was
+    if not bool(logits(probes.first_rows(images, 2)).isfinite().all()):  # some number has to be what it was
         for name, parameter in copy.named_parameters():
             parameter.data.copy_(weights[name])
     note("neighbours", wrong=_neighbours(once, logits, images))
@@ -175,16 +175,17 @@ def _check_form(findings: Findings, node: str, network: nn.Module, images: Tenso
         note("training_output", wrong=_in_training(node, copy, images, sorted(taps), given))
 
 
-def _read(network: nn.Module, images: Tensor) -> Tensor:
-    return logits_of(network(images))
+def _read(network: nn.Module, images: View) -> Tensor:
+    return logits_of(call(network, images))
 
 
-def _neighbours(once: probes.Logits, logits: probes.Logits, images: Tensor) -> ModelError | None:
-    if len(images) < 2:
+def _neighbours(once: probes.Logits, logits: probes.Logits, images: View) -> ModelError | None:
+    if rows_in(images) < 2:
         return None
+    single = probes.first_rows(images, 1)
     try:
         with torch.no_grad():
-            apart = float((once(images[:1]) - once(images[:1])).abs().max())
+            apart = float((once(single) - once(single)).abs().max())
         beside, alone = probes.neighbours_matter(logits, images)
     except (RuntimeError, ValueError, IndexError) as error:
         return ModelError("a network does not run on a single image", found=_first_line(error),
@@ -204,12 +205,12 @@ def _neighbours(once: probes.Logits, logits: probes.Logits, images: Tensor) -> M
                           "for itself")
 
 
-def _probabilities(given: Tensor, copy: nn.Module, logits: probes.Logits, images: Tensor, network: nn.Module,
-                   more: Callable[[], Tensor]) -> tuple[ModelError | str | None, str]:
+def _probabilities(given: Tensor, copy: nn.Module, logits: probes.Logits, images: View, network: nn.Module,
+                   more: Callable[[], View]) -> tuple[ModelError | str | None, str]:
     """What is wrong, and why it could not be judged if so."""
-    if given.dim() != 2 or given.shape[1] < 2 or not probes.within_unit(given):
+    if given.dim() < 2 or given.shape[1] < 2 or not probes.within_unit(given):
         return None, ""
-    if probes.sum_to_one(given):
+    if probes.sum_to_one(given.movedim(1, -1)):
         return _gives_probabilities("each row lies in [0, 1] and sums to 1, as a softmax gives it"), ""
     try:
         head = probes.last_head(copy, logits, images)
@@ -239,7 +240,7 @@ def _constant() -> ModelError:
                       expected="outputs that depend on the image", fix="give it trained weights")
 
 
-def _in_training(node: str, copy: nn.Module, images: Tensor, taps: Sequence[str],
+def _in_training(node: str, copy: nn.Module, images: View, taps: Sequence[str],
                  given: Tensor) -> ModelError | None:
     copy.train()
     try:

@@ -79,7 +79,7 @@ def last_head(copy: nn.Module, logits: Logits, images: View) -> nn.Module | None
 
     handles = [module.register_forward_hook(hear) for module in copy.modules() if _own_weights(module)]
     try:
-        classes = logits(images).shape[-1]
+        classes = logits(images).shape[1]
     finally:
         for handle in handles:
             handle.remove()

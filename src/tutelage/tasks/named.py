@@ -11,9 +11,10 @@ from tutelage.data.stream import CPU
 from tutelage.errors import unknown
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.segmentation.task import SEGMENTATION
+from tutelage.tasks.series import SERIES
 from tutelage.tasks.task import Task
 
-TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION)}
+TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES)}
 
 
 def task_named(name: str, where: object = "[data] task") -> Task:

@@ -12,10 +12,11 @@ from tutelage.data.source import Data
 from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError
 from tutelage.graph.divergences import cross_entropy, kl
+from tutelage.tasks.overlays import overlay
 from tutelage.tasks.segmentation import metrics
 from tutelage.tasks.segmentation.rows import channels, mask_of, masks, pixels, places, resized
 from tutelage.tasks.task import Evidence, Judge, Score, Task, Term
-from tutelage.types import BatchLabels
+from tutelage.types import BatchLabels, View, one_tensor
 
 SCORES = (
     Score("dice", "Dice"),
@@ -57,7 +58,9 @@ def first_class(names: tuple[str, ...]) -> int:
 
 def judge_of_masks(names: tuple[str, ...]) -> Judge:
     """The judge of maps of logits of these classes; its evidence is "counts" [B, K, 3], see `metrics`."""
-    return Judge(partial(_measure, len(names)), partial(_summary, first_class(names)))
+    first = first_class(names)
+    return Judge(partial(_measure, len(names)), partial(_summary, first),
+                 by_sample=lambda evidence: metrics.image_dice(evidence["counts"], first))
 
 
 def predicted_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -78,6 +81,14 @@ def mean_map(*logits: Tensor) -> Tensor:
     height, width = logits[0].shape[2:]
     logs = [resized(maps, (height, width)).log_softmax(1) for maps in logits]
     return torch.stack(logs).logsumexp(0) - math.log(len(logits))
+
+
+def draw_masks(images: View, labels: BatchLabels, taps: Mapping[str, Tensor]) -> list[bytes]:
+    """A picture of each image: what a network says as areas, what is true as outlines; class 0 is not painted."""
+    true = mask_of(labels)
+    height, width = true.shape[1:]
+    said = predicted_masks(taps[""], (height, width))
+    return [overlay(*of) for of in zip(one_tensor(images), true, said, strict=True)]
 
 
 def _measure(classes: int, taps: Mapping[str, Tensor], labels: BatchLabels, ids: Tensor) -> Evidence | None:
@@ -105,4 +116,4 @@ def _defined(numbers: Tensor) -> list[float | None]:
 SEGMENTATION = Task("segmentation", SCORES, check_masks, lambda data: judge_of_masks(data.classes),
                     learn=(Term(cross_entropy, rows=pixels, soft=True),),
                     imitate=(Term(kl, rows=pixels, soft=True),), mean=mean_map,
-                    rows=(pixels, channels, masks, places))
+                    rows=(pixels, channels, masks, places), places=places, pictures=draw_masks)

@@ -15,7 +15,7 @@ from tutelage.data.mask_values import (
     guessed,
     prepared_mask,
     read_mask,
-    read_names,
+    read_mask_names,
 )
 from tutelage.errors import DataError, SecurityError
 
@@ -175,9 +175,9 @@ def test_in_a_lossy_file_each_pixel_is_of_the_nearer_of_two_values_and_of_more_i
 def test_names_that_cannot_be_meant_are_refused(tmp_path, text):
     (tmp_path / "classes.txt").write_bytes(text)
     with pytest.raises(DataError, match="names of"):
-        read_names(tmp_path / "classes.txt")
+        read_mask_names(tmp_path / "classes.txt")
 
 
 def test_names_are_lines(tmp_path):
     (tmp_path / "classes.txt").write_text("﻿background\r\n  soft tissue \nbone\n\n", encoding="utf-8")
-    assert read_names(tmp_path / "classes.txt") == ["background", "soft tissue", "bone"]
+    assert read_mask_names(tmp_path / "classes.txt") == ["background", "soft tissue", "bone"]

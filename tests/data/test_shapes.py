@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tutelage.data.shapes import CLASSES, SPLITS, make_shapes, write_folder
+from tutelage.data.shapes import CLASSES, SPLITS, make_shapes, write_shapes
 
 
 def test_the_set_is_the_same_on_every_machine():
@@ -52,7 +52,7 @@ def test_a_disc_is_round_and_a_square_is_not():
 
 
 def test_written_masks_have_the_values_asked_for(tmp_path: Path):
-    write_folder(tmp_path, [0, 5, 300, 7], {"train": 6, "val": 2})
+    write_shapes(tmp_path, [0, 5, 300, 7], {"train": 6, "val": 2})
     found = set()
     for split, count in {"train": 6, "val": 2}.items():
         masks = sorted((tmp_path / split / "masks").iterdir())

@@ -309,7 +309,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
     say(f"\nlayers = {{ {node} = {json.dumps(picked)}, ... }}")
 
 
-def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images, or of series.")],
+def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="A folder of images, or of images "
+                                                      "and masks; of a recipe, the one that its [data] names.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,
@@ -318,10 +319,9 @@ def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
 
     tutelage check-data my-photos
     """
-    from tutelage.data.check import check_folder
-    from tutelage.data.check_series import check_series, holds_series
+    from tutelage.recipes.folder_check import check_any_folder
 
-    report = check_series(folder) if holds_series(folder) else check_folder(folder, value_range=value_range)
+    report = check_any_folder(folder, value_range)
     say(report.as_json() if as_json else report.text(every=every))
     if report.errors:
         raise typer.Exit(3)

@@ -89,23 +89,14 @@ class Report:
             if few < many:
                 lines.append(f"  {'':<10} largest class {images.printable(most)} ({many}), "
                              f"smallest {images.printable(least)} ({few})")
-        lines += ["  sizes      " + _counted(self.sizes), "  modes      " + _counted(self.modes)]
-        for finding in (*self.errors, *self.warnings):
-            lines.append(f"  {'error' if finding.error else 'warning':<10} {finding.what}")
-            lines.append(f"  {'':<12} {'example' if finding.count > 1 else 'where':<9} {finding.example}")
-            lines.append(f"  {'':<12} {'fix':<9} {finding.fix}")
-            lines += [f"  {'':<22} {path}" for path in finding.paths] if every else []
-        if not self.findings:
-            lines.append("  nothing wrong was found")
-        elif not every and any(finding.count > 1 for finding in self.findings):
-            lines.append("  --list names everything")
-        return "\n".join(lines)
+        lines += ["  sizes      " + counted_text(self.sizes), "  modes      " + counted_text(self.modes)]
+        return "\n".join([*lines, *lines_of_findings((*self.errors, *self.warnings), every)])
 
     def __str__(self) -> str:
         return self.text()
 
 
-class _Seen(NamedTuple):
+class SeenFile(NamedTuple):
     """What decoding a file told: its error and whether a run minds, or its mode, size, frames, depth and pixels."""
 
     error: UserError | None
@@ -121,14 +112,29 @@ class _Seen(NamedTuple):
 class _Good(NamedTuple):
     image: folder.Image
     name: str
-    told: _Seen
+    told: SeenFile
+
+
+def lines_of_findings(findings: Sequence[Finding], every: bool) -> list[str]:
+    """What was found, for a person; with `every`, each path is named."""
+    lines = []
+    for finding in findings:
+        lines.append(f"  {'error' if finding.error else 'warning':<10} {finding.what}")
+        lines.append(f"  {'':<12} {'example' if finding.count > 1 else 'where':<9} {finding.example}")
+        lines.append(f"  {'':<12} {'fix':<9} {finding.fix}")
+        lines += [f"  {'':<22} {path}" for path in finding.paths] if every else []
+    if not findings:
+        lines.append("  nothing wrong was found")
+    elif not every and any(finding.count > 1 for finding in findings):
+        lines.append("  --list names everything")
+    return lines
 
 
 def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_symlinks: bool = False,
                  value_range: images.Range | None = None) -> Report:
     """Decode every image below `root`, on all cores, and compare them with each other; the options are of [data]."""
     listing = folder.list_folder(root, follow_symlinks=follow_symlinks)
-    seen = folder.in_threads(partial(_look, max_pixels=max_pixels, value_range=value_range),
+    seen = folder.in_threads(partial(look_into_file, max_pixels=max_pixels, value_range=value_range),
                              [image.path for image in listing.images])
     names = [_relative(image.path, listing.root) for image in listing.images]
     wrong = [(problem, problem.where or "", True) for problem in listing.problems]
@@ -141,25 +147,27 @@ def check_folder(root: Path, *, max_pixels: int = images.MAX_PIXELS, follow_syml
     except UserError as error:
         splits = {}
         wrong.append((error, error.where or "", True))
-    findings = [*_grouped(wrong, listing.root), *_leaks(listing, seen, splits), *_left_out(listing), *_remarks(listing),
+    findings = [*findings_of_errors(wrong, listing.root), *findings_of_leaks(listing, seen, splits),
+                *findings_of_left_out(listing), *_remarks(listing),
                 *_absent(listing), *_too_small(listing, splits), *_twins(listing.classes), *_odd(good, listing)]
     return Report(images.printable(listing.root), _counts(listing.images), tuple(findings),
                   dict(Counter(one.told.mode for one in good).most_common()),
                   dict(Counter(one.told.size for one in good).most_common()))
 
 
-def _look(path: Path, max_pixels: int, value_range: images.Range | None) -> _Seen:
+def look_into_file(path: Path, max_pixels: int, value_range: images.Range | None) -> SeenFile:
+    """Decode a file; what is wrong with it is told, not raised."""
     try:
         head = images.header(path, max_pixels)
         frames, deep = images.count_frames(path, max_pixels), _is_deep(head, path)
     except UserError as error:
-        return _Seen(error, at_the_door=True)
+        return SeenFile(error, at_the_door=True)
     try:
         decoded = images.decode(path, 3, max_pixels, value_range=value_range)
     except UserError as error:
-        return _Seen(error)
+        return SeenFile(error)
     suffix, kind = path.suffix.lower(), {"MPO": "JPEG", "HEIF": "HEIC"}.get(str(head.format), str(head.format))
-    return _Seen(None, False, head.mode, f"{head.width} x {head.height}", frames,
+    return SeenFile(None, False, head.mode, f"{head.width} x {head.height}", frames,
                  suffix != "" and suffix not in SUFFIXES.get(kind, (suffix,)), deep, pixel_hash(decoded))
 
 
@@ -172,7 +180,7 @@ def _is_deep(head: Image.Image, path: Path) -> bool:
     return max(bits if isinstance(bits, tuple) else (bits,)) > 8
 
 
-def _grouped(wrong: Iterable[tuple[UserError, str, bool]], root: Path) -> list[Finding]:
+def findings_of_errors(wrong: Iterable[tuple[UserError, str, bool]], root: Path) -> list[Finding]:
     """Errors of the same words as one."""
     groups: dict[tuple[str, bool], list[tuple[UserError, str]]] = defaultdict(list)
     for error, where, stops in wrong:
@@ -187,7 +195,7 @@ def _grouped(wrong: Iterable[tuple[UserError, str, bool]], root: Path) -> list[F
     return found
 
 
-def _leaks(listing: folder.Listing, seen: Sequence[_Seen], splits: Mapping[str, Rows]) -> list[Finding]:
+def findings_of_leaks(listing: folder.Listing, seen: Sequence[SeenFile], splits: Mapping[str, Rows]) -> list[Finding]:
     """The same image in two splits or under two classes; splits that are cut by rule are cut as a run cuts them."""
     keys = keys_of([told.pixels or None for told in seen])
     large = sum(image.size for image in listing.images) > folder.BYTES_HASHED_AT_ONCE
@@ -223,7 +231,8 @@ _FIXES = {"hidden": "none, unless images are meant: rename those",
           "beside": "put the images into the folders of their classes"}
 
 
-def _left_out(listing: folder.Listing) -> list[Finding]:
+def findings_of_left_out(listing: folder.Listing) -> list[Finding]:
+    """What is not used, a finding for each suffix and reason."""
     kinds = {one.path: one.kind for one in listing.left_out}
     found = []
     for kind in kinds_left_out(listing.left_out):
@@ -312,6 +321,7 @@ def _relative(path: Path, root: Path) -> str:
     return images.printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _counted(counts: dict[str, int]) -> str:
+def counted_text(counts: Mapping[str, int]) -> str:
+    """The first eight of these, each with how many there are."""
     shown = [f"{count} of {name}" for name, count in list(counts.items())[:8]]
     return ", ".join(shown) + (f" and {len(counts) - 8} more" if len(counts) > 8 else "")

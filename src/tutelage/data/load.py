@@ -26,7 +26,8 @@ from tutelage.data.images import (
     printable,
 )
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
-from tutelage.data.masks import Place, load_masks
+from tutelage.data.mask_folder import are_images_and_masks
+from tutelage.data.masks import PairsAt, load_masks
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
 from tutelage.data.settings import SERIES, DataSettings
@@ -56,8 +57,8 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     if settings.name in SERIES or settings.work == "series":
         return _series(settings, seed, device, quick)
     if settings.work == "segmentation" or settings.name == "shapes":
-        root, workers = None if settings.name == "shapes" else _root(settings), _workers_of(settings, device)
-        return load_masks(settings, Place(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
+        root, workers = None if settings.name == "shapes" else root_of(settings), _workers_of(settings, device)
+        return load_masks(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
     if settings.name in ("folder", "imagenet100"):
         return _quick(settings, seed, device) if quick else _folder(settings, seed, device)
     if quick and settings.name != "digits":
@@ -94,7 +95,7 @@ def _alike(sides: tuple[int, int]) -> Sides:
 
 def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool) -> Data:
     """A published set that fits in memory; what has no test split gives up a fixed fifth for one."""
-    root = _root(settings)
+    root = root_of(settings)
     match settings.name:
         case "digits":
             arrays = published.digits()
@@ -133,6 +134,10 @@ def _folder(settings: DataSettings, seed: int, device: torch.device) -> Data:
     """A folder of images; what has no test and no validation folder gives up shares for them."""
     listing = _listing(settings)
     folder.require_sound(listing)
+    if settings.task is None and are_images_and_masks(listing.classes):
+        raise UsageError("a folder of images and masks, and no word of what it is for", where="[data] task",
+                         found=", ".join(listing.classes), expected='task = "segmentation"',
+                         fix='say so, or task = "classification" if these are two classes')
     if settings.name == "imagenet100" and len(listing.classes) != 100:
         raise DataError("this is not ImageNet-100", where=listing.root, found=f"{len(listing.classes)} classes",
                         expected="100 classes", fix='use name = "folder" for other sets of classes')
@@ -234,7 +239,7 @@ def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
 
 
 def _quick_classes(settings: DataSettings) -> tuple[str, ...]:
-    if settings.name == "folder" and settings.root is not None and _root(settings).is_dir():
+    if settings.name == "folder" and settings.root is not None and root_of(settings).is_dir():
         listing = _listing(settings)
         if not listing.classes:
             folder.require_sound(listing)
@@ -244,7 +249,7 @@ def _quick_classes(settings: DataSettings) -> tuple[str, ...]:
 
 
 def _listing(settings: DataSettings) -> folder.Listing:
-    return folder.list_folder(_root(settings), follow_symlinks=settings.follow_symlinks,
+    return folder.list_folder(root_of(settings), follow_symlinks=settings.follow_symlinks,
                               by_content=settings.images_by == "content")
 
 
@@ -320,7 +325,7 @@ def _read(paths: list[Path], how: Preparation, max_pixels: int, place: int) -> I
     return decode(paths[place], how.channels, max_pixels, orientation=how.orientation, value_range=how.value_range)
 
 
-def _root(settings: DataSettings) -> Path:
+def root_of(settings: DataSettings) -> Path:
     """The folder that the settings mean; it need not be there."""
     home = Path(os.environ.get("TUTELAGE_DATA", "data"))
     if settings.root is None:

@@ -60,20 +60,21 @@ class CheckedMasks:
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         """What is worth knowing where images become `size` (height, width)."""
-        notes = []
-        if not self.told:
-            values = ", ".join(f"{value} {self.classes.names[number]}" for value, number in
-                               list(self.classes.numbers.items())[:8])
-            notes.append(f"classes are those of the masks' values: {values}; mask_values in [data], or classes.txt, "
-                         "names them")
+        values = ", ".join(f"{value} {self.classes.names[number]}" for value, number in
+                           list(self.classes.numbers.items())[:8])
+        named = f"classes are those of the masks' values: {values}; mask_values in [data], or classes.txt, names them"
+        return (*(() if self.told else (named,)), *filter(None, [self.cut_at(size)]))
+
+    def cut_at(self, size: tuple[int, int]) -> str:
+        """How many images lose their edges where they become `size` (height, width); "" if none does."""
         cut = Counter({sides: count for sides, count in self.sizes.items()
                        if abs(sides[0] * size[0] / (sides[1] * size[1]) - 1) > _CUT_FROM})
-        if cut:
-            (width, height), _ = cut.most_common(1)[0]
-            notes.append(f"of {cut.total()} of {sum(self.sizes.values())} images the central part is used, not the "
-                         f"whole: they are not of the proportions of image_size = [{size[0]}, {size[1]}], most of them "
-                         f"{width} x {height} pixels wide and high")
-        return tuple(notes)
+        if not cut:
+            return ""
+        (width, height), _ = cut.most_common(1)[0]
+        return (f"of {cut.total()} of {sum(self.sizes.values())} images the central part is used, not the whole: they "
+                f"are not of the proportions of image_size = [{size[0]}, {size[1]}], most of them {width} x {height} "
+                "pixels wide and high")
 
 
 _CUT_FROM = 0.02
@@ -129,8 +130,7 @@ def _classes(settings: DataSettings, pairs: MaskListing, seen: Mapping[Path, See
     """The classes, and whether somebody named them."""
     exact = [mask for mask in seen.values() if not mask.lossy]
     values = sorted({value for mask in exact for value in mask.values} - settings.ignored)
-    names = {str(value): name for value, name in settings.mask_values.items()} if settings.mask_values else None
-    classes = declared(names, pairs.lines, settings.ignored, {*values} <= {0, 255})
+    classes = declared(settings.mask_values, pairs.lines, settings.ignored, {*values} <= {0, 255})
     if classes is not None:
         return classes, True
     if not exact and seen:
@@ -168,7 +168,7 @@ def _size_of(path: Path, settings: DataSettings, whole: bool) -> Size | UserErro
             return as_in_file(path, settings.max_pixels, orientation=settings.orientation).size
     except UserError as error:
         return error
-    return head.size[::-1] if _is_turned(path, settings) else head.size
+    return (head.height, head.width) if _is_turned(path, settings) else head.size
 
 
 def _is_turned(path: Path, settings: DataSettings) -> bool:

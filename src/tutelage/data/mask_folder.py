@@ -16,7 +16,7 @@ from tutelage.data.decoding import open_regular, printable
 from tutelage.data.folder import Image, Listing, Walk
 from tutelage.data.layout import WORDS, is_hidden, subfolders
 from tutelage.data.left_out import HIDDEN, LeftOut
-from tutelage.data.mask_values import read_names
+from tutelage.data.mask_values import read_mask_names
 from tutelage.errors import DataError, SecurityError, unknown
 
 MASK_LAYOUTS = ("FOLDER/images/* and FOLDER/masks/*, with or without FOLDER/splits.json; or FOLDER/SPLIT/images/* and "
@@ -56,6 +56,12 @@ def holds_masks(root: Path) -> bool:
     return bool(_folders(root))
 
 
+def are_images_and_masks(names: Sequence[str]) -> bool:
+    """Whether these two folders are those of images and masks, and not of two classes."""
+    return len(names) == 2 and [{name.casefold()} <= {*kinds} for name, kinds in zip(
+        sorted(names, key=str.casefold), (_IMAGES, _MASKS), strict=True)] == [True, True]
+
+
 def list_masks(root: Path, *, follow_symlinks: bool = False, unlabelled: bool = False) -> MaskListing:
     """Everything below `root`, nothing decoded; what is wrong is collected, not raised.
 
@@ -85,7 +91,7 @@ def list_masks(root: Path, *, follow_symlinks: bool = False, unlabelled: bool = 
             found |= here
             masks |= _by_name(drawn, split, walk)
         if (root / _NAMES_FILE).exists():
-            lines = tuple(read_names(root / _NAMES_FILE))
+            lines = tuple(read_mask_names(root / _NAMES_FILE))
         if "all" in folders and (root / _SPLITS_FILE).exists():
             found = _as_split(found, _read_splits(root / _SPLITS_FILE), folders["all"][0], walk)
     except (DataError, SecurityError) as problem:  # what is meant is not known: there is nothing more to say
@@ -253,9 +259,9 @@ def _leave_beside(root: Path, folders: Folders, walk: Walk, used: Iterable[str])
             if is_hidden(entry.name):
                 walk.left_out.append(LeftOut(path, "hidden", HIDDEN))
             elif entry.is_dir():
-                walk.left_out.append(LeftOut(path, "folder", "beside the folders of images and masks"))
+                walk.left_out.append(LeftOut(path, "folder", "neither of images nor of masks"))
             elif not entry.is_symlink() and entry.is_file():
-                walk.leave(path, "beside the folders of images and masks")
+                walk.leave(path, "neither in the folder of images nor in that of masks")
 
 
 def _paths(images: Sequence[Image]) -> str:

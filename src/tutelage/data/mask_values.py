@@ -108,14 +108,15 @@ def prepared_mask(numbers: np.ndarray, how: Preparation) -> np.ndarray:
     [[1, 2], [3, 4]]
     """
     assert not how.pad, "what lies around an image has no class"
-    tall, wide = central_part(*numbers.shape, how)
-    rows = _nearest((numbers.shape[0] - tall) / 2, tall, how.size[0])
-    columns = _nearest((numbers.shape[1] - wide) / 2, wide, how.size[1])
+    height, width = numbers.shape
+    tall, wide = central_part(height, width, how)
+    rows = _nearest((height - tall) / 2, tall, how.size[0])
+    columns = _nearest((width - wide) / 2, wide, how.size[1])
     return numbers[rows[:, None], columns]
 
 
-def declared(mask_values: Mapping[str, str] | None, lines: Sequence[str] | None, ignored: frozenset[int],
-             only_0_and_255: bool) -> MaskClasses | None:
+def declared(mask_values: Mapping[str, str] | Mapping[int, str] | None, lines: Sequence[str] | None,
+             ignored: frozenset[int], only_0_and_255: bool) -> MaskClasses | None:
     """The classes that the recipe, or else the lines of classes.txt, give; None where neither does."""
     if mask_values is not None:
         named = dict(sorted((int(value), name) for value, name in mask_values.items()))
@@ -143,7 +144,7 @@ def guessed(values: Sequence[int], ignored: frozenset[int], root: Path) -> MaskC
     return MaskClasses((first, *others), {value: number for number, value in enumerate(values)}, ignored)
 
 
-def read_names(path: Path) -> list[str]:
+def read_mask_names(path: Path) -> list[str]:
     """The lines of a file of class names: two at least, none empty, none twice."""
     try:
         with open_regular(path) as file:

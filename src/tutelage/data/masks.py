@@ -31,7 +31,7 @@ QUICK_PAIRS = {"train": 32, "val": 16, "test": 16}
 
 
 @dataclass(frozen=True)
-class Place:
+class PairsAt:
     """Where pairs of images and masks lie, how they are prepared, and who reads them onto which device."""
 
     root: Path | None
@@ -40,7 +40,7 @@ class Place:
     device: torch.device = CPU
 
 
-def load_masks(settings: DataSettings, place: Place, *, seed: int = 0, quick: bool = False) -> Data:
+def load_masks(settings: DataSettings, place: PairsAt, *, seed: int = 0, quick: bool = False) -> Data:
     """The data of images and masks that the settings name; the augmentation is drawn from `seed`, splits never are.
 
     With `quick`, 32 + 16 + 16 made images: of a folder they are written, and read as its own would be.
@@ -95,7 +95,7 @@ def _require_fitting(settings: DataSettings) -> None:
                              found=repr(getattr(settings, key)), fix="leave it out")
 
 
-def _folder(settings: DataSettings, place: Place, seed: int, kept: bool | None = None) -> Data:
+def _folder(settings: DataSettings, place: PairsAt, seed: int, kept: bool | None = None) -> Data:
     assert place.root is not None, "a folder has its path"
     pairs = list_masks(place.root, follow_symlinks=settings.follow_symlinks, unlabelled=settings.unlabelled)
     listing = pairs.listing
@@ -177,7 +177,7 @@ class _ArraysOfPairs:
         return torch.cat([image, torch.from_numpy(prepared_mask(self.masks[row].numpy(), self.prepared))[None]])
 
 
-def _made(settings: DataSettings, place: Place, classes: Sequence[str], pair: Callable[[int], Tensor],
+def _made(settings: DataSettings, place: PairsAt, classes: Sequence[str], pair: Callable[[int], Tensor],
           splits: Mapping[str, Rows], content: str, rule: str, seed: int, kept: bool | None = None) -> Data:
     """The data of these splits: `train` is augmented, the others never are."""
     shape = place.prepared.shape
@@ -220,7 +220,7 @@ def absent_classes(checked: CheckedMasks, splits: Mapping[str, Rows]) -> tuple[s
     return tuple(notes)
 
 
-def _shapes(settings: DataSettings, place: Place, seed: int, quick: bool) -> Data:
+def _shapes(settings: DataSettings, place: PairsAt, seed: int, quick: bool) -> Data:
     """The set made in code."""
     made = shapes.make_shapes()
     ids = torch.arange(len(made.images)).split(list(shapes.SPLITS.values()))
@@ -236,12 +236,12 @@ def _shapes(settings: DataSettings, place: Place, seed: int, quick: bool) -> Dat
                  content, f"limit {settings.limit}", seed)
 
 
-def _quick(settings: DataSettings, place: Place, seed: int) -> Data:
+def _quick(settings: DataSettings, place: PairsAt, seed: int) -> Data:
     """Made images and masks, written as the user's own may be, and read by what reads these."""
     values = _quick_values(settings, place)
     with tempfile.TemporaryDirectory(prefix="tutelage-") as made:
         root = Path(made)
-        shapes.write_folder(root, list(values.values()), QUICK_PAIRS)
+        shapes.write_shapes(root, list(values.values()), QUICK_PAIRS)
         own = {str(value): name for name, value in values.items()}
         plain = replace(settings, root=made, test=None, mask_values=own, unlabelled=False, on_bad_image="error",
                         leakage="allow", value_range=None)
@@ -252,7 +252,7 @@ def _quick(settings: DataSettings, place: Place, seed: int) -> Data:
     return replace(data, files=None)
 
 
-def _quick_values(settings: DataSettings, place: Place) -> dict[str, int]:
+def _quick_values(settings: DataSettings, place: PairsAt) -> dict[str, int]:
     """The name of each class and a value of it: of the recipe, or of the folder if it is there; else of two."""
     classes = declared(settings.mask_values, None, settings.ignored, False)
     if classes is None and place.root is not None and place.root.is_dir():

@@ -36,13 +36,13 @@ class DataSettings:
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
     batch_size: rows of a training batch (read by the trainer).
     image_size: pixels of both sides, or [height, width]; default 16 for digits (8 x 8 scaled up), 32 for cifar and
-        fashion_mnist (28 x 28 with a black border of 2), 224 for folders.
+        fashion_mnist (28 x 28 with a black border of 2), 64 for shapes, 224 for folders.
     validation: the share held out of the training rows, where a set has no validation split of its own; of those
         that are left once a fifth went to the test split, where a set has none of that either.
     unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
     augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
-        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders. Of series none or jitter, which
-        scales each channel and adds noise; default none.
+        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders and for masks
+        (`mask_augment`). Of series none or jitter, which scales each channel and adds noise; default none.
     mixup, cutmix: the alpha of Beta(alpha, alpha); 0 is off.
     workers: processes that read images; "auto" takes half the cores (up to 16) if an accelerator computes, else
         a quarter (up to 8).
@@ -179,12 +179,15 @@ class DataSettings:
                              expected='name = "folder" and task = "segmentation"', fix="leave it out, or say so")
         values = {str(value): name for value, name in (self.mask_values or {}).items()}
         object.__setattr__(self, "mask_values", values or None)
-        wrong = [value for value in [*values, *map(str, self.ignored)] if not _is_value(value)]
-        both = [value for value in values if int(value) in self.ignored] if not wrong else []
-        if wrong or both:
-            raise UsageError("values of masks that cannot be meant", where=f"[data] {key if wrong else 'ignore'}",
-                             found=", ".join(wrong or both),
-                             expected=f"whole numbers, 0 .. {LARGEST_VALUE}" if wrong else "no value that is a class")
+        for key, found in {"mask_values": [*values], "ignore": [*map(str, self.ignored)]}.items():
+            wrong = [value for value in found if not _is_value(value)]
+            if wrong:
+                raise UsageError("values of masks that cannot be", where=f"[data] {key}", found=", ".join(wrong),
+                                 expected=f"whole numbers, 0 .. {LARGEST_VALUE}")
+        both = [value for value in values if int(value) in self.ignored]
+        if both:
+            raise UsageError("a value of masks that is a class and does not count", where="[data] ignore",
+                             found=", ".join(both), fix="leave it out of `ignore`, or of `mask_values`")
         if self.mask_values is not None and not 2 <= len(set(values.values())) <= MOST_CLASSES:
             raise UsageError("too few or too many classes", where="[data] mask_values",
                              found=f"{len(set(values.values()))} names", expected=f"2 .. {MOST_CLASSES}")

@@ -49,7 +49,7 @@ def make_shapes(rows: int = sum(SPLITS.values()), side: int = SIDE) -> Shapes:
                   torch.from_numpy(np.stack([mask for _, mask in made])))
 
 
-def write_folder(root: Path, values: Sequence[int], splits: Mapping[str, int]) -> None:
+def write_shapes(root: Path, values: Sequence[int], splits: Mapping[str, int]) -> None:
     """Write images and masks as a user's folder has them: `root`/SPLIT/images and `root`/SPLIT/masks.
 
     `values` are those of the classes in the masks, the background first; `splits` says how many images each has.

@@ -161,16 +161,15 @@ def split_of_name(stem: str) -> tuple[str, str]:
 
 def _lines(file: BinaryIO, where: str, *, skip: bool = True) -> Iterator[tuple[int, str]]:
     """The lines of a text in UTF-8, each with its number; with `skip`, without empty ones and remarks."""
-    number = 0
-    try:
-        for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
-            if not skip:
-                yield number, line
-            elif line.strip() and not line.lstrip().startswith(("#", "%")):
-                yield number, line.strip()
-    except UnicodeDecodeError:
-        raise DataError("not a text in UTF-8", where=f"{where}, after line {number}",
-                        fix="save it in UTF-8") from None
+    for number, raw in enumerate(file, 1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise DataError("not a text in UTF-8", where=f"{where}, line {number}", fix="save it in UTF-8") from None
+        if not skip:
+            yield number, line
+        elif line.strip() and not line.lstrip().startswith(("#", "%")):
+            yield number, line.strip()
 
 
 def _ts_header(lines: Iterable[tuple[int, str]], where: str) -> dict[str, list[str]]:

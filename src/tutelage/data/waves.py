@@ -24,32 +24,31 @@ def write_waves(folder: Path) -> None:
     for split, count in SERIES.items():
         header = ["@problemName waves", "@timeStamps false", "@missing false", "@univariate false", "@dimensions 2",
                   "@equalLength false", f"@classLabel true {' '.join(WAVE_CLASSES)}", "@data"]
-        series = [f"{':'.join(_text(channel) for channel in wave(split, number))}:{WAVE_CLASSES[number % 4]}"
-                  for number in range(count)]
+        series = [f"{':'.join(map(_text, wave.tolist()))}:{WAVE_CLASSES[number % 4]}"
+                  for number, wave in enumerate(waves(split, count))]
         (folder / f"waves_{split}.ts").write_text("\n".join([*header, *series, ""]), encoding="utf-8")
 
 
-def wave(split: str, number: int) -> Tensor:
-    """Series `number` of a split: [2, 40 .. 64] float64, of class number % 4; the second channel is a quarter late."""
-    facts = uniform(derive("waves", split), torch.tensor([number]), 3)[0].double()
-    length = SHORTEST + int(facts[0] * (LONGEST - SHORTEST + 1))
-    time = torch.arange(length, dtype=torch.float64)
-    frequency, start = 1 / 16 + facts[1] / 16, facts[2]
-    turns = frequency * time
-    if WAVE_CLASSES[number % 4] == "chirp":
-        turns = turns * (0.4 + 1.2 * time / LONGEST)
-    turns = start + turns + torch.tensor([[0.0], [-0.25]], dtype=torch.float64)
-    match WAVE_CLASSES[number % 4]:
-        case "square":
-            clean = torch.where(turns % 1 < 0.5, 1.0, -1.0)
-        case "saw":
-            clean = 2 * (turns % 1) - 1
-        case _:
-            clean = (2 * math.pi * turns).sin()
+def waves(split: str, count: int) -> list[Tensor]:
+    """The first series of a split, each [2, 40 .. 64] float64; number n is of class n % 4.
+
+    The second channel is a quarter of a turn behind the first.
+    """
+    ids = torch.arange(count)
+    facts = uniform(derive("waves", split), ids, 3).double()
+    lengths = SHORTEST + (facts[:, 0] * (LONGEST - SHORTEST + 1)).long()
+    time, late = torch.arange(LONGEST).double(), torch.tensor([[0.0], [0.25]]).double()
+    steady = (1 / 16 + facts[:, 1, None, None] / 16) * time
+    kind = (ids % 4)[:, None, None]
+    turns = facts[:, 2, None, None] + torch.where(kind == 3, steady * (0.4 + 1.2 * time / LONGEST), steady) - late
+    part = turns % 1
+    clean = (2 * math.pi * turns).sin()
+    clean = torch.where(kind == 1, torch.where(part < 0.5, 1.0, -1.0), torch.where(kind == 2, 2 * part - 1, clean))
     # The sum of twelve uniform numbers is as good as normal here, and the same on every machine.
-    drawn = uniform(derive("noise of waves", split), torch.tensor([number]), 2 * length * 12).double()
-    return clean + NOISE * (drawn.view(2, length, 12).sum(-1) - 6)
+    drawn = uniform(derive("noise of waves", split), ids, 2 * LONGEST * 12).double().view(count, 2, LONGEST, 12).sum(-1)
+    made = clean + NOISE * (drawn - 6)
+    return [series[:, :length] for series, length in zip(made, lengths.tolist(), strict=True)]
 
 
-def _text(channel: Tensor) -> str:
-    return ",".join(f"{value:.3f}" for value in channel.tolist())
+def _text(channel: list[float]) -> str:
+    return ",".join(f"{value:.3f}" for value in channel)

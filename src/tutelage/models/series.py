@@ -6,18 +6,13 @@ convolution, left out of the statistics of norms and of the mean over time. Any 
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, UsageError
 
-Values = Float[Tensor, "batch channels steps"]
-Mask = Bool[Tensor, "batch steps"]
-Pooling = Literal["mean", "last"]
 KERNELS = (39, 19, 9)
 """Steps that the first convolutions look at; those of LITE (Ismail-Fawaz et al. 2023), made odd."""
 KERNEL = 15
@@ -39,7 +34,7 @@ def series_cnn(num_classes: int, channels: int = 1, *, width: int = 16, depth: i
 
 
 def series_gru(num_classes: int, channels: int = 1, *, width: int = 32, depth: int = 1, bidirectional: bool = True,
-               pool: Pooling = "mean", dropout: float = 0.0) -> nn.Module:
+               pool: str = "mean", dropout: float = 0.0) -> nn.Module:
     """Gated recurrent units over time: 7 thousand weights for one channel and the defaults.
 
     Each of `depth` layers reads the series with `width` units, and with as many from its end if `bidirectional`. `pool`
@@ -63,7 +58,7 @@ class _SeriesNetwork(nn.Module):
         self.features = features
         self.fc = nn.Linear(planes, num_classes)
 
-    def forward(self, values: Values, mask: Mask | None = None) -> Tensor:
+    def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits [B, classes]."""
         if values.dim() != 3:
             raise ModelError("not series", found=f"values {list(values.shape)}", expected="[rows, channels, steps]")
@@ -120,7 +115,7 @@ class _Recurrent(nn.Module):
 class _Features(nn.Module):
     """Maps [B, D, L] -> features [B, D]: a last layer, if any, and a mean over time or what is known at the end."""
 
-    def __init__(self, dropout: float, layer: nn.Module | None, pool: Pooling = "mean", two_ways: bool = False) -> None:
+    def __init__(self, dropout: float, layer: nn.Module | None, pool: str = "mean", two_ways: bool = False) -> None:
         super().__init__()
         self.channels_out = nn.Dropout1d(dropout if layer is not None else 0.0)
         self.layer, self.pool, self.two_ways = layer, pool, two_ways

@@ -91,7 +91,7 @@ def _own(spec: Architecture, name: str, channels: int) -> NetworkSource:
         raise _unknown_bare(name, networks)
     mean, std = CIFAR100 if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
     if name not in cifar_networks():
-        if spec.mean is not None or spec.std is not None:
+        if any(spec.mean or ()) or any(value != 1 for value in spec.std or ()):
             raise UsageError("the input of this network is scaled by its data", where=f"{spec.arch}, mean and std",
                              fix="leave them out")
         mean, std = (0.0,) * channels, (1.0,) * channels

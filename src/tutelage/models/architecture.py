@@ -15,8 +15,8 @@ HEADS = ("strict", "new")
 class Architecture:
     """A network by name, and where its first weights come from.
 
-    arch        "resnet20" and the other names of `models.cifar`, "timm:NAME", "torchvision:NAME", or a plugin as
-                "package.module:function"
+    arch        "resnet20" and the other names of `models.cifar`, "unet", "timm:NAME", "torchvision:NAME",
+                "smp:NETWORK:ENCODER", or a plugin as "package.module:function"
     weights     a .safetensors file or a run folder
     pretrained  true: timm's or torchvision's own weights
     stem        "cifar" fits an ImageNet network to 32 px

@@ -16,7 +16,7 @@ class Architecture:
     """A network by name, and where its first weights come from.
 
     arch        "resnet20" and the other names of this package's own networks (or "tutelage:resnet20"), "timm:NAME",
-                "torchvision:NAME", or a plugin as "package.module:function"
+                "torchvision:NAME", "smp:NETWORK:ENCODER", or a plugin as "package.module:function"
     weights     a .safetensors file or a run folder
     pretrained  true: timm's or torchvision's own weights
     stem        "cifar" fits an ImageNet network to 32 px

@@ -102,7 +102,7 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
                              "and give its run as weights")
     if spec.classes not in (None, "by-name"):
         return plain(read_names(spec.classes))
-    imagenet = imagenet_spellings(source.outputs or 0)
+    imagenet = plain(source.names) if source.names else imagenet_spellings(source.outputs or 0)
     told = plain(file.classes) if file is not None and file.classes is not None else None
     if spec.classes == "by-name":
         return _some(told or imagenet, spec)
@@ -114,7 +114,7 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
 def _some(known: Spellings | None, spec: Architecture) -> Spellings:
     if known is None:
         raise ModelError("the names of the network's outputs are not known", where=spec.arch,
-                         found='classes = "by-name"', expected="an ImageNet network, or weights with their classes",
+                         found='classes = "by-name"', expected="a pretrained network, or weights with their classes",
                          fix="give a file of names as `classes`, one a line in the order of the outputs")
     return known
 

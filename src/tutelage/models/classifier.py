@@ -1,6 +1,6 @@
 """Which part of a network makes its logits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -26,6 +26,11 @@ def classifiers_of(body: nn.Module) -> tuple[str, ...]:
         if names:
             return (names[-1],)
     return ()
+
+
+def name_classifier(body: nn.Module, names: Sequence[str]) -> None:
+    """Say, as timm does of its networks, which sub-modules make the logits, where `classifiers_of` could not guess."""
+    body.pretrained_cfg = {"classifier": tuple(names)}  # pyright: ignore[reportArgumentType] - no tensor, no module
 
 
 def is_headless(body: nn.Module) -> bool:

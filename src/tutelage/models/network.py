@@ -20,10 +20,10 @@ class Network(nn.Module):
     """Images [B, channels, H, W] in [0, 1] -> what `body` gives on (images - mean) / std.
 
     Other views, such as series [B, channels, L] alone or with their mask, reach `body` as they are. What it gives is
-    logits [B, classes], or a mapping with the key "logits". `mean` and `std` are buffers [1, C, 1, 1] that
-    are not saved with the weights. Where C is 3 and the data are grey, the grey channel is repeated. `columns`, if any,
-    are the outputs of `body` that are the data's classes, in the data's order: the logits are cut to them.
-    `body_classes` are the names of all outputs of `body`.
+    logits [B, classes], a map of them [B, classes, h, w], or a mapping with the key "logits". `mean` and `std` are
+    buffers [1, C, 1, 1] that are not saved with the weights. Where C is 3 and the data are grey, the grey channel is
+    repeated. `columns`, if any, are the outputs of `body` that are the data's classes, in the data's order: the logits
+    are cut to them. `body_classes` are the names of all outputs of `body`.
     """
 
     mean: Tensor
@@ -81,5 +81,5 @@ def preprocessing_of(network: nn.Module) -> dict[str, Any]:
 
 
 def _cut(output: object, columns: Tensor) -> Tensor | dict[str, Any]:
-    logits = logits_of(output).index_select(-1, columns)
+    logits = logits_of(output).index_select(1, columns)
     return {**output, "logits": logits} if isinstance(output, Mapping) else logits

@@ -1,4 +1,4 @@
-"""Where networks come from: our own pages, timm, torchvision, or a plugin that the user has allowed.
+"""Where networks come from: our own pages, timm, torchvision, smp, or a plugin that the user has allowed.
 
 Nothing in a recipe can run code from elsewhere: a name is looked up among the functions that a page defines, hubs are
 refused, and a plugin's module must be named on the command line too.
@@ -17,14 +17,23 @@ import torchvision
 from torch import nn
 
 from tutelage.errors import ModelError, SecurityError, UsageError, unknown
-from tutelage.models import series
+from tutelage.models import series, unet
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
+from tutelage.models.dense import (
+    library_names,
+    library_network,
+    segmentation_library,
+    torchvision_dense,
+    torchvision_dense_names,
+)
 from tutelage.models.download import downloading
 from tutelage.models.moved import import_plugin
 
 CIFAR_PAGES = (resnet, wide_resnet, vgg, mobilenet, shufflenet)
-OTHER_PAGES = (series,)
+DENSE_PAGES = (unet,)
+"""Networks of our own that give a map of logits."""
+SERIES_PAGES = (series,)
 """Networks of our own whose input is scaled by its data, and not by a mean and std of the network's."""
 OWN = "tutelage"
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
@@ -40,7 +49,7 @@ RESERVED = ("num_classes", "channels", "in_chans", "weights", "weights_backbone"
 class NetworkSource:
     """How to make one network: `make` takes the number of classes, `download` gives it with its own weights and head.
 
-    `outputs` is how many classes the downloaded weights know.
+    `outputs` is how many classes the downloaded weights know, `names` are those of them where ImageNet's are not meant.
     """
 
     make: Callable[[int], nn.Module]
@@ -48,6 +57,7 @@ class NetworkSource:
     std: tuple[float, ...]
     outputs: int | None = None
     download: Callable[[], nn.Module] | None = None
+    names: tuple[str, ...] | None = None
 
 
 def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> NetworkSource:
@@ -63,6 +73,8 @@ def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> Netw
         return _timm(spec, name, channels)
     if prefix == "torchvision":
         return _torchvision(spec, name, channels)
+    if prefix == "smp":
+        return _smp(spec, channels)
     return _plugin(spec, channels, plugins)
 
 
@@ -73,7 +85,7 @@ def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
 
 def own_networks() -> dict[str, Callable[..., nn.Module]]:
     """Name -> function of every network of this package."""
-    return _networks((*CIFAR_PAGES, *OTHER_PAGES))
+    return _networks((*CIFAR_PAGES, *DENSE_PAGES, *SERIES_PAGES))
 
 
 def _networks(pages: Sequence[ModuleType]) -> dict[str, Callable[..., nn.Module]]:
@@ -90,7 +102,7 @@ def _own(spec: Architecture, name: str, channels: int) -> NetworkSource:
     if name not in networks:
         raise _unknown_bare(name, networks)
     mean, std = CIFAR100 if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    if name not in cifar_networks():
+    if name in _networks(SERIES_PAGES):
         if any(spec.mean or ()) or any(value != 1 for value in spec.std or ()):
             raise UsageError("the input of this network is scaled by its data", where=f"{spec.arch}, mean and std",
                              fix="leave them out")
@@ -148,19 +160,45 @@ def _torchvision(spec: Architecture, name: str, channels: int) -> NetworkSource:
     if channels not in (1, 3):
         raise ModelError("torchvision's networks take colour images", where=spec.arch, found=f"{channels} channels",
                          expected="3 channels, or 1 that is repeated", fix='take the same network from "timm:"')
+    weights = torchvision.models.get_model_weights(name)["DEFAULT"]
+    seen, outputs = weights.transforms(), len(weights.meta["categories"])
+    if name in torchvision_dense_names():
+        return _torchvision_dense(spec, name, tuple(seen.mean), tuple(seen.std), tuple(weights.meta["categories"]))
+
     def make(classes: int) -> nn.Module:
         return _call(torchvision.models.get_model, spec, name, weights=None, num_classes=classes)
 
     def download() -> nn.Module:
         with downloading(spec.arch):
             return _call(torchvision.models.get_model, spec, name, weights="DEFAULT")
-    weights = torchvision.models.get_model_weights(name)["DEFAULT"]
-    seen = weights.transforms()
-    return NetworkSource(make, tuple(seen.mean), tuple(seen.std), len(weights.meta["categories"]), download)
+    return NetworkSource(make, tuple(seen.mean), tuple(seen.std), outputs, download)
+
+
+def _torchvision_dense(spec: Architecture, name: str, mean: tuple[float, ...], std: tuple[float, ...],
+                       names: tuple[str, ...]) -> NetworkSource:
+    def make(classes: int) -> nn.Module:
+        return torchvision_dense(_call(torchvision.models.get_model, spec, name, weights=None, weights_backbone=None,
+                                       aux_loss=False, num_classes=classes))
+
+    def download() -> nn.Module:
+        with downloading(spec.arch):
+            return torchvision_dense(_call(torchvision.models.get_model, spec, name, weights="DEFAULT"))
+    return NetworkSource(make, mean, std, len(names), download, names)
 
 
 def _torchvision_names() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
+    return [*torchvision.models.list_models(module=torchvision.models), *torchvision_dense_names()]
+
+
+def _smp(spec: Architecture, channels: int) -> NetworkSource:
+    library = segmentation_library(spec.arch)
+    kind, encoder = library_names(library, spec.arch, spec.options)
+    mean, std = IMAGENET if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
+
+    def make(classes: int) -> nn.Module:
+        return library_network(_call(library.create_model, spec, kind, encoder_name=encoder, encoder_weights=None,
+                                     in_channels=channels, classes=classes))
+    return NetworkSource(make, mean, std)
 
 
 def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> NetworkSource:
@@ -178,7 +216,7 @@ def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> Networ
 
 
 def _not_allowed(arch: str, place: str) -> SecurityError:
-    close = get_close_matches(place, [OWN, "timm", "torchvision"], n=1)
+    close = get_close_matches(place, [OWN, "timm", "torchvision", "smp"], n=1)
     meant = f" (or did you mean {close[0] + ':' + arch.partition(':')[2]!r}?)" if close else ""
     return SecurityError(f"{arch!r} would run the Python module {place!r}, which is not allowed",
                          expected="timm:NAME, torchvision:NAME, a network of this package, or an allowed plugin",

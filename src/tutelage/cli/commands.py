@@ -309,8 +309,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
     say(f"\nlayers = {{ {node} = {json.dumps(picked)}, ... }}")
 
 
-def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="A folder of images, or of images "
-                                                      "and masks; of a recipe, the one that its [data] names.")],
+def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="Images, images and masks, or "
+                                                      "series; of a recipe, those that its [data] names.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,

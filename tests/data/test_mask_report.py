@@ -7,28 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tutelage.data.check import check_folder
 from tutelage.data.load import load_data
 from tutelage.data.mask_report import check_mask_folder
+from tutelage.data.resize import pre_resize
 from tutelage.data.settings import DataSettings
 from tutelage.errors import DataError, UsageError
-from tutelage.recipes.folder_check import check_any_folder
-
-RECIPE = """\
-[data]
-name = "folder"
-task = "segmentation"
-root = "scans"
-mask_values = { 0 = "background", 1 = "vessel" }
-test = "val"
-
-[models.a]
-arch = "resnet8"
-
-[method]
-name = "scratch"
-student = "a"
-"""
 
 
 def test_a_sound_folder_has_its_splits_classes_and_shares(scans):
@@ -96,24 +79,11 @@ def test_copies_in_two_splits_absent_classes_and_cut_edges_are_told(scans):
     assert "image_size = [HEIGHT, WIDTH]" in str(report)
 
 
-def test_a_folder_is_checked_as_what_it_is_and_a_recipe_by_its_keys(scans, photos, tmp_path):
-    assert check_any_folder(photos) == check_folder(photos)
-    assert check_any_folder(scans) == check_mask_folder(scans)
-    names = [f"s{number:02}" for number in range(20)]
-    (scans / "splits.json").write_text(json.dumps({"train": names[:16], "val": names[16:]}))
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE)
-    report = check_any_folder(recipe)
-    assert report.counts == {"train": 15, "validation": 1, "test": 4}
-    assert set(report.shares["test"]) == {"background", "vessel"}
-    recipe.write_text(RECIPE.replace('"folder"', '"shapes"').replace("mask_values", "#").replace("test =", "# test ="))
-    with pytest.raises(UsageError, match="without a folder"):
-        check_any_folder(recipe)
-
-
 def test_images_and_masks_are_not_taken_for_two_classes(scans):
     with pytest.raises(UsageError, match="images and masks") as error:
         load_data(DataSettings("folder", root=str(scans), image_size=8))
     assert 'task = "segmentation"' in str(error.value)
+    with pytest.raises(UsageError, match="their values would be mixed"):
+        pre_resize(scans, scans.parent / "small", 4)
     assert load_data(DataSettings("folder", root=str(scans), image_size=8, task="classification")).classes == (
         "images", "masks")

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from tutelage.data import decoding, folder, images
+from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.pixel_modes import deep
 from tutelage.errors import DataError, SecurityError, UsageError, UserError
 from tutelage.system.files import disk_errors, locked, sweep, write, write_json
@@ -60,6 +61,10 @@ def pre_resize(root: Path, to: Path, size: int = 256, *, max_pixels: int = image
         raise UsageError("size out of range", where="--size", found=size, expected="1 or more")
     listing = folder.list_folder(root, follow_symlinks=follow_symlinks)
     folder.require_sound(listing)
+    if are_images_and_masks(listing.classes):
+        raise UsageError("masks cannot be scaled as images are: their values would be mixed", where=root,
+                         found=", ".join(listing.classes),
+                         fix="leave them as they are: `train` keeps what it has prepared")
     target = to.resolve()
     if target.is_relative_to(listing.root) or listing.root.is_relative_to(target):
         raise UsageError("the copy cannot lie in the folder of images, or around it", where="--to",

@@ -16,6 +16,7 @@ import huggingface_hub.constants as hub
 
 from tutelage.data.folder import list_folder, require_sound
 from tutelage.data.images import header
+from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.errors import UsageError
 from tutelage.graph.ends import BATCH_ENDS
 from tutelage.models.architecture import Architecture
@@ -89,6 +90,10 @@ def look_into(folder: Path) -> FoundImages:
     """Count the images of a folder, and measure some of them."""
     listing = list_folder(folder)
     require_sound(listing)
+    if are_images_and_masks(listing.classes):
+        raise UsageError("a folder of images and masks: `init` writes recipes for classes", where=folder,
+                         found=", ".join(listing.classes),
+                         fix='begin with a recipe of segmentation, and give it root = "..." and task = "segmentation"')
     training = [image for image in listing.images if image.split in ("train", "all")]
     held_out = "all" in {image.split for image in listing.images}
     step = max(1, len(training) // SAMPLE)

@@ -8,7 +8,7 @@ from torch import nn
 
 from every import every
 from tutelage.errors import ModelError
-from tutelage.graph.taps import Tapped, read
+from tutelage.graph.taps import Tapped, call, read
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 
@@ -139,3 +139,25 @@ def test_logits_of_a_cut_network_are_cut_in_the_tap_too():
     taps = read(network, torch.rand(1, 3, 32, 32), ["", "fc"])
     assert taps["fc"].shape == (1, 1000)
     assert torch.equal(taps[""], taps["fc"][:, [8, 0]])
+
+
+class Adding(nn.Module):
+    """A network of two arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.sum = nn.Identity()
+
+    def forward(self, first, second=None):
+        return 3 * self.sum(first if second is None else first + second)
+
+
+def test_a_view_of_several_tensors_is_given_by_name():
+    view = {"second": X, "first": 2 * X}
+    assert torch.equal(call(Adding(), view), 9 * X)
+    assert torch.equal(call(Adding(), X), 3 * X)
+    for network in (Adding(), Tapped(Adding())):
+        found = network(view, ["", "sum"]) if isinstance(network, Tapped) else read(network, view, ["", "sum"])
+        assert torch.equal(found[""], 9 * X)
+        assert torch.equal(found["sum"], 3 * X)
+    assert torch.equal(read(Adding(), view, [""])[""], 9 * X)

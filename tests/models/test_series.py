@@ -285,4 +285,4 @@ def test_a_small_network_learns_the_made_series_and_not_at_once():
             optimizer.step()
         reached.append(accuracy())
     assert reached[0] < 0.5
-    assert max(reached) > 0.6
+    assert max(reached) > 0.5

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import report_toys
 import tutelage
 from every import every
 from toy_task import SCORES, TOY, doubled, expected
@@ -37,7 +38,8 @@ from tutelage.studies.statistics import comparison_of
 from tutelage.studies.study import Asked, read_study
 from tutelage.system.distributed import World
 from tutelage.tasks import named
-from tutelage.tasks.scores import scores_in
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.scores import scores_in, scores_json
 
 CPU = World(torch.device("cpu"))
 RECIPE = """[data]
@@ -289,3 +291,47 @@ def test_nodes_of_rows_and_several_labels_are_drawn(tmp_path):
     drawn = draw_graph(diagram, {}).svg
     for words in ("a learns from labels.boxes by far [doubled]", ">labels<", "computed [doubled]"):
         assert words in drawn
+
+
+# -- folders of before -------------------------------------------------------------------------------------------------
+
+def test_a_folder_that_names_no_scores_is_of_classification(tmp_path):
+    old, new, added = tmp_path / "old" / "study", tmp_path / "new" / "study", scores_json(CLASSIFICATION)
+    for folder in (old, new):
+        folder.parent.mkdir()
+        report_toys.study(folder)
+        for run in sorted((folder / "runs").iterdir()):
+            report_toys.evaluate(run)
+            report_toys.cost(run)
+    for log in new.glob("runs/*/records.jsonl"):
+        start, *rest = log.read_text().splitlines()
+        assert "scores" not in json.loads(start)
+        log.write_text("\n".join([json.dumps({**json.loads(start), **added}), *rest]) + "\n")
+        whole = evaluation_of(log.parent, "test")
+        assert "scores" not in whole.metrics
+        write_evaluation(log.parent, replace(whole, metrics={**whole.metrics, **added}))
+    results = json.loads((new / "results.json").read_text())
+    (new / "results.json").write_text(json.dumps({**results, **added}))
+    pages = [as_html(make_document([folder])) for folder in (old, new)]
+    assert pages[0].replace(str(old), "") == pages[1].replace(str(new), "")
+    for word in ("Accuracy on validation data", "Accuracy of", "Cost against accuracy", "points of top-1"):
+        assert word in pages[0]
+
+
+def test_a_run_begun_before_scores_were_recorded_goes_on_and_names_them_from_then_on(tmp_path):
+    graph, run, told_scores = Graph({"a": Trained()}, [Edge("labels", "a", cross_entropy)]), tmp_path / "run", []
+    for stop_after in (1, 3):
+        for epoch in tutelage.train(graph, {"a": network(0)}, data(), epochs=3, optimizer=SGD, batch_size=12, out=run):
+            told_scores.append(epoch.score)
+            if epoch.number == stop_after:
+                break
+        if stop_after == 1:
+            old = [{key: value for key, value in record.items() if key not in ("task", "scores")}
+                   for record in read_records(run)]
+            (run / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in old))
+            assert "Accuracy of run" in as_html(make_document([run]))
+    assert every(score == CLASSIFICATION.scores[0] for score in told_scores)
+    named_in = {record["event"]: "scores" in record for record in read_records(run) if record["event"] != "epoch"}
+    assert named_in["start"] is False
+    assert named_in["resume"] is True
+    assert len(make_document([run]).sections) > 1

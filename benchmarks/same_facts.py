@@ -14,8 +14,8 @@ from typing import Any
 LEFT_OUT = {"event", "seconds", "seconds_per_epoch", "images_per_second", "peak_bytes", "notes", "machine", "versions",
             "command", "tables", "table", "run", "says"}
 """Keys of what differs from one time to the next, or is text for people."""
-NAMES = ("method", "recipe", "node", "metric", "seed")
-"""Keys that say what a row of a study is of."""
+NAMES = ("method", "recipe", "node", "metric", "seed", "key")
+"""Keys that say what a row of a study is of, or a score."""
 SHOWN = 5
 """Differences that are printed of one item."""
 SHORTENED = 60
@@ -72,9 +72,9 @@ def run_facts(run: Path) -> dict[str, Any]:
         facts["checkpoint"] = {"frozen": manifest.get("frozen"), "data": manifest.get("data"),
                                "files": {name: of["sha256"] for name, of in manifest["files"].items()}}
     for path in sorted((run / "evaluation").glob("*/metrics.json")):
-        logits = path.with_name("logits.safetensors")
         facts[f"evaluation/{path.parent.name}"] = {
-            **lasting(scores_of(json.loads(path.read_bytes()))), "logits": tensor_facts(logits.read_bytes())}
+            **lasting(scores_of(json.loads(path.read_bytes()))),
+            **{of.stem: tensor_facts(of.read_bytes()) for of in sorted(path.parent.glob("*.safetensors"))}}
     return facts
 
 

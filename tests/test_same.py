@@ -215,6 +215,8 @@ def test_rows_of_a_study_have_no_order(same: ModuleType) -> None:
     found = same.study_facts({"nodes": ["x", "y"], "mcnemar": rows, "machine": "this"})
     assert found == same.study_facts({"nodes": ["y", "x"], "mcnemar": rows[::-1], "machine": "that"})
     assert found["mcnemar"]["a x 0"]["p"] == 0.5
+    scores = [{"key": "dice", "title": "Dice"}, {"key": "iou", "title": "IoU"}]
+    assert same.study_facts({"scores": scores}) == {"scores": {of["key"]: of for of in scores}}
     with pytest.raises(ValueError, match="one name"):
         same.study_facts({"mcnemar": [rows[0], rows[0]]})
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,21 @@ def test_what_was_written_comes_back(tmp_path):
     assert every(torch.equal(found.logits[node], logits) for node, logits in evaluation().logits.items())
     assert {found.labels.dtype, found.ids.dtype} == {torch.int64}
     assert {logits.dtype for logits in found.logits.values()} == {torch.float32}
+
+
+def test_evidence_stands_in_the_place_of_logits(tmp_path):
+    seen = {"a": {"counts": torch.arange(12).view(3, 2, 2), "of.two": torch.rand(3)}, "b": {"counts": torch.zeros(3)}}
+    write_evaluation(tmp_path, replace(evaluation(), logits={}, evidence=seen))
+    found = evaluation_of(tmp_path, "test")
+    assert found.logits == {}
+    assert found.labels.tolist() == [0, 2, -1]
+    assert {node: set(own) for node, own in found.evidence.items()} == {"a": {"counts", "of.two"}, "b": {"counts"}}
+    assert every(torch.equal(found.evidence[node][name], x) for node, own in seen.items() for name, x in own.items())
+    names = {path.name for path in (tmp_path / "evaluation" / "test").iterdir()}
+    assert "evidence.safetensors" in names
+    assert "logits.safetensors" not in names
+    write_evaluation(tmp_path, evaluation())
+    assert evaluation_of(tmp_path, "test").evidence is None
 
 
 def test_the_folder_is_as_the_documents_say(tmp_path):

@@ -350,6 +350,7 @@ def test_under_several_conditions_each_has_a_study_of_its_own_and_one_page_shows
     text = HEAD.format("a", "resnet8") + '[method]\nname = "scratch"\nstudent = "a"\n'
     (tmp_path / "alone.toml").write_text(text)
     study = ('[study]\nbaseline = "alone"\ntables = ["accuracy"]\n[methods.alone]\nrecipes = ["alone.toml"]\n'
+             '[methods.fast]\nrecipes = ["alone.toml"]\nset = ["train.weight_decay=0.1"]\n'
              '[conditions.slow]\nset = ["train.lr=0.01"]\n[conditions.same]\n')
     (tmp_path / "study.toml").write_text(study)
     studies = under_conditions(read_study([tmp_path / "study.toml"]))
@@ -358,7 +359,8 @@ def test_under_several_conditions_each_has_a_study_of_its_own_and_one_page_shows
     assert list(results) == ["slow", "same"]
     assert {name: json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in results} == results
     page = (tmp_path / "out" / "results.md").read_text()
-    assert page.index("# slow") < page.index("# same")
+    assert page.index("## Mean rank of a over 2 conditions") < page.index("# slow") < page.index("# same")
+    assert every(f"\n| {name} " in page.partition("# slow")[0] for name in ("alone", "fast"))
 
 
 def test_a_mistake_under_one_condition_is_told_before_anything_is_trained(tmp_path):

@@ -166,7 +166,7 @@ def _badge(link: Link, path: Path, number: int, worded: bool, colour: str) -> Ma
 
 def _box(node: Node, spot: Spot, colour: str, look: Look) -> Markup:
     kind = {"labels": "given", "ema": f"average of {', '.join(node.of)}",
-            "computed": node.words.replace("computed", f"computed of {len(node.of)}", 1)}.get(node.kind, node.words)
+            "computed": node.words if node.rows else f"computed of {len(node.of)}"}.get(node.kind, node.words)
     below = kind if not node.network or node.network == node.name else f"{kind} · {node.network}"
     return Markup('<g class="node {} {}"><rect x="{:.1f}" y="{:.1f}" width="{}" height="{}" rx="{}"/>'
                   '<text class="name" x="{:.1f}" y="{:.1f}">{}</text><text class="kind" x="{:.1f}" y="{:.1f}">{}</text>'

@@ -207,6 +207,15 @@ def test_rows_that_the_task_does_not_have_are_refused(refused, task, fix):
 
 
 @pytest.mark.usefixtures("toys_are_there")
+@pytest.mark.parametrize("override", ["train.class_weights=balanced", "train.logit_adjustment=1"])
+def test_what_counts_samples_of_a_class_is_refused_where_samples_have_none(refused, read, override):
+    error = refused(METHOD, "data.task=toy_pixels", override)
+    assert error.what == f"{override.split('=')[0].removeprefix('train.')} is for classification alone"
+    assert override in error.where
+    assert read(METHOD, override)
+
+
+@pytest.mark.usefixtures("toys_are_there")
 def test_an_edge_may_learn_from_one_of_several_labels(read):
     text = changed('"labels"', '"labels.kind"')
     text = changed('"a"', '"a.kind"', changed('"cross_entropy"', '"cross_entropy"\nrows = "points"', text))

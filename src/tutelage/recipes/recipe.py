@@ -30,7 +30,7 @@ from tutelage.recipes.methods import graphs_of_method
 from tutelage.recipes.names import TeacherRecipe, named_teachers, seen_from
 from tutelage.recipes.places import Keys, Place, override_keys, shown_key
 from tutelage.tasks.named import task_named
-from tutelage.tasks.task import Task
+from tutelage.tasks.task import Task, for_classes_alone
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
     task = told(lambda: task_named(recipe.data.work, "task"), file.of("data"))
     graphs = (graphs_of_method(recipe.method, task, file.of("method")) if recipe.method else
               [_own_graph(recipe, task, file)])
-    graphs = [_label_balanced(graph, recipe.train, file.of("train")) for graph in graphs]
+    graphs = [_label_balanced(graph, task, recipe.train, file.of("train")) for graph in graphs]
     if recipe.number is not None:
         if not 1 <= recipe.number <= len(graphs):
             raise UsageError("the method has no such run", where=file.of("run").at("number"), found=recipe.number,
@@ -190,13 +190,16 @@ def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
     return graphs
 
 
-def _label_balanced(graph: Graph, train: TrainSettings, where: Place) -> Graph:
+def _label_balanced(graph: Graph, task: Task, train: TrainSettings, where: Place) -> Graph:
     """The graph with what [train] says of classes of unequal size on its edges from labels."""
     if not 0 <= train.logit_adjustment < math.inf:
         raise UsageError("a logit adjustment that cannot be", where=where.at("logit_adjustment"),
                          found=train.logit_adjustment, expected="0 or more; 1 is the paper's")
     options = {} if train.class_weights == "none" else {"class_weights": train.class_weights}
     options |= {"logit_adjustment": train.logit_adjustment} if train.logit_adjustment else {}
+    if options and not task.classifies:  # what is counted is samples of one class each
+        name = next(iter(options))
+        raise for_classes_alone(name, task, str(where.at(name)))
     return told(lambda: with_label_options(graph, options), where) if options else graph
 
 

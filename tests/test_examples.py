@@ -12,6 +12,7 @@ SAYS = {
     "02_peers": "the students agree on",
     "03_own_weight": "validation: student",
     "04_own_loop": "the teacher has no gradient: True",
+    "05_own_task": "b->a:distance[points]",
 }
 README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
 
@@ -39,3 +40,10 @@ def test_readme(block: str) -> None:
     accuracy = names["epoch"].accuracy
     assert accuracy.keys() == names["models"].keys()
     assert max(accuracy.values()) > 0.5, "ten classes, and something was learned"
+
+
+def test_the_guide_to_a_task_of_ones_own_shows_the_example_whole_and_in_sixty_lines() -> None:
+    (shown,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/own_task.md").read_text(encoding="utf-8"), re.S | re.M)
+    code = (ROOT / "examples/05_own_task.py").read_text(encoding="utf-8")
+    assert shown == code
+    assert len(code.splitlines()) <= 60

@@ -43,7 +43,8 @@ def test_readme(block: str) -> None:
 
 
 def test_the_guide_to_a_task_of_ones_own_shows_the_example_whole_and_in_sixty_lines() -> None:
-    (shown,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/own_task.md").read_text(encoding="utf-8"), re.S | re.M)
+    guide = (ROOT / "docs/own_task.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```python\n(.*?)^```", guide, re.S | re.M)
     code = (ROOT / "examples/05_own_task.py").read_text(encoding="utf-8")
     assert shown == code
     assert len(code.splitlines()) <= 60

@@ -103,7 +103,8 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     judging_score(task, settings.best)  # refuses one that there is not
     task.check(data)
     check_accumulation(graph, settings)
-    graph = with_class_counts(graph, rows_of_classes(data.train.labels, data.balance, len(data.classes)).tolist())
+    if task.classifies:
+        graph = with_class_counts(graph, rows_of_classes(data.train.labels, data.balance, len(data.classes)).tolist())
     finish_lazy(models, data, settings, world)
     networks = {node: network.to(world.device) for node, network in with_followers(graph, models).items()}
     check_batchnorm(graph, networks, settings.batch_size // (world.size * settings.accumulate))

@@ -12,7 +12,7 @@ the reference that this page is tested against.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache, partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,8 @@ from tutelage.graph.sample_weights import entropy
 from tutelage.system.machine import with_code_of_its_own
 from tutelage.types import BatchLabels, Outputs, Rows
 
+FEW = 8
+"""Classes up to which sums of columns, as rows of pixels have them, are faster than sums over short rows."""
 Statistic = dict[tuple[int, float], Tensor]
 """(place of an end, temperature) -> what is known of its softmax there."""
 
@@ -173,9 +175,9 @@ def arithmetic(terms: tuple[FusedTerm, ...], labels: Tensor, ends: Sequence[Tens
     rows count alike, how much each does [B] and what their sum is divided by. Written so that generated code passes
     three times over the ends: for the maxima, for all sums, for the gradients.
     """
-    below = [end - end.amax(-1, keepdim=True) for end in ends]
+    below = [end - _largest(end)[:, None] for end in ends]
     exp = _exponentials(terms, below)
-    total = {key: values.sum(-1) for key, values in exp.items()}
+    total = {key: _sum(values) for key, values in exp.items()}
     log = {key: values.log() for key, values in total.items()}
     sure: Statistic = {}
     targets: dict[tuple[float, int], tuple[Tensor, Tensor]] = {}
@@ -194,7 +196,7 @@ def arithmetic(terms: tuple[FusedTerm, ...], labels: Tensor, ends: Sequence[Tens
         pull = pull * warm if share is None else pull * warm * share
         if term.teacher is not None:
             theirs = term.teacher, warm
-            far = (exp[theirs] * (below[term.teacher] - below[term.student])).sum(-1) / (warm * total[theirs])
+            far = _sum(exp[theirs] * (below[term.teacher] - below[term.student])) / (warm * total[theirs])
             far = far + (log[mine] - log[theirs])
             _add(parts, (term.student, *theirs), -pull)
         else:
@@ -202,7 +204,7 @@ def arithmetic(terms: tuple[FusedTerm, ...], labels: Tensor, ends: Sequence[Tens
             if key not in targets:
                 targets[key] = _targets(labels, below[term.student], term.smoothing)
             known, aim = targets[key]
-            far = known * log[mine] - (aim * below[term.student]).sum(-1)
+            far = known * log[mine] - _sum(aim * below[term.student])
             aims.append((term.student, pull[:, None] * aim if pull.dim() else pull * aim))
             pull = pull * known
         _add(parts, (term.student, *mine), pull)
@@ -217,6 +219,20 @@ def arithmetic(terms: tuple[FusedTerm, ...], labels: Tensor, ends: Sequence[Tens
         gradients[student] = before - aim
     each = torch.stack(apart)
     return scale * (each.mean(1) if counts is None else each.sum(1) / divisor), gradients
+
+
+def _sum(rows: Tensor) -> Tensor:
+    """Over the classes, [R, C] -> [R]. Where there are few, each in one piece of memory, whole columns are added."""
+    return reduce(torch.add, rows.unbind(1)) if _in_columns(rows) else rows.sum(-1)
+
+
+def _largest(rows: Tensor) -> Tensor:
+    """The largest of the classes, [R, C] -> [R]."""
+    return reduce(torch.maximum, rows.unbind(1)) if _in_columns(rows) else rows.amax(-1)
+
+
+def _in_columns(rows: Tensor) -> bool:
+    return 1 < rows.shape[1] <= FEW and rows.stride(0) == 1 and len(rows) > 1
 
 
 def _add(parts: dict[tuple[int, int, float], Tensor], key: tuple[int, int, float], part: Tensor) -> None:
@@ -251,7 +267,7 @@ def _share(term: FusedTerm, rows: Sequence[Tensor], below: Sequence[Tensor], exp
     assert term.teacher is not None
     key = term.teacher, term.weight.temperature
     if key not in sure:
-        mean = (exp[key] * below[term.teacher]).sum(-1) / (key[1] * total[key])
+        mean = _sum(exp[key] * below[term.teacher]) / (key[1] * total[key])
         sure[key] = (1 - (log[key] - mean) / math.log(below[term.teacher].shape[1])).clamp(0, 1)
     return sure[key] if term.weight.power == 1 else sure[key] ** term.weight.power
 

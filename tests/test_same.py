@@ -11,6 +11,9 @@ from types import ModuleType
 
 import pytest
 
+from tutelage.recipes.recipe import read_recipe
+from tutelage.recipes.teachers import with_teachers
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 TOY = '''
 import json, pathlib, struct, sys, time
@@ -245,3 +248,25 @@ def test_a_tensor_counts_with_its_name_type_shape_and_bytes(same: ModuleType) ->
     assert one == same.tensor_facts(file([1], b"1234"))
     assert one != same.tensor_facts(file([1, 1], b"1234"))
     assert one != same.tensor_facts(file([1], b"1235"))
+
+
+def test_the_teachers_are_those_that_the_recipes_name_by_recipe(same: ModuleType, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    items = importlib.import_module("same_items")
+    recipes = BENCHMARKS.parent / "recipes"
+    side = items.Side("HEAD", tmp_path)
+    side.tree.mkdir()
+    (side.tree / "recipes").symlink_to(recipes)
+    asked = [items.Item(name, lambda place: {}, (name,)) for name in ("snapshot_teacher", "snapshot_teacher_of_two")]
+    needed = ["demo-teacher-after2", "demo-teacher-after3", "demo-teacher-after5", "digits-early", "demo-teacher"]
+    assert items.teachers_of(side, asked) == needed
+    monkeypatch.chdir(side.tree)
+    for name in needed:
+        recipe, sets = items.TEACHERS[name]
+        run = Path("runs", name)
+        run.mkdir(parents=True)
+        (run / "config.toml").write_text(read_recipe(recipes / f"digits/{recipe}.toml", [items.EXACT, *sets]).text())
+        (run / "FINISHED").write_text("{}")
+    for recipe in ("snapshot_teacher", "snapshot_teacher_of_two"):
+        found = with_teachers(read_recipe(recipes / f"digits/{recipe}.toml")).models.values()
+        assert {Path(arch.weights).name for arch in found if arch.weights} <= set(needed)

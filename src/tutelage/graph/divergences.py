@@ -170,19 +170,22 @@ def value(student: PerSample, teacher: object = None, labels: object = None) -> 
 
 def dice(student: Tensor, teacher: Tensor, labels: object = None, *, smooth: float = 1.0,
          background: bool = False) -> PerSample:
-    """1 - soft Dice of an image's logits [B, K, H, W] with its mask [B, H, W], the mean over classes; in [0, 1).
+    """1 - soft Dice of an image's logits [B, H, W, K] with its mask [B, H, W], the mean over classes; in [0, 1).
 
     Of a class, with p = softmax(student) and y 1 where the mask says it: 1 - (2 sum p y + smooth) / (sum p + sum y +
     smooth), summed over the pixels whose label is not -1. The first class is taken for the background and left out,
-    unless `background`. An image in which nothing counts gives 0.
+    unless `background`. An image in which nothing counts gives 0. Rows `masks` give maps in this form.
 
-    >>> dice(torch.tensor([[[[-200.0, 200.0]], [[200.0, -200.0]]]]), torch.tensor([[[1, 0]]])).tolist()
+    >>> dice(torch.tensor([[[[-200.0, 200.0], [200.0, -200.0]]]]), torch.tensor([[[1, 0]]])).tolist()
     [0.0]
     """
-    first, known = 0 if background else 1, (teacher >= 0)[:, None]
-    share = student.softmax(1)[:, first:] * known
-    wanted = torch.arange(first, student.shape[1], device=teacher.device)[:, None, None] == teacher[:, None]
-    both, either = (share * wanted).sum((2, 3)), share.sum((2, 3)) + wanted.sum((2, 3))
+    if student.dim() != 4 or student.shape[:-1] != teacher.shape:
+        raise ModelError("Dice is of maps and masks of one size", found=f"logits {list(student.shape)}, labels "
+                         f"{list(teacher.shape)}", expected="[B, H, W, K] and [B, H, W]", fix='write rows = "masks"')
+    first, known = 0 if background else 1, (teacher >= 0)[..., None]
+    share = student.softmax(-1)[..., first:] * known
+    wanted = torch.arange(first, student.shape[-1], device=teacher.device) == teacher[..., None]
+    both, either = (share * wanted).sum((1, 2)), share.sum((1, 2)) + wanted.sum((1, 2))
     return (1 - (2 * both + smooth) / (either + smooth)).mean(1)
 
 

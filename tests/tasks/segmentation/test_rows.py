@@ -109,7 +109,8 @@ def test_soft_dice_is_that_of_a_loop(background):
             said, true = sum(p[b][k][i][j] for i, j in known), sum(int(labels[b, i, j] == k) for i, j in known)
             terms.append(1 - (2 * both + 0.5) / (said + true + 0.5))
         expected.append(sum(terms) / len(terms))
-    assert dice(logits, labels, smooth=0.5, background=background).tolist() == pytest.approx(expected, abs=1e-12)
+    found = dice(logits.movedim(1, -1), labels, smooth=0.5, background=background)
+    assert found.tolist() == pytest.approx(expected, abs=1e-12)
 
 
 @each_loss
@@ -120,6 +121,13 @@ def test_what_is_equal_costs_nothing(losses, edge):
     found, pulls = learn(losses, [edge], {"s": same, "t": same}, labels_like(2, 4, 3))
     assert next(iter(found.values())) == pytest.approx(0, abs=1e-14)
     torch.testing.assert_close(pulls["s"], torch.zeros_like(same), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [None, pixels])
+def test_soft_dice_of_other_rows_than_masks_is_refused(rows):
+    with pytest.raises(ModelError, match="Dice is of maps and masks of one size") as caught:
+        learn(objective.losses, [Edge("labels", "s", dice, rows=rows)], {"s": maps(2, 3, 4, 4)}, labels_like(2, 4, 3))
+    assert 'rows = "masks"' in str(caught.value)
 
 
 # --- features --------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def _channels(values: Mapping[str, Tensor], labels: BatchLabels) -> Rows:
 
 def _masks(values: Mapping[str, Tensor], labels: BatchLabels) -> Rows:
     masks = mask_of(labels)
-    rows = {end: resized(_maps(end, maps), _size(masks)) for end, maps in values.items()}
+    rows = {end: resized(_maps(end, maps), _size(masks)).movedim(1, -1) for end, maps in values.items()}
     return Rows(rows, masks, (masks >= 0).flatten(1).any(1).to(_dtype(values)))
 
 
@@ -129,6 +129,6 @@ channels = DenseRows("channels", _channels, _images)
 
 Labels have no part in it: pixels that do not count are compared too."""
 masks = DenseRows("masks", _masks, _counted_images)
-"""A row is an image: its map [B, K, H, W] and its mask [B, H, W]. Only images in which some pixel counts do."""
+"""A row is an image: its map [B, H, W, K] and its mask [B, H, W]. Only images in which some pixel counts do."""
 places = DenseRows("places", _places, _images)
 """A row is a place of a feature map: its features [B h w, D]; D may differ from end to end. All places count."""

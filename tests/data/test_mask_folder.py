@@ -106,6 +106,15 @@ def test_a_link_that_leads_out_is_refused_for_images_masks_and_folders_unless_fo
     assert not list_masks(scans, follow_symlinks=True).listing.problems
 
 
+@pytest.mark.parametrize("name", ["splits.json", "classes.txt"])
+def test_a_file_of_names_may_not_lie_outside_either(scans, tmp_path, name):
+    (tmp_path / name).write_text(json.dumps({"train": ["s00", "s01"]}, indent=1))
+    (scans / name).symlink_to(tmp_path / name)
+    problem, = list_masks(scans).listing.problems
+    assert isinstance(problem, SecurityError)
+    assert not list_masks(scans, follow_symlinks=True).listing.problems
+
+
 def test_what_lacks_its_partner_is_named(scans):
     (scans / "masks" / "s03.png").unlink()
     (scans / "masks" / "s04.png").rename(scans / "masks" / "s04_mask.png")

@@ -175,7 +175,7 @@ class Walk:
         for entry in entries:
             if is_hidden(entry.name):
                 self.left_out.append(LeftOut(Path(entry.path), "hidden", HIDDEN))
-            elif not entry.is_symlink() or self._may_follow(Path(entry.path)):
+            elif not entry.is_symlink() or self.may_follow(Path(entry.path)):
                 yield entry
 
     def files(self, folder: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, int]]:
@@ -208,9 +208,10 @@ class Walk:
 
     def may_enter(self, folder: Path) -> bool:
         """Whether it is a folder, and not a link that leads out."""
-        return folder.is_dir() and (not folder.is_symlink() or self._may_follow(folder))
+        return folder.is_dir() and (not folder.is_symlink() or self.may_follow(folder))
 
-    def _may_follow(self, path: Path) -> bool:
+    def may_follow(self, path: Path) -> bool:
+        """Whether a link leads to something inside, or may lead out; if neither, that is a problem."""
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):

@@ -24,7 +24,7 @@ MASK_LAYOUTS = ("FOLDER/images/* and FOLDER/masks/*, with or without FOLDER/spli
 _IMAGES, _MASKS = ("images", "image"), ("masks", "mask")
 _SPLIT_OF = {word: split for split in ("train", "val", "test") for word in WORDS[split]}
 _SPLITS_FILE, _NAMES_FILE = "splits.json", "classes.txt"
-_SPLITS_AT_MOST = 2**28
+_SPLITS_AT_MOST = 2**26
 _NAMED = 3
 _OTHER_SPLIT = "in no split of splits.json"
 
@@ -90,9 +90,9 @@ def list_masks(root: Path, *, follow_symlinks: bool = False, unlabelled: bool = 
                     fix="put images there, or remove the folder; `tutelage check-data` says what is left out"))
             found |= here
             masks |= _by_name(drawn, split, walk)
-        if (root / _NAMES_FILE).exists():
+        if _is_given(root / _NAMES_FILE, walk):
             lines = tuple(read_mask_names(root / _NAMES_FILE))
-        if "all" in folders and (root / _SPLITS_FILE).exists():
+        if "all" in folders and _is_given(root / _SPLITS_FILE, walk):
             found = _as_split(found, _read_splits(root / _SPLITS_FILE), folders["all"][0], walk)
     except (DataError, SecurityError) as problem:  # what is meant is not known: there is nothing more to say
         return MaskListing(Listing(root, (), (), tuple(walk.left_out), (*walk.problems, problem)), ())
@@ -108,6 +108,11 @@ def _listed(root: Path, found: Mapping[str, Image], masks: Mapping[str, Image], 
                   key=lambda name: (order.index(found[name].split), os.fsencode(found[name].path)))
     listing = Listing(root, ("mask",), tuple(found[name] for name in used), tuple(walk.left_out), tuple(walk.problems))
     return MaskListing(listing, tuple(masks.get(name) for name in used), lines)
+
+
+def _is_given(path: Path, walk: Walk) -> bool:
+    """Whether a file of names is there; a link that leads out is a problem, as one of an image would be."""
+    return (not path.is_symlink() or walk.may_follow(path)) and path.exists()
 
 
 def _folders(root: Path) -> Folders:

@@ -130,16 +130,21 @@ def _number(value: float | None, digits: int = 4) -> str:
 def export_text(report: dict, target: Path) -> str:
     """What a person wants to know of an export, in three lines."""
     checked, latency = report["checked"], report["latency"]
+    series, pixels = report.get("task") == "series", " of pixels" if "pixels" in checked else ""
     accuracy = "" if checked["accuracy"] is None else (
-        f", accuracy {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
+        f", accuracy{pixels} {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
+    if checked.get("dice") is not None:
+        accuracy += f", Dice {checked['dice']:.2%} (the network: {checked['dice_of_network']:.2%})"
+    half = f", at half their length {checked['agreement_at_half_length']:.2%}" if series else ""
     mark = checked.get("mark")
     first = "" if mark is None else f"{report['node']} {mark['text']}\n"
     return (f"{first}{target}: {report['bytes']} bytes, {report['parameters']} parameters, "
             f"{len(report['classes'])} classes\n"
-            f"on {checked['images']} images of {checked['on']}: largest difference of a logit "
-            f"{checked['largest_difference']:.2g}, agreement {checked['agreement']:.2%}{accuracy}\n"
-            f"one image in {latency['median_ms']:.2f} ms ({latency['lower_quartile_ms']:.2f} to "
-            f"{latency['upper_quartile_ms']:.2f}); all numbers: {target}.json")
+            f"on {checked['images']} {'series' if series else 'images'} of {checked['on']}: largest difference of a "
+            f"logit {checked['largest_difference']:.2g}, agreement{pixels} {checked['agreement']:.2%}{half}{accuracy}\n"
+            f"one {'series' if series else 'image'} in {latency['median_ms']:.2f} ms "
+            f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); "
+            f"all numbers: {target}.json")
 
 
 PAIRED = (("agreement", "agreement", _share), ("kl", "KL", _number), ("both_right", "both right", _share),

@@ -19,6 +19,8 @@ from tutelage.data.balance import notes_on_classes
 from tutelage.data.layout import is_hidden
 from tutelage.data.memory import moved_to
 from tutelage.data.series_files import SERIES_SUFFIXES, SPLITS, SeriesFile, read_series_file, split_of_name
+from tutelage.data.series_scaling import SeriesScaling as SeriesScaling
+from tutelage.data.series_scaling import padded_series
 from tutelage.data.settings import DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, hold_groups, names_of_hashes
@@ -48,21 +50,6 @@ class SeriesSet:
     def lengths(self) -> Tensor:
         """[N] int64."""
         return torch.tensor([series.shape[1] for series in self.values])
-
-
-@dataclass(frozen=True)
-class SeriesScaling:
-    """What is taken off each channel, and what it is divided by; and the length that all series are padded to."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    length: int
-    masked: bool
-
-    def as_json(self) -> dict[str, object]:
-        """What makes of further series what a network was trained on."""
-        return {"kind": "series", "mean": list(self.mean), "std": list(self.std), "length": self.length,
-                "channels": len(self.mean), "masked": self.masked}
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,17 +200,8 @@ def scaling_by(found: SeriesSet, training: Tensor) -> SeriesScaling:
 
 def scaled_series(values: Sequence[np.ndarray], how: SeriesScaling) -> tuple[Tensor, Tensor | None]:
     """Series [C, steps] -> values [N, C, L] float32, 0 in the padding, and their mask [N, L] if `how` has one."""
-    length = max(how.length, *(series.shape[1] for series in values)) if values else how.length
-    made = np.zeros((len(values), len(how.mean), length), dtype=np.float32)
-    mean, std = np.array(how.mean)[:, None], np.array(how.std)[:, None]
-    with np.errstate(over="ignore"):
-        for place, series in enumerate(values):
-            made[place, :, :series.shape[1]] = (series - mean) / std
-    if not np.isfinite(made).all():
-        raise DataError("numbers that are too far from those of training", expected="such as float32 can hold",
-                        found=f"{int((~np.isfinite(made)).any((1, 2)).sum())} series", fix="look for faulty values")
-    steps = torch.tensor([series.shape[1] for series in values])
-    return torch.from_numpy(made), torch.arange(length) < steps[:, None] if how.masked else None
+    made, mask = padded_series(values, how)
+    return torch.from_numpy(made), None if mask is None else torch.from_numpy(mask)
 
 
 def series_data(settings: DataSettings, found: SeriesSet, how: SeriesScaling, splits: Mapping[str, Rows], *, rule: str,

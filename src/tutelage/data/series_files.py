@@ -47,32 +47,33 @@ class SeriesFile:
         return len(self.values[0])
 
 
-def read_series_file(path: Path) -> dict[str, SeriesFile]:
-    """Split -> its series: "all", or what the keys of an .npz file say."""
+def read_series_file(path: Path, *, labelled: bool = True) -> dict[str, SeriesFile]:
+    """Split -> its series: "all", or what the keys of an .npz file say; not `labelled`, a file may lack all labels."""
     with open_regular(path) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         _require_size(size, printable(path))
         if not size:
             raise DataError("an empty file", where=printable(path), expected="series", fix="restore or remove it")
-        found = _READERS[path.suffix.lower()](file, printable(path))
+        found = _READERS[path.suffix.lower()](file, printable(path), labelled)
     for one in found.values():
         _require_sound(one)
     return found
 
 
-def read_ts(file: BinaryIO, where: str) -> dict[str, SeriesFile]:
+def read_ts(file: BinaryIO, where: str, labelled: bool = True) -> dict[str, SeriesFile]:
     """A .ts file: header lines with @, then a line a series: channels between colons, and the class after the last."""
     lines = _lines(file, where)
     header = _ts_header(lines, where)
-    classes = _ts_classes(header, where)
+    classes = _ts_classes(header, where, labelled)
+    named = _is_true(header, "classlabel")
     values, labels, places = [], [], []
     for number, line in lines:
-        *channels, label = (part.strip() for part in line.split(":"))
+        *channels, label = (part.strip() for part in (line if named else f"{line}:").split(":"))
         if not channels:
             raise DataError("a series without a class", where=f"{where}, line {number}",
                             found=_short(line), expected="values:class", fix="restore the file: a line may be cut off")
-        if classes is not None and label not in classes:
+        if labelled and classes is not None and label not in classes:
             raise DataError("a class that the header does not name", where=f"{where}, line {number}",
                             found=_short(label), expected=_short(", ".join(classes)))
         values.append(_stacked([_numbers(channel, f"{where}, line {number}") for channel in channels],
@@ -83,12 +84,12 @@ def read_ts(file: BinaryIO, where: str) -> dict[str, SeriesFile]:
     return {"all": SeriesFile(where, tuple(values), tuple(labels), tuple(places), classes=classes)}
 
 
-def read_csv(file: BinaryIO, where: str) -> dict[str, SeriesFile]:
+def read_csv(file: BinaryIO, where: str, labelled: bool = True) -> dict[str, SeriesFile]:
     """A CSV table with a row a step: columns series, label, if wanted subject and time, and one for each channel."""
     rows = csv.reader(line for _, line in _lines(file, where, skip=False))
     try:
         header = [name.strip() for name in next(rows, [])]
-        columns = _csv_columns(header, where)
+        columns = _csv_columns(header, where, labelled)
         steps: dict[str, array[float]] = {}
         facts: dict[str, tuple[str, ...]] = {}
         times: dict[str, float | str] = {}
@@ -101,10 +102,11 @@ def read_csv(file: BinaryIO, where: str) -> dict[str, SeriesFile]:
                 raise DataError("a row of another length than the header", where=line, found=f"{len(row)} cells",
                                 expected=f"{len(header)}")
             name = row[header.index("series")].strip()
-            told = tuple(row[header.index(key)].strip() for key in ("label", "subject") if key in header)
+            told = tuple(row[header.index(key)].strip() if key in header else "" for key in ("label", "subject"))
             if facts.setdefault(name, told) != told:
-                raise DataError("a series with two labels or subjects", where=line, found=_short(", ".join(told)),
-                                expected=_short(", ".join(facts[name])), fix="give series a name of their own")
+                found, expected = (_short(", ".join(filter(None, words))) for words in (told, facts[name]))
+                raise DataError("a series with two labels or subjects", where=line, found=found, expected=expected,
+                                fix="give series a name of their own")
             if "time" in header:
                 _require_later(times, name, row[header.index("time")], line)
             steps.setdefault(name, array("d")).extend(_number(row[column], line) for column in columns)
@@ -117,7 +119,7 @@ def read_csv(file: BinaryIO, where: str) -> dict[str, SeriesFile]:
                               subjects)}
 
 
-def read_npz(file: BinaryIO, where: str) -> dict[str, SeriesFile]:
+def read_npz(file: BinaryIO, where: str, labelled: bool = True) -> dict[str, SeriesFile]:
     """An .npz file: x, y and, if there are, lengths, subject and classes; of one split, or each with _SPLIT behind."""
     try:
         _require_small(file, where)
@@ -130,16 +132,16 @@ def read_npz(file: BinaryIO, where: str) -> dict[str, SeriesFile]:
     splits = {split: f"_{split}" for split in SPLITS if f"x_{split}" in arrays}
     if "x" in arrays:
         splits = {"all": ""}
-    if not splits or ("all" not in splits and "train" not in splits):
+    if not splits or (labelled and "all" not in splits and "train" not in splits):
         raise DataError("no series to train on", where=where, found=", ".join(arrays) or "no array",
                         expected="x and y, or x_train, y_train, x_test, y_test",
                         fix="np.savez(file, x=values, y=labels)")
     classes = arrays.get("classes")
     return {split: _of_arrays({key: arrays[key + end] for key in ("x", "y", "lengths", "subject") if key + end in
-                               arrays}, classes, f"{where}, x{end}") for split, end in splits.items()}
+                               arrays}, classes, f"{where}, x{end}", labelled) for split, end in splits.items()}
 
 
-_READERS: Mapping[str, Callable[[BinaryIO, str], dict[str, SeriesFile]]] = {
+_READERS: Mapping[str, Callable[[BinaryIO, str, bool], dict[str, SeriesFile]]] = {
     ".ts": read_ts, ".npz": read_npz, ".csv": read_csv}
 SERIES_SUFFIXES = tuple(_READERS)
 
@@ -186,16 +188,16 @@ def _ts_header(lines: Iterable[tuple[int, str]], where: str) -> dict[str, list[s
                     fix="restore the file")
 
 
-def _ts_classes(header: Mapping[str, Sequence[str]], where: str) -> tuple[str, ...] | None:
-    """The classes that a header names, None if it leaves that to the series; refused without classes."""
+def _ts_classes(header: Mapping[str, Sequence[str]], where: str, labelled: bool) -> tuple[str, ...] | None:
+    """The classes that a header names, None if it leaves that to the series; refused without classes if `labelled`."""
     if _is_true(header, "timestamps"):
         raise DataError("series with time stamps are not read", where=f"{where}, @timeStamps", found="true",
                         fix="write the values alone, at equal steps")
-    if not _is_true(header, "classlabel"):
+    if labelled and not _is_true(header, "classlabel"):
         raise DataError("series without classes", where=f"{where}, @classLabel",
                         found=" ".join(header.get("classlabel", ["no such line"])),
                         expected="@classLabel true NAME NAME ...")
-    return tuple(dict.fromkeys(header["classlabel"][1:])) or None
+    return tuple(dict.fromkeys(header.get("classlabel", ())[1:])) or None
 
 
 def _require_header(header: Mapping[str, Sequence[str]], values: Sequence[np.ndarray], places: Sequence[str],
@@ -217,9 +219,9 @@ def _is_true(header: Mapping[str, Sequence[str]], key: str) -> bool:
     return [word.lower() for word in header.get(key, ())][:1] == ["true"]
 
 
-def _csv_columns(header: Sequence[str], where: str) -> list[int]:
+def _csv_columns(header: Sequence[str], where: str, labelled: bool) -> list[int]:
     """The places of the channels."""
-    lacking = [name for name in ("series", "label") if name not in header]
+    lacking = [name for name in ("series", *(["label"] if labelled else [])) if name not in header]
     twice = {name for name in header if header.count(name) > 1}
     channels = [place for place, name in enumerate(header) if name not in ("series", "label", "subject", "time")]
     if lacking or twice or not channels:
@@ -241,13 +243,16 @@ def _require_later(times: dict[str, float | str], name: str, text: str, line: st
     times[name] = time
 
 
-def _of_arrays(arrays: Mapping[str, np.ndarray], classes: np.ndarray | None, where: str) -> SeriesFile:
+def _of_arrays(arrays: Mapping[str, np.ndarray], classes: np.ndarray | None, where: str,
+               labelled: bool) -> SeriesFile:
     x, y = arrays["x"], arrays.get("y")
     if x.ndim == 2:
         x = x[:, None]
     if x.ndim != 3 or x.dtype.kind not in "fiu":
         raise DataError("not an array of series", where=where, found=f"{x.dtype} {list(x.shape)}",
                         expected="numbers [rows, channels, steps], or [rows, steps]")
+    if y is None and not labelled:
+        y = np.full(len(x), -1)
     if y is None or y.shape != (len(x),) or y.dtype.kind not in "iuU":
         raise DataError("not the labels of these series", where=f"{where} and its y",
                         found="none" if y is None else f"{y.dtype} {list(y.shape)}",

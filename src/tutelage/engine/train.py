@@ -51,6 +51,7 @@ from tutelage.system.distributed import World, choose_device, largest, lead
 from tutelage.system.files import fingerprint, locked, pack, sweep, unpack, write, write_json
 from tutelage.system.machine import peak_memory, processor_of
 from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.named import task_of
 from tutelage.tasks.scores import scores_json
 from tutelage.tasks.task import Score
 from tutelage.types import Schedule, Scores
@@ -359,6 +360,8 @@ def _write_models(run: Run, folder: Folder) -> dict[str, str]:
         tensors = run.best[node]["tensors"] if node in run.best else weights_of(run.models[node])
         metadata = metadata_of(run.models[node], run.data.classes, node)
         metadata["preprocessing"] = json.dumps(dict(run.data.preprocessing))
+        if task_of(run.data).name != CLASSIFICATION.name:
+            metadata["task"] = task_of(run.data).name
         metadata["sha256"] = weights[node] = fingerprint(tensors)
         write(folder.path / "models" / f"{node}.safetensors", pack(tensors, metadata))
     return weights

@@ -15,13 +15,14 @@ from tutelage.exporting import formats, int8, verify
 from tutelage.exporting.module import Choice, Student, about, require_alive, require_whole
 from tutelage.runs.folder import versions
 from tutelage.system import files
+from tutelage.tasks.series import SERIES
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime", "executorch")
 
 
 @dataclass(frozen=True)
 class Images:
-    """On which images the file is tried, and by which its 8-bit numbers are scaled: two splits of the run's data."""
+    """On which data the file is tried, and by which its 8-bit numbers are scaled: two splits of the run's data."""
 
     held_out: Source
     training: Source
@@ -55,9 +56,10 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
     exists is replaced only with `force`, and only by a file that passed.
     """
     require_place(target, force)
-    formats.require_possible(choice)
+    formats.require_possible(choice, student.task == SERIES.name)
     require_alive(student)
-    held_out, labels = verify.plain_images(images.held_out, verify.chosen_rows(images.held_out, verify.IMAGES))
+    rows = verify.chosen_rows(images.held_out, verify.most_images(student))
+    held_out, labels = verify.plain_images(images.held_out, rows)
     asked = verify.trials(student, held_out, choice)  # first of all: a lazy layer becomes a plain one when it runs
     data = _bytes(student, choice, images)
     require_whole(student, choice, len(data))
@@ -92,8 +94,8 @@ def _bytes(student: Student, choice: Choice, images: Images) -> bytes:
 def _int8(student: Student, choice: Choice, images: Images) -> object:
     rows = verify.chosen_rows(images.training, int8.CALIBRATION_IMAGES)
     calibration, _ = verify.plain_images(images.training, rows)
-    model = int8.quantised(formats.onnx_model(student, Choice("onnx")), calibration.numpy(),
-                           f"network {student.node!r}")
+    given = {name: tensor.numpy() for name, tensor in verify.named_inputs(student, calibration).items()}
+    model = int8.quantised(formats.onnx_model(student, Choice("onnx")), given, f"network {student.node!r}")
     return int8.with_preparation(formats.onnx_preparation(student), model) if choice.resize else model
 
 

@@ -10,14 +10,26 @@ from importlib.util import find_spec
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from tutelage.data.series_scaling import SeriesScaling
 from tutelage.errors import ModelError, UsageError, unknown
-from tutelage.exporting.module import Choice, Format, Prepare, Shipped, Student, about_text
+from tutelage.exporting.module import (
+    Choice,
+    Format,
+    Prepare,
+    Shipped,
+    ShippedSeries,
+    Student,
+    about_text,
+    input_names,
+)
+from tutelage.exporting.recurrent import require_exportable, translations, whole_units
 from tutelage.models.network import weights_of
 from tutelage.models.saved import metadata_of
 from tutelage.system import files
+from tutelage.tasks.classification.task import CLASSIFICATION
 
 ABOUT = "tutelage"
 """Under this name the file keeps what `about` says: an entry of the metadata, or a method that returns it."""
@@ -37,11 +49,14 @@ def format_of(name: str, given: str | None) -> Format:
     raise unknown("format", asked, get_args(Format), where="--format" if given else f"--to {name}")
 
 
-def require_possible(choice: Choice) -> None:
+def require_possible(choice: Choice, series: bool = False) -> None:
     """Refuse what a format cannot hold, and say which package is missing, before anything is computed."""
     if choice.int8 and choice.format != "onnx":
         raise UsageError("8-bit numbers are made of an ONNX file only", where="--int8", found=choice.format,
                          fix="--format onnx")
+    if choice.resize and series:
+        raise UsageError("series are not resized: a graph takes them at any length", where="--resize",
+                         fix="leave --resize out")
     if choice.resize and choice.format == "safetensors":
         raise UsageError("a file of weights computes nothing, so it cannot resize", where="--resize",
                          fix="--format onnx, pt2 or pte")
@@ -55,14 +70,24 @@ def weights_bytes(student: Student) -> bytes:
     """A safetensors file as a run's own: the names of the plain network, and metadata that rebuild it."""
     tensors = weights_of(student.network)
     told = metadata_of(student.network, student.classes, student.node)
+    if student.task != CLASSIFICATION.name:
+        told["task"] = student.task
     told |= {"preprocessing": json.dumps(student.prepared.as_json()), "sha256": files.fingerprint(tensors),
              ABOUT: about_text(student, Choice("safetensors"))}
     return files.pack(tensors, told)
 
 
 def program(student: Student, choice: Choice) -> ExportedProgram:
-    """The graph of the student with any number of rows, and of any height and width if it resizes."""
-    made = _graph(Shipped(student, choice.resize), student, choice)
+    """The graph of the student with any number of rows, of any height and width if it resizes, of series of any length.
+
+    Of series for ONNX, recurrent layers are operations of their own.
+    """
+    if isinstance(student.prepared, SeriesScaling):
+        require_exportable(student, choice)
+        network = whole_units(student.network) if choice.format == "onnx" else student.network
+        made = _graph(ShippedSeries(network), student, choice)
+    else:
+        made = _graph(Shipped(student, choice.resize), student, choice)
     held = sum({parameter.data_ptr(): parameter.numel() for parameter in made.parameters()}.values())  # tied ones once
     if held != student.parameters:
         raise ModelError("the exported graph has another number of parameters", where=f"network {student.node!r}",
@@ -83,12 +108,13 @@ def torch_export(student: Student, choice: Choice) -> bytes:
 
 def onnx_model(student: Student, choice: Choice) -> Any:
     """An `onnx.ModelProto`, its norms folded into its convolutions."""
-    return _onnx(program(student, choice), student.node, "logits")
+    return _onnx(program(student, choice), student.node, input_names(student), "logits")
 
 
 def onnx_preparation(student: Student) -> Any:
     """An `onnx.ModelProto` of `Prepare` alone, from "images" to "squares"."""
-    return _onnx(_graph(Prepare(student.prepared), student, Choice("onnx", resize=True)), student.node, "squares")
+    made = _graph(Prepare(student.images), student, Choice("onnx", resize=True))
+    return _onnx(made, student.node, ["images"], "squares")
 
 
 def onnx_bytes(model: Any, student: Student, choice: Choice) -> bytes:
@@ -118,17 +144,10 @@ def executorch(student: Student, choice: Choice) -> bytes:
 
 
 def _graph(module: nn.Module, student: Student, choice: Choice) -> ExportedProgram:
-    channels, height, width = student.prepared.shape
-    limited = choice.format == "pte"
-    axes: dict[int, Any] = {0: Dim("batch", min=1, max=LARGEST_BATCH) if limited else Dim("batch")}
-    if choice.resize:
-        height, width = height + 5, width + 3  # sides that nothing else has, so that none is taken for a constant
-        axes |= {axis: Dim(name, min=1, max=LARGEST_SIDE) if limited else Dim(name)
-                 for axis, name in ((2, "height"), (3, "width"))}
-    images = torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(0))
+    given, axes = (_series if isinstance(student.prepared, SeriesScaling) else _images)(student, choice)
     with _quiet(), torch.no_grad():
         try:
-            return torch.export.export(module.eval(), (images,), dynamic_shapes=(axes,))
+            return torch.export.export(module.eval(), given, dynamic_shapes=axes)
         except Exception as problem:
             raise ModelError("this network cannot be exported: its graph cannot be read",
                              where=f"network {student.node!r}", found=_first_line(problem),
@@ -136,11 +155,37 @@ def _graph(module: nn.Module, student: Student, choice: Choice) -> ExportedProgr
                              ) from problem
 
 
-def _onnx(made: ExportedProgram, node: str, output: str) -> Any:
+def _images(student: Student, choice: Choice) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Images to follow through the network, and the axes of them that may have any length."""
+    channels, height, width = student.images.shape
+    axes = {0: _batch(choice)}
+    if choice.resize:
+        height, width = height + 5, width + 3  # sides that nothing else has, so that none is taken for a constant
+        axes |= {axis: Dim(name, min=1, max=LARGEST_SIDE) if choice.format == "pte" else Dim(name)
+                 for axis, name in ((2, "height"), (3, "width"))}
+    return (torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(0)),), (axes,)
+
+
+def _series(student: Student, choice: Choice) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """As `_images`, of series: values and, where the network has it, their mask."""
+    assert isinstance(student.prepared, SeriesScaling), "asked for by _graph"
+    how, length = student.prepared, student.prepared.length + 5  # which nothing else has, as above
+    batch, steps = _batch(choice), Dim("length", min=1, max=2 * length) if choice.format == "pte" else Dim("length")
+    values = torch.rand(2, how.channels, length, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(length) < torch.tensor([[length], [max(1, length // 2)]])
+    given, axes = (values, mask), ({0: batch, 2: steps}, {0: batch, 1: steps})
+    return (given, axes) if how.masked else (given[:1], axes[:1])
+
+
+def _batch(choice: Choice) -> Any:
+    return Dim("batch", min=1, max=LARGEST_BATCH) if choice.format == "pte" else Dim("batch")
+
+
+def _onnx(made: ExportedProgram, node: str, inputs: list[str], output: str) -> Any:
     with _quiet():
         try:
-            converted = torch.onnx.export(made, (), dynamo=True, input_names=["images"], output_names=[output],
-                                          verbose=False)
+            converted = torch.onnx.export(made, (), dynamo=True, input_names=inputs, output_names=[output],
+                                          verbose=False, custom_translation_table=translations(made))
         except Exception as problem:
             raise _unsupported(made, problem, node, "onnx") from problem
     assert converted is not None, "dynamo=True gives a program"

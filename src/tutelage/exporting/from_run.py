@@ -1,7 +1,7 @@
 """A network of a run folder, exported or used at once."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +10,21 @@ import torch
 from torch import nn
 
 from tutelage.data.images import Preparation, preparation, printable
+from tutelage.data.series_scaling import KIND, SeriesScaling, series_scaling
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.exporting.export import Images, export_network, require_place
 from tutelage.exporting.formats import format_of, require_possible
-from tutelage.exporting.module import Choice, Student
-from tutelage.exporting.predict import Classifier
+from tutelage.exporting.module import Choice, Student, said_of
+from tutelage.exporting.predict import Classifier, SeriesClassifier, predictor
 from tutelage.exporting.verify import ACCURACY_LOST
-from tutelage.graph.taps import logits_of
 from tutelage.models.saved import load_network
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.trained_run import recipe_of_run
-from tutelage.tasks.named import data_for
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.named import data_for, task_of
+from tutelage.tasks.segmentation.task import SEGMENTATION
+from tutelage.tasks.series import SERIES
 
 NEVER_READ = (".pt2", ".pte")
 
@@ -38,6 +41,7 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     require_place(target, force)
     require_possible(wanted)
     recipe = recipe_of_run(run, plugins)
+    require_possible(wanted, recipe.data.work == SERIES.name)
     network, classes = load(run, node, plugins=recipe.plugins)
     data = data_for(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
     if data.classes != classes:
@@ -51,12 +55,13 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     held_out = splits[on]
     if held_out is None:
         raise UsageError(f"these data have no {on} split", where=run / "config.toml", fix="--on validation")
-    student = Student(network, classes, _prepared(run / "models" / f"{node}.safetensors"), node)
+    prepared = _prepared(run / "models" / f"{node}.safetensors")
+    student = Student(network, classes, prepared, node, task_of(data).name)
     return export_network(student, target, wanted, Images(held_out, data.train, on), force=force, agreement=agreement,
                           accuracy_lost=accuracy_lost, plugins=recipe.plugins)
 
 
-def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Classifier:
+def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier:
     """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
     if place.suffix.lower() in NEVER_READ:
         raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",
@@ -64,7 +69,11 @@ def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -
                             fix="tutelage export RUN --node NAME --to student.onnx")
     path = _file(place, node)
     network, classes = load_network(path, plugins=plugins)
-    return Classifier(classes, _prepared(path), _runner(network.eval()))
+    prepared, told = _prepared(path), read_metadata(path)
+    series = isinstance(prepared, SeriesScaling)
+    task = SERIES.name if series else told.get("task", CLASSIFICATION.name)
+    size = prepared.shape[1:] if task == SEGMENTATION.name and not series else None
+    return predictor(classes, task, prepared, _runner(network.eval(), size))
 
 
 def _file(place: Path, node: str | None) -> Path:
@@ -85,17 +94,19 @@ def _file(place: Path, node: str | None) -> Path:
     return place / "models" / f"{node}.safetensors"
 
 
-def _prepared(path: Path) -> Preparation:
+def _prepared(path: Path) -> Preparation | SeriesScaling:
     text = read_metadata(path).get("preprocessing")
     if text is None:
         raise ModelError("these weights do not say how images are prepared for them", where=path,
                          found="no entry 'preprocessing' in the metadata", fix="take a file of a run of this package")
-    return preparation(json.loads(text))
+    told = json.loads(text)
+    return series_scaling(told) if told.get("kind") == KIND else preparation(told)
 
 
-def _runner(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
-    def logits(images: np.ndarray) -> np.ndarray:
+def _runner(network: nn.Module, size: tuple[int, int] | None) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    def logits(given: Mapping[str, np.ndarray]) -> np.ndarray:
+        view = {name: torch.from_numpy(array) for name, array in given.items()}
         with torch.no_grad():
-            return logits_of(network(torch.from_numpy(images))).numpy()
+            return said_of(network, view if len(view) > 1 else next(iter(view.values())), size).numpy()
 
     return logits

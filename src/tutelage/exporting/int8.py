@@ -1,4 +1,4 @@
-"""ONNX -> ONNX whose weights and activations are 8 bits wide: static quantisation with images of the training split.
+"""ONNX -> ONNX whose weights and activations are 8 bits wide: static quantisation with data of the training split.
 
 Quantisation comes after the export to ONNX; a quantised torch network is not a safe thing to export. Weights have a
 scale for each output channel, activations one for each tensor, from the least and the largest number that the
@@ -6,13 +6,12 @@ calibration images bring there (QDQ form, S8S8, the default of onnxruntime).
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from tutelage.errors import ModelError
 
@@ -23,19 +22,23 @@ LEAST_SHARE = 0.9
 
 
 class Calibration:
-    """Batches of images in the form that onnxruntime asks for them."""
+    """Batches of images or series in the form that onnxruntime asks for them."""
 
-    def __init__(self, images: Float32[np.ndarray, "rows channels height width"]) -> None:
-        self._batches: Iterator[np.ndarray] = iter([images[i : i + BATCH] for i in range(0, len(images), BATCH)])
+    def __init__(self, given: Mapping[str, np.ndarray]) -> None:
+        rows = len(next(iter(given.values())))
+        self._batches: Iterator[dict[str, np.ndarray]] = iter(
+            [{name: array[i : i + BATCH] for name, array in given.items()} for i in range(0, rows, BATCH)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """The next batch, or None after the last."""
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
+        return next(self._batches, None)
 
 
-def quantised(model: Any, images: Float32[np.ndarray, "rows channels height width"], where: str) -> Any:
-    """The `onnx.ModelProto` with 8-bit numbers; `images` [N, C, H, W] in [0, 1] are prepared as for the network."""
+def quantised(model: Any, given: Mapping[str, np.ndarray], where: str) -> Any:
+    """The `onnx.ModelProto` with 8-bit numbers; `given` are its inputs by name, [N, ...], prepared as for the network.
+
+    Those of images are [N, C, H, W] in [0, 1].
+    """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -44,7 +47,7 @@ def quantised(model: Any, images: Float32[np.ndarray, "rows channels height widt
     try:
         with TemporaryDirectory(prefix="tutelage-") as folder:
             place = Path(folder) / "int8.onnx"
-            reader: Any = Calibration(images)  # onnxruntime asks for get_next and for no more
+            reader: Any = Calibration(given)  # onnxruntime asks for get_next and for no more
             quantize_static(model, place, reader, quant_format=QuantFormat.QDQ, per_channel=True,
                             activation_type=QuantType.QInt8, weight_type=QuantType.QInt8)
             made = onnx.load(place)

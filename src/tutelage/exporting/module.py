@@ -1,17 +1,21 @@
-"""What is exported: one network, its preparation and its class names, as one module from images to logits."""
+"""What is exported: one network, its preparation and its class names, as one module from images or series to logits."""
 
 import json
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tutelage.data.decoding import Preparation
+from tutelage.data.series_scaling import SeriesScaling
 from tutelage.errors import ModelError
-from tutelage.graph.taps import logits_of
-from tutelage.types import Logits
+from tutelage.graph.taps import call, logits_of
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.segmentation.rows import resized
+from tutelage.tasks.segmentation.task import SEGMENTATION
+from tutelage.types import View
 
 Format = Literal["safetensors", "pt2", "onnx", "pte"]
 VERSION = "tutelage-export-1"
@@ -24,13 +28,25 @@ ROOM = 2 * 2**20
 class Student:
     """A trained network in eval mode, and what one must know to use it.
 
-    `node` is its name in its run; `prepared` how an image file becomes its input.
+    `node` is its name in its run; `prepared` how an image file, or a series, becomes its input; `task` the task's name.
     """
 
     network: nn.Module
     classes: tuple[str, ...]
-    prepared: Preparation
+    prepared: Preparation | SeriesScaling
     node: str
+    task: str = CLASSIFICATION.name
+
+    @property
+    def images(self) -> Preparation:
+        """How images are prepared, of a network for images."""
+        assert isinstance(self.prepared, Preparation), "a network for series"
+        return self.prepared
+
+    @property
+    def map_size(self) -> tuple[int, int] | None:
+        """Height and width of the map of logits, where it gives a map: those of what it sees."""
+        return self.images.shape[1:] if self.task == SEGMENTATION.name else None
 
     @property
     def parameters(self) -> int:
@@ -49,13 +65,19 @@ class Choice:
 
 def about(student: Student, choice: Choice) -> dict[str, object]:
     """What the file says of itself, as JSON: all that is needed to get from an image file to a label."""
-    channels, height, width = student.prepared.shape
-    sides = ["any", "any"] if choice.resize else [height, width]
-    return {"format": VERSION, "node": student.node, "classes": list(student.classes),
+    task = {} if student.task == CLASSIFICATION.name else {"task": student.task}
+    return {"format": VERSION, "node": student.node, "classes": list(student.classes), **task,
             "preprocessing": student.prepared.as_json(), "resize": choice.resize, "int8": choice.int8,
-            "parameters": student.parameters,
-            "input": {"name": "images", "shape": ["batch", channels, *sides], "type": "float32", "range": [0.0, 1.0]},
-            "output": {"name": "logits", "shape": ["batch", len(student.classes)], "type": "float32"}}
+            "parameters": student.parameters, **_inputs(student, choice),
+            "output": {"name": "logits", "shape": ["batch", len(student.classes), *(student.map_size or ())],
+                       "type": "float32"}}
+
+
+def input_names(student: Student) -> list[str]:
+    """What the inputs of the graph are called, in their order."""
+    if not isinstance(student.prepared, SeriesScaling):
+        return ["images"]
+    return ["values", "mask"] if student.prepared.masked else ["values"]
 
 
 def about_text(student: Student, choice: Choice) -> str:
@@ -93,17 +115,37 @@ class Prepare(nn.Module):
         return nn.functional.pad(levels / 255, [self.how.pad] * 4)
 
 
+def said_of(network: nn.Module, view: View, size: tuple[int, int] | None) -> Tensor:
+    """The logits of a view, [B, classes], or a map of them [B, classes, height, width] of this `size`."""
+    logits = logits_of(call(network, view))
+    return logits if size is None else resized(logits, size)
+
+
 class Shipped(nn.Module):
-    """Images [B, C, H, W] in [0, 1] -> logits [B, classes], and nothing beside."""
+    """Images [B, C, H, W] in [0, 1] -> logits [B, classes], or a map of them, and nothing beside."""
 
     def __init__(self, student: Student, resize: bool) -> None:
         super().__init__()
-        self.prepare = Prepare(student.prepared) if resize else nn.Identity()
+        self.prepare = Prepare(student.images) if resize else nn.Identity()
         self.network = student.network
+        self.size = student.map_size
 
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Logits:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
         """Logits alone, whatever else the network returns."""
-        return logits_of(self.network(self.prepare(images)))
+        return said_of(self.network, self.prepare(images), self.size)
+
+
+class ShippedSeries(nn.Module):
+    """Values [B, C, L] of series and, where the network has it, their mask [B, L] -> logits [B, classes]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, values: Float[Tensor, "batch channels steps"],
+                mask: Bool[Tensor, "batch steps"] | None = None) -> Tensor:
+        """Logits alone, whatever else the network returns."""
+        return said_of(self.network, values if mask is None else {"values": values, "mask": mask}, None)
 
 
 def require_alive(student: Student) -> None:
@@ -134,6 +176,17 @@ def require_whole(student: Student, choice: Choice, size: int) -> None:
         raise ModelError("the exported file has not the size of this network", where=f"network {student.node!r}",
                          found=f"{size} bytes for {student.parameters} parameters", expected=f"{least} .. {most} bytes",
                          fix="another --format; please report it with the network's name")
+
+
+def _inputs(student: Student, choice: Choice) -> dict[str, object]:
+    """Each input of the graph as JSON: "input" and, of series of unlike lengths, "mask"."""
+    if isinstance(student.prepared, SeriesScaling):
+        values = {"name": "values", "shape": ["batch", student.prepared.channels, "length"], "type": "float32"}
+        mask = {"name": "mask", "shape": ["batch", "length"], "type": "bool"}
+        return {"input": values, **({"mask": mask} if student.prepared.masked else {})}
+    channels, height, width = student.prepared.shape
+    sides = ["any", "any"] if choice.resize else [height, width]
+    return {"input": {"name": "images", "shape": ["batch", channels, *sides], "type": "float32", "range": [0.0, 1.0]}}
 
 
 def _weights(numbers: Tensor, side: Tensor, places: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
-"""What a student says of image files. With an exported .onnx file: numpy, Pillow and onnxruntime, and no torch."""
+"""What a student says of image files. With an exported .onnx file: numpy, Pillow and onnxruntime, and no torch.
+
+Masks of images are made by `predict_masks`, classes of series by `predict_series`.
+"""
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,25 +26,38 @@ from tutelage.data.decoding import (
     preparation,
     printable,
 )
+from tutelage.data.series_scaling import KIND, SeriesScaling, series_scaling
 from tutelage.errors import DataError, ModelError, SecurityError, UserError
 
 BATCH = 16
+CLASSES, MASKS, SERIES = "classification", "segmentation", "series"
+"""The tasks by their names; an export that names none is one of classification."""
 _EXTERNAL = b"\x0a\x08location"
 """How the key of external data begins in a protobuf file; JSON escapes such bytes, so class names cannot hold them."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """What turns images into labels.
+    """What turns images into labels, or into masks if its `task` is segmentation.
 
-    `logits` maps images [B, C, H, W], float32 in [0, 1], to [B, classes]. They are prepared as `prepared` says, or,
-    where the student `resizes`, as large as they came and one at a time.
+    `logits` maps images [B, C, H, W], float32 in [0, 1], to [B, classes], or to maps [B, classes, H, W]. They are
+    prepared as `prepared` says, or, where the student `resizes`, as large as they came and one at a time.
     """
 
     classes: tuple[str, ...]
     prepared: Preparation
     logits: Callable[[np.ndarray], np.ndarray]
     resizes: bool = False
+    task: str = CLASSES
+
+
+@dataclass(frozen=True)
+class SeriesClassifier:
+    """What turns series into labels: `logits` maps values [B, C, L] and, if series are padded, a mask [B, L]."""
+
+    classes: tuple[str, ...]
+    scaling: SeriesScaling
+    logits: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -98,19 +114,24 @@ def image_files(place: Path) -> list[Path]:
     return found
 
 
+def require_channels_of_files(student: Classifier) -> None:
+    """ModelError if the student takes images of other channels than a file has."""
+    if student.prepared.channels not in (1, 3):
+        raise ModelError("this network does not take images of files", found=f"it wants {student.prepared.channels} "
+                         "channels", expected="1 channel (grey) or 3 (RGB)", fix="give it tensors from Python")
+
+
 def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> Iterator[Prediction | Damaged]:
     """Of each file, in order, what the student sees; a file that is no whole image stops nothing.
 
     ModelError if the student takes images of other channels than a file has.
     """
-    if student.prepared.channels not in (1, 3):
-        raise ModelError("this network does not take images of files", found=f"it wants {student.prepared.channels} "
-                         "channels", expected="1 channel (grey) or 3 (RGB)", fix="give it tensors from Python")
+    require_channels_of_files(student)
     rest = iter(paths)
     while part := list(islice(rest, 1 if student.resizes else BATCH)):
         read = {path: _read(path, student) for path in part}
         images = [image for image in read.values() if not isinstance(image, UserError)]
-        probabilities = iter(_softmax(student.logits(np.stack(images))) if images else [])
+        probabilities = iter(softmax(_of_classes(student.logits(np.stack(images)))) if images else [])
         for path, image in read.items():
             if isinstance(image, UserError):
                 yield Damaged(path, image)
@@ -120,7 +141,17 @@ def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> I
             yield Prediction(path, student.classes[best], float(row[best]), bool(row[best] < confidence))
 
 
-def open_onnx(path: Path) -> Classifier:
+def predictor(classes: tuple[str, ...], task: str, prepared: Preparation | SeriesScaling,
+              run: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+              resizes: bool = False) -> Classifier | SeriesClassifier:
+    """What predicts by `run`, which maps inputs by name to logits."""
+    if isinstance(prepared, SeriesScaling):
+        return SeriesClassifier(classes, prepared, lambda values, mask: run(
+            {"values": values} if mask is None else {"values": values, "mask": mask}))
+    return Classifier(classes, prepared, lambda images: run({"images": images}), resizes, task)
+
+
+def open_onnx(path: Path) -> Classifier | SeriesClassifier:
     """The student of an .onnx file that `tutelage export` wrote. Data outside the file are refused: ours has none."""
     try:
         import onnxruntime
@@ -143,10 +174,15 @@ def open_onnx(path: Path) -> Classifier:
     told = _told(session.get_modelmeta().custom_metadata_map.get("tutelage"), path)
     classes = tuple(map(str, told["classes"]))
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(["logits"], {"images": images})[0])
+    def run(given: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(session.run(["logits"], dict(given))[0])
 
-    return Classifier(classes, preparation(told["preprocessing"]), logits, bool(told["resize"]))
+    how, task = told["preprocessing"], str(told.get("task", CLASSES))
+    prepared = series_scaling(how) if how.get("kind") == KIND else preparation(how)
+    if task not in (CLASSES, MASKS, SERIES) or (task == SERIES) != isinstance(prepared, SeriesScaling):
+        raise ModelError("this model is of a task that is not known here", where=printable(path), found=task,
+                         expected=f"{CLASSES}, {MASKS} or {SERIES}", fix="predict with a later version")
+    return predictor(classes, task, prepared, run, bool(told["resize"]))
 
 
 def _begins_as_image(folder: str, name: str) -> bool:
@@ -179,7 +215,15 @@ def _read(path: Path, student: Classifier) -> np.ndarray | UserError:
     return levels.astype(np.float32) / np.float32(255)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def _of_classes(logits: np.ndarray) -> np.ndarray:
+    if logits.ndim != 2:
+        raise ModelError("this network gives no logits of classes", found=f"{list(logits.shape)}",
+                         expected="[images, classes]", fix="export it again, so that its file names its task")
+    return logits
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits [B, classes], or of maps of them [B, classes, H, W]."""
     wide = logits.astype(np.float64)
     powers = np.exp(wide - wide.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)

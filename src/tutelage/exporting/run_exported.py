@@ -1,4 +1,4 @@
-"""The clean process in which an exported file runs: it knows the file, the images, and nothing of the network.
+"""The clean process in which an exported file runs: it knows the file, what it is given, and nothing of the network.
 
 It reads one safetensors message from stdin and writes one to stdout, so that nothing is ever put on the disk. It loads
 what it is given only if the SHA-256 is that of the file which was just written: a .pt2 or .pte of unknown origin is
@@ -10,14 +10,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import safetensors.numpy
 
-Run = Callable[[np.ndarray], np.ndarray]
+Inputs = Mapping[str, np.ndarray]
+"""What the file is given: "images", or "values" and, of series of unlike lengths, "mask"."""
+Run = Callable[[Inputs], np.ndarray]
 WARM_UP = 5
 LEAST_RUNS, MOST_RUNS, SECONDS = 10, 100, 2.0
 
@@ -35,22 +37,25 @@ def main() -> None:
         sys.exit("this is not the file that was just written")
     run, about = {"onnx": onnx, "pt2": pt2, "pte": pte}[told["format"]](data) if told["format"] != "safetensors" else (
         weights(data, json.loads(told["plugins"])))
-    logits = {name: run(images) for name, images in sorted(tensors.items())}
-    one = next((images[:1] for _, images in sorted(tensors.items())))
-    seconds = measured(run, one)
+    asked: dict[str, dict[str, np.ndarray]] = {}
+    for name in sorted(tensors):
+        number, _, own = name.partition(" ")
+        asked.setdefault(number, {})[own] = tensors[name]
+    logits = {number: run(given) for number, given in asked.items()}
+    seconds = measured(run, {name: tensor[:1] for name, tensor in next(iter(asked.values())).items()})
     answer = safetensors.numpy.save({**logits, "seconds": np.array(seconds)}, {"about": about})
     with os.fdopen(answer_to, "wb") as out:
         out.write(answer)
 
 
-def measured(run: Run, images: np.ndarray) -> list[float]:
+def measured(run: Run, given: Inputs) -> list[float]:
     """The seconds of single runs, after some that do not count."""
     for _ in range(WARM_UP):
-        run(images)
+        run(given)
     seconds: list[float] = []
     while len(seconds) < LEAST_RUNS or (len(seconds) < MOST_RUNS and sum(seconds) < SECONDS):
         start = time.perf_counter()
-        run(images)
+        run(given)
         seconds.append(time.perf_counter() - start)
     return seconds
 
@@ -63,7 +68,7 @@ def onnx(data: bytes) -> tuple[Run, str]:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map["tutelage"]
-    return lambda images: np.asarray(session.run(["logits"], {"images": images})[0]), about
+    return lambda given: np.asarray(session.run(["logits"], dict(given))[0]), about
 
 
 def pt2(data: bytes) -> tuple[Run, str]:
@@ -76,9 +81,9 @@ def pt2(data: bytes) -> tuple[Run, str]:
     extra = {"tutelage.json": ""}
     module = torch.export.load(io.BytesIO(data), extra_files=extra).module()
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(given: Inputs) -> np.ndarray:
         with torch.no_grad():
-            return module(torch.from_numpy(images)).numpy()
+            return module(*map(torch.from_numpy, in_order(given))).numpy()
 
     return run, extra["tutelage.json"]
 
@@ -92,14 +97,15 @@ def pte(data: bytes) -> tuple[Run, str]:
     forward, told = program.load_method("forward"), program.load_method("tutelage")
     assert forward is not None
     assert told is not None
-    return lambda images: forward.execute([torch.from_numpy(images)])[0].numpy().copy(), told.execute([])[0]
+    return (lambda given: forward.execute([*map(torch.from_numpy, in_order(given))])[0].numpy().copy(),
+            told.execute([])[0])
 
 
 def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
     """A .safetensors file in the network that its metadata describe, on one thread."""
     import torch
 
-    from tutelage.graph.taps import logits_of
+    from tutelage.exporting.module import said_of
     from tutelage.models.saved import load_network
     from tutelage.models.weights import read_metadata
 
@@ -109,11 +115,19 @@ def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
         path.write_bytes(data)
         network, told = load_network(path, plugins=plugins)[0].eval(), read_metadata(path)["tutelage"]
 
-    def run(images: np.ndarray) -> np.ndarray:
+    size = tuple(json.loads(told)["output"]["shape"][2:]) or None  # of a map
+
+    def run(given: Inputs) -> np.ndarray:
+        view = {name: torch.from_numpy(array) for name, array in given.items()}
         with torch.no_grad():
-            return logits_of(network(torch.from_numpy(images))).numpy()
+            return said_of(network, view if len(view) > 1 else next(iter(view.values())), size).numpy()
 
     return run, told
+
+
+def in_order(given: Inputs) -> list[np.ndarray]:
+    """The inputs as a graph takes them: a mask comes last."""
+    return [given[name] for name in ("images", "values", "mask") if name in given]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The bytes of an export, run again in a clean process on held-out images, and held against the network itself."""
+"""The bytes of an export, run again in a clean process on held-out data, and held against the network itself."""
 
 import hashlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ from tutelage.data.images import as_image, as_tensor, prepare_image
 from tutelage.data.source import Source
 from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError
-from tutelage.exporting.module import Choice, Student, about
-from tutelage.graph.taps import logits_of
+from tutelage.exporting.module import Choice, Student, about, input_names, said_of
 from tutelage.system import files
 from tutelage.tasks.classification import metrics
 from tutelage.tasks.classification.skill import mark_of
-from tutelage.types import one_tensor
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.segmentation.metrics import count_pixels, mask_scores
+from tutelage.tasks.segmentation.task import first_class
+from tutelage.tasks.series import SERIES
+from tutelage.types import View, one_tensor, plain_view, rows_in
 
 IMAGES = 500
 FEW = 32
@@ -39,28 +42,44 @@ ACCURACY_LOST = 0.01
 """Of 8-bit numbers: images whose class must stay, and by how much accuracy may fall (by one image at least)."""
 INT8_ALONE = 2e-2
 """As `BOUND`, of 8-bit numbers: by how much a logit of an image may change with what is beside it in the batch."""
+AGREED, RESIZED_AGREED = 0.999, 0.98
+"""Of pixels, and of series at each of two lengths: the share whose class must stay, or all but one of them."""
+LARGEST_ANSWER = 2**27
+"""Logits of all maps together: of larger maps fewer images are run, but `FEW`."""
 _SIZES = ((1.3, 0, 7), (2.0, 5, 0), (1.0, 0, 0), (3.1, 0, 20))
 """How much larger, and how many pixels more above and below, left and right."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A batch: of how many images (the last may have fewer), what the file is given, and the network's own logits."""
+    """A batch: of how many images (the last may have fewer), what the file is given, and the network's own logits.
+
+    `shortened` series are cut to half their length.
+    """
 
     size: int
-    given: Tensor
+    given: View
     wanted: Tensor
+    shortened: bool = False
 
 
-def plain_images(source: Source, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The prepared images [N, C, H, W] in [0, 1] of these rows, without augmentation, and their labels."""
+def plain_images(source: Source, rows: Tensor) -> tuple[View, Tensor]:
+    """The prepared images [N, C, H, W] in [0, 1] of these rows, or their series, not augmented; and their labels."""
     if not len(rows):
         raise DataError("there is no image to run the file on", fix="--on another split")
     batches = list(source.batches(rows.split(64), draw=None))
-    inputs = [batch.inputs for batch in batches]
-    assert all(isinstance(images, Tensor) for images in inputs), "one view was asked for"
-    return (torch.cat([images.cpu() for images in inputs if isinstance(images, Tensor)]),
-            torch.cat([one_tensor(batch.labels).cpu() for batch in batches]))
+    views = [plain_view(batch.inputs) for batch in batches]
+    parts = [{"": view} if isinstance(view, Tensor) else view for view in views]
+    whole = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+    return whole.get("", whole), torch.cat([one_tensor(batch.labels).cpu() for batch in batches])
+
+
+def most_images(student: Student) -> int:
+    """On how many images the file is run: fewer, where maps of logits are large."""
+    if student.map_size is None:
+        return IMAGES
+    height, width = student.map_size
+    return max(FEW, min(IMAGES, LARGEST_ANSWER // (height * width * len(student.classes))))
 
 
 def chosen_rows(source: Source, limit: int) -> Tensor:
@@ -69,17 +88,40 @@ def chosen_rows(source: Source, limit: int) -> Tensor:
 
 
 @torch.no_grad()
-def trials(student: Student, images: Tensor, choice: Choice) -> list[Trial]:
-    """What the file is asked; for a file that resizes, the images as if they had come in other sizes."""
+def trials(student: Student, images: View, choice: Choice) -> list[Trial]:
+    """What the file is asked; for a file that resizes, the images as if they had come in other sizes.
+
+    Series are asked at half their length too.
+    """
     made = []
     for size in SIZES:
-        rows = torch.arange(len(images) if size == SIZES[-1] else min(FEW, len(images)))
+        rows = torch.arange(rows_in(images) if size == SIZES[-1] else min(FEW, rows_in(images)))
         for number, part in enumerate(rows.split(size)):
-            given, seen = images[part], images[part]
+            seen = _rows_of(images, part)
+            given = seen if student.task != SERIES.name else named_inputs(student, seen)
             if choice.resize:
-                given, seen = _as_they_came(images[part], student, number)
-            made.append(Trial(size, given, logits_of(student.network(seen))))
+                given, seen = _as_they_came(one_tensor(seen), student, number)
+            made.append(Trial(size, given, said_of(student.network, seen, student.map_size)))
+    if student.task == SERIES.name:
+        for part in torch.arange(rows_in(images)).split(SIZES[-1]):
+            half = {name: tensor[..., :max(1, tensor.shape[-1] // 2)] for name, tensor in
+                    named_inputs(student, _rows_of(images, part)).items()}
+            seen = half if len(half) > 1 else half["values"]
+            made.append(Trial(SIZES[-1], seen, said_of(student.network, seen, None), shortened=True))
     return made
+
+
+def named_inputs(student: Student, view: View) -> dict[str, Tensor]:
+    """The tensors of a view by the names that the file has for them."""
+    return dict(view) if isinstance(view, Mapping) else {input_names(student)[0]: view}
+
+
+def _by_name(given: View) -> Mapping[str, Tensor]:
+    return {"images": given} if isinstance(given, Tensor) else given
+
+
+def _rows_of(view: View, rows: Tensor) -> View:
+    return view[rows] if isinstance(view, Tensor) else {name: tensor[rows] for name, tensor in view.items()}
 
 
 def _as_they_came(images: Tensor, student: Student, number: int) -> tuple[Tensor, Tensor]:
@@ -87,7 +129,7 @@ def _as_they_came(images: Tensor, student: Student, number: int) -> tuple[Tensor
 
     What is added lies outside of what `prepare` takes out, so that each is still the picture that it was.
     """
-    how = student.prepared
+    how = student.images
     factor, above, beside = _SIZES[number % len(_SIZES)]
     tall, wide = (round(factor * side) for side in how.size)
     over, aside = (round(side * (whole / cut - 1) / 2)
@@ -112,7 +154,8 @@ def rerun(data: bytes, choice: Choice, asked: Sequence[Trial],
     """Logits of each trial as the file gives them, what the file says of itself, and seconds of single images."""
     told = {"format": choice.format, "sha256": hashlib.sha256(data).hexdigest(), "plugins": json.dumps(list(plugins))}
     request = files.pack({"file": torch.frombuffer(bytearray(data), dtype=torch.uint8),
-                          **{f"{number:06d}": trial.given for number, trial in enumerate(asked)}}, told)
+                          **{f"{number:06d} {name}": tensor for number, trial in enumerate(asked)
+                             for name, tensor in _by_name(trial.given).items()}}, told)
     here = str(Path(tutelage.__file__).parent.parent)
     path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run([sys.executable, "-P", "-m", "tutelage.exporting.run_exported"], input=request,
@@ -146,30 +189,60 @@ def compared(asked: Sequence[Trial], answers: Sequence[np.ndarray], labels: Tens
             raise ModelError("the exported file gives another shape", where=f"a batch of {len(trial.wanted)}",
                              found=list(answer.shape), expected=list(trial.wanted.shape), fix="another --format")
         gaps[trial.size].append(np.abs(answer - trial.wanted.numpy()).max().item())
-    every = [pair for pair in zip(asked, answers, strict=True) if pair[0].size == SIZES[-1]]
-    theirs = torch.from_numpy(np.concatenate([answer for _, answer in every]))
-    own = torch.cat([trial.wanted for trial, _ in every])
+    theirs, own = _together(asked, answers)
+    images, found = len(labels), {}
+    if own.dim() == 4:
+        found = {"pixels": labels.numel(), **_dice(theirs, own, labels, names)}
+        theirs, own, labels, names = _by_pixel(theirs), _by_pixel(own), labels.flatten(), ()
+    if any(trial.shortened for trial in asked):
+        found = {"agreement_at_half_length": metrics.agreement(*_together(asked, answers, shortened=True))}
     known = labels >= 0
     largest = {str(size): float(np.max(found)) for size, found in gaps.items()}  # of numpy, for NaN must show
     worst = float(np.max(list(largest.values())))
     size = max(1.0, own.abs().max().item())
-    return {"images": len(labels), "labelled": int(known.sum()), "largest_difference": worst,
+    return {"images": images, "labelled": int(known.sum()), "largest_difference": worst,
             "relative_difference": worst / size, "alone_or_together": alone_or_together(asked, answers) / size,
             "largest_difference_by_batch": largest,
             "agreement": metrics.agreement(theirs, own), "accuracy": _accuracy(theirs[known], labels[known]),
             "accuracy_of_network": _accuracy(own[known], labels[known]),
-            "mark": mark_of(theirs, labels, names) if names else None}
+            "mark": mark_of(theirs, labels, names) if names else None, **found}
+
+
+def _together(asked: Sequence[Trial], answers: Sequence[np.ndarray], shortened: bool = False) -> tuple[Tensor, Tensor]:
+    """The logits of all images, each once: those of the file, and those of the network."""
+    every = [pair for pair in zip(asked, answers, strict=True)
+             if pair[0].size == SIZES[-1] and pair[0].shortened == shortened]
+    return (torch.from_numpy(np.concatenate([answer for _, answer in every])),
+            torch.cat([trial.wanted for trial, _ in every]))
+
+
+def _by_pixel(maps: Tensor) -> Tensor:
+    return maps.movedim(1, -1).flatten(0, -2)
+
+
+def _dice(theirs: Tensor, own: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, float | None]:
+    """Dice of the file and of the network; None where no pixel has a label, or none of a class that counts."""
+    def dice(maps: Tensor) -> float | None:
+        if not bool((labels >= 0).any()):
+            return None
+        found = mask_scores(count_pixels(maps.argmax(1), labels, maps.shape[1]), first_class(tuple(names)))["dice"]
+        return None if found != found else found
+
+    return {"dice": dice(theirs), "dice_of_network": dice(own)}
 
 
 def alone_or_together(asked: Sequence[Trial], answers: Sequence[np.ndarray]) -> float:
     """The largest difference of a logit of the file between an image alone and the same image in the largest batch."""
     alone = [pair for pair in zip(asked, answers, strict=True) if pair[0].size == 1]
-    together = [pair for pair in zip(asked, answers, strict=True) if pair[0].size == SIZES[-1]]
+    together = [pair for pair in zip(asked, answers, strict=True)
+                if pair[0].size == SIZES[-1] and not pair[0].shortened]
     gaps = [0.0]
     for number, (single, answer) in enumerate(alone):
         whole, answered = together[number // SIZES[-1]]
         place = number % SIZES[-1]
-        if torch.equal(whole.given[place:place + 1], single.given):  # files that resize are given other sizes
+        beside = _by_name(_rows_of(whole.given, torch.tensor([place])))
+        # Files that resize are given other sizes.
+        if all(torch.equal(beside[name], tensor) for name, tensor in _by_name(single.given).items()):
             gaps.append(float(np.abs(answered[place] - answer[0]).max()))
     return float(np.max(gaps))
 
@@ -184,6 +257,7 @@ def require_faithful(student: Student, choice: Choice, numbers: dict[str, Any], 
         bound = {"agreement": agreement, "accuracy_lost": accuracy_lost, "alone_or_together": INT8_ALONE}
         kept = {f"agreement >= {agreement:g}": numbers["agreement"] >= agreement
                 and bool(np.isfinite(numbers["largest_difference"])),
+                **_agreed(numbers, agreement, ("agreement_at_half_length",)),
                 f"accuracy lost <= {most:g}": lost <= most + 1e-12,
                 f"an image alone as in a batch, to {INT8_ALONE:g}": alone <= INT8_ALONE}
         fix = "export it without --int8, or set --agreement and --accuracy-lost to what is enough for you"
@@ -192,6 +266,9 @@ def require_faithful(student: Student, choice: Choice, numbers: dict[str, Any], 
         lost, bound = 0.0, {"relative_difference": limit}
         kept = {f"relative difference <= {limit:g}": numbers["relative_difference"] <= limit,
                 f"an image alone as in a batch, to {limit:g}": alone <= limit}
+        if student.task != CLASSIFICATION.name:
+            bound["agreement"] = RESIZED_AGREED if choice.resize else AGREED
+            kept |= _agreed(numbers, bound["agreement"])
         fix = "another --format; please report it with the network's name"
     if not all(kept.values()):
         raise ModelError("the exported file does not say what the network says; it was not kept",
@@ -203,10 +280,18 @@ def require_faithful(student: Student, choice: Choice, numbers: dict[str, Any], 
     return bound
 
 
+def _agreed(numbers: dict[str, Any], least: float,
+            keys: Sequence[str] = ("agreement", "agreement_at_half_length")) -> dict[str, bool]:
+    """Whether so many choices are the same, or all but one: of pixels, and of series at each length."""
+    count = numbers.get("pixels", numbers["images"])
+    return {f"{key.replace('_', ' ')}{' of pixels' if 'pixels' in numbers else ''} >= {least:g}":
+            1 - numbers[key] <= max(1 - least, 1 / count) + 1e-12 for key in keys if key in numbers}
+
+
 def _lost(numbers: dict[str, Any]) -> float:
-    """By how much the accuracy has fallen; 0 without labels."""
-    before, after = numbers.get("accuracy_of_network"), numbers.get("accuracy")
-    return 0.0 if before is None or after is None else max(0.0, before - after)
+    """By how much the accuracy has fallen, or Dice if that has fallen more; 0 without labels."""
+    pairs = [(numbers.get(f"{key}_of_network"), numbers.get(key)) for key in ("accuracy", "dice")]
+    return max([0.0, *(before - after for before, after in pairs if before is not None and after is not None)])
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float | None:

@@ -1,0 +1,26 @@
+"""What `predict` does for networks of each task."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tutelage.errors import UsageError
+from tutelage.exporting.predict import MASKS, Classifier, Damaged, Prediction, SeriesClassifier, classify, image_files
+from tutelage.exporting.predict_masks import MaskPrediction, mask_files, segment
+from tutelage.exporting.predict_series import SeriesPrediction, classify_series, files_of_series
+
+Said = Prediction | MaskPrediction | SeriesPrediction | Damaged
+
+
+def said_of_files(place: Path, student: Classifier | SeriesClassifier, confidence: float, to: Path | None,
+                  force: bool) -> Iterator[Said]:
+    """What the student says of each file, in order; masks are written to the folder `to`, if there is one."""
+    masks = isinstance(student, Classifier) and student.task == MASKS
+    if to is not None and not masks:
+        raise UsageError("this network makes no masks, so that there is nothing to write", where="--to",
+                         fix="leave --to out")
+    if isinstance(student, SeriesClassifier):
+        return classify_series(files_of_series(place), student, confidence)
+    images = image_files(place)
+    if masks:
+        return segment(images, student, confidence, {} if to is None else mask_files(images, place, to, force))
+    return classify(images, student, confidence)

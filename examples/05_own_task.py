@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tutelage import train
 from tutelage.data import Data
@@ -14,12 +14,14 @@ from tutelage.tasks.task import Judge, Score, Task, Term
 from tutelage.types import Batch, Rows
 
 
-def points(ends, labels):  # [B, 2 points, 2 numbers] of each end and of the labels -> 2 B rows
-    marked = (labels >= 0).all(-1).flatten()
-    return Rows({end: x.flatten(0, 1) for end, x in ends.items()}, labels.flatten(0, 1), counts=marked.float())
+@dataclass(frozen=True)
+class Points:  # [B, 2 points, 2 numbers] of each end and of the labels -> 2 B rows
+    def __call__(self, ends, labels):
+        marked = (labels >= 0).all(-1).flatten()
+        return Rows({end: x.flatten(0, 1) for end, x in ends.items()}, labels.flatten(0, 1), counts=marked.float())
 
-
-points.total = lambda labels: (labels >= 0).all(-1).sum()  # so that a step may have several micro-batches
+    def total(self, labels):  # so that a step may have several micro-batches
+        return (labels >= 0).all(-1).sum()
 
 
 def distance(student, teacher, labels):  # one number a row
@@ -32,13 +34,12 @@ def measure(taps, labels, ids):  # what is kept of each image
 
 POINTS = Task("points", (Score("error", "mean error", "number", better="lower"),), check=lambda data: None,
               judge=lambda data: Judge(measure, lambda kept: {"error": kept["far"].nanmean().item()}),
-              learn=(Term(distance, rows=points),), imitate=(Term(distance, rows=points),))
+              learn=(Term(distance, rows=Points()),), imitate=(Term(distance, rows=Points()),))
 
 
-@dataclass
 class Dots:  # a source: images with two dots; the second is marked in every other image alone
-    ids: Tensor
-    labels = property(lambda self: torch.zeros_like(self.ids))  # 0: there is a label, which is no class
+    def __init__(self, ids):
+        self.ids, self.labels = ids, torch.zeros_like(ids)  # 0: there is a label, which is no class
 
     def batches(self, plan, *, draw, views=("",)):
         for ids in (self.ids[rows] for rows in plan):
@@ -56,5 +57,4 @@ def network(width):
 data = Data("dots", (), (2, 8, 8), Dots(torch.arange(448)), Dots(torch.arange(448, 512)), None, {}, "dots", task=POINTS)
 nets, adam = {"teacher": network(64), "a": network(8), "b": network(16)}, partial(torch.optim.Adam, lr=0.01)
 for graph in (scratch("teacher", task=POINTS), dual_student("teacher", ["a", "b"], task=POINTS)):
-    for epoch in train(graph, nets, data, epochs=8, optimizer=adam, batch_size=32):
-        print(epoch)
+    print(*train(graph, nets, data, epochs=8, optimizer=adam, batch_size=32), sep="\n")

@@ -12,7 +12,7 @@ SAYS = {
     "02_peers": "the students agree on",
     "03_own_weight": "validation: student",
     "04_own_loop": "the teacher has no gradient: True",
-    "05_own_task": "b->a:distance[points]",
+    "05_own_task": "b->a:distance[Points]",
 }
 README = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M)
 

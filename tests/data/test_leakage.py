@@ -13,7 +13,7 @@ from PIL import Image
 
 from every import every
 from tutelage.data import folder, from_dataset, from_tensors, leakage
-from tutelage.data.assemble import Rows
+from tutelage.data.assemble import SplitRows
 from tutelage.data.check import check_folder
 from tutelage.data.load import load_data
 from tutelage.data.settings import DataSettings
@@ -265,7 +265,7 @@ def test_leaks_are_those_that_a_plain_loop_finds():
         labels = torch.randint(-1, 3, (24,), generator=generator)
         parts = dict(zip(("train", "validation", "test"), torch.randperm(24, generator=generator).split([12, 6, 6]),
                          strict=True))
-        splits = {name: Rows(ids, labels[ids]) for name, ids in parts.items()}
+        splits = {name: SplitRows(ids, labels[ids]) for name, ids in parts.items()}
         found = {(leak.split, leak.other): set(leak.ids.tolist()) for leak in leakage.find_leaks(splits, keys)}
         expected = {}
         for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):

@@ -57,7 +57,7 @@ def fast_bf16(monkeypatch, tmp_path) -> None:
     for name, value in {"SHORTEST": 0.0, "FEWEST": 1, "SHARE": 1e6, "_keeps_the_signal": lambda *_: True,
                         "_compiles": lambda *_: True}.items():
         monkeypatch.setattr(autotune, name, value)
-    monkeypatch.setattr(autotune, "_seconds", lambda graph, node, network, inputs, classes, choice, *rest, **more:
+    monkeypatch.setattr(autotune, "_seconds", lambda graph, node, network, inputs, choice, *rest, **more:
                         0.1 - 0.05 * choice.bf16 - 0.01 * choice.channels_last)
 
 

@@ -98,7 +98,7 @@ def test_a_file_says_how_it_is_fed_and_how_it_was_tried(exported):
     assert checked["agreement_at_half_length"] >= 0.999 - 1 / 150
     model = onnx.load(exported["gru"])
     assert sum(node.op_type == "GRU" for node in model.graph.node) == 4  # two layers, each in both directions
-    assert not any(node.op_type == "Loop" for node in model.graph.node)
+    assert "Loop" not in {node.op_type for node in model.graph.node}
 
 
 def series_student(network: nn.Module, masked: bool, **changed: object) -> Student:
@@ -162,7 +162,7 @@ def test_units_are_kept_whole_in_a_copy():
     network = series_gru(4, 2, width=3, depth=2).eval()
     values, mask = torch.rand(3, 2, 11), torch.arange(11) < torch.tensor([[11], [4], [1]])
     copied = whole_units(network)
-    assert not any(type(module).__name__ == "WholeGru" for module in network.modules())
+    assert "WholeGru" not in {type(module).__name__ for module in network.modules()}
     assert torch.equal(copied(values, mask), network(values, mask))
     plain = series_cnn(4, 2)
     assert whole_units(plain) is plain

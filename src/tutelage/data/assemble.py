@@ -23,7 +23,7 @@ Images = Callable[[int], Image.Image | Tensor]
 """Id -> its image."""
 
 
-class Rows(NamedTuple):
+class SplitRows(NamedTuple):
     """The rows of one split: ids [N] and labels [N] int64."""
 
     ids: Tensor
@@ -44,7 +44,7 @@ class Maker:
     workers: int = 0
     device: torch.device = CPU
 
-    def source(self, rows: Rows, how: Augmentation) -> Source:
+    def source(self, rows: SplitRows, how: Augmentation) -> Source:
         """The rows as a source: in memory where that gives the same images, else read when wanted."""
         if isinstance(self.images, Tensor) and not how.per_sample:
             return in_memory(rows.ids, rows.labels, self.images[rows.ids], self.classes, how, self.device)
@@ -87,15 +87,15 @@ def sample_of(source: Source, count: int) -> Part:
     return Part(source.stream if isinstance(source, KeptSource) else source, rows)
 
 
-def held_out(rows: Rows, share: float, purpose: str, cut: Cut) -> tuple[Rows, Rows]:
+def held_out(rows: SplitRows, share: float, purpose: str, cut: Cut) -> tuple[SplitRows, SplitRows]:
     """The rows that stay, and those held out; a row without a label always stays."""
     labelled = rows.labels >= 0
     held = torch.zeros_like(labelled)
     held[labelled] = cut.held(rows.ids[labelled], rows.labels[labelled], share, purpose)
-    return Rows(rows.ids[~held], rows.labels[~held]), Rows(rows.ids[held], rows.labels[held])
+    return SplitRows(rows.ids[~held], rows.labels[~held]), SplitRows(rows.ids[held], rows.labels[held])
 
 
-def assembled(name: str, classes: Sequence[str], maker: Maker, splits: Mapping[str, Rows], how: Augmentation,
+def assembled(name: str, classes: Sequence[str], maker: Maker, splits: Mapping[str, SplitRows], how: Augmentation,
               preprocessing: Mapping[str, object], content: str, rule: str, balance: Balance = "none", *,
               told: bool = True) -> Data:
     """The data set of these splits: `train` is augmented, `validation` and `test` (may be missing) never are.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from tutelage.data.assemble import Rows
+from tutelage.data.assemble import SplitRows
 from tutelage.data.folder import Listing
 from tutelage.data.images import printable
 from tutelage.errors import DataError, SecurityError, UserError
@@ -15,16 +15,16 @@ SKIPPED_SHOWN = 20
 """Of the images that are left out, so many are named."""
 
 
-def without_damaged(splits: Mapping[str, Rows], listing: Listing,
-                    bad: Mapping[int, UserError]) -> tuple[dict[str, Rows], tuple[str, ...]]:
+def without_damaged(splits: Mapping[str, SplitRows], listing: Listing,
+                    bad: Mapping[int, UserError]) -> tuple[dict[str, SplitRows], tuple[str, ...]]:
     """The splits without damaged images, and a note of them; too many, or all of a class, are a DataError."""
     for error in bad.values():
         if isinstance(error, SecurityError):
             raise error
-    kept, told, names = dict[str, Rows](), [], []
+    kept, told, names = dict[str, SplitRows](), [], []
     for split, rows in splits.items():
         gone = torch.isin(rows.ids, torch.tensor(list(bad), dtype=torch.int64))
-        kept[split] = Rows(rows.ids[~gone], rows.labels[~gone])
+        kept[split] = SplitRows(rows.ids[~gone], rows.labels[~gone])
         own = [printable(listing.name(listing.images[place])) for place in rows.ids[gone].tolist()]
         found = f"{len(own)} of {len(gone)} images: {', '.join(own[:3])}" + (", ..." if len(own) > 3 else "")
         where, fix = f"{printable(listing.root)}, {split}", "replace or remove them; `tutelage check-data` lists them"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tutelage.data import folder, images
-from tutelage.data.assemble import Rows
+from tutelage.data.assemble import SplitRows
 from tutelage.data.file_kinds import SUFFIXES
 from tutelage.data.layout import WORDS
 from tutelage.data.leakage import find_leaks, keys_of, pixel_hash
@@ -195,7 +195,8 @@ def findings_of_errors(wrong: Iterable[tuple[UserError, str, bool]], root: Path)
     return found
 
 
-def findings_of_leaks(listing: folder.Listing, seen: Sequence[SeenFile], splits: Mapping[str, Rows]) -> list[Finding]:
+def findings_of_leaks(listing: folder.Listing, seen: Sequence[SeenFile],
+                      splits: Mapping[str, SplitRows]) -> list[Finding]:
     """The same image in two splits or under two classes; splits that are cut by rule are cut as a run cuts them."""
     keys = keys_of([told.pixels or None for told in seen])
     large = sum(image.size for image in listing.images) > folder.BYTES_HASHED_AT_ONCE
@@ -213,14 +214,14 @@ def _names(listing: folder.Listing) -> Callable[[int], str]:
     return lambda place: _relative(listing.images[place].path, listing.root)
 
 
-def _as_listed(listing: folder.Listing) -> dict[str, Rows]:
+def _as_listed(listing: folder.Listing) -> dict[str, SplitRows]:
     """The splits as their folders say, of a folder that a run refuses."""
     names, classes = {"all": "train", "val": "validation"}, sorted({image.label for image in listing.images})
     splits: dict[str, list[int]] = {}
     for place, image in enumerate(listing.images):
         if image.split != "unlabelled":
             splits.setdefault(names.get(image.split, image.split), []).append(place)
-    return {split: Rows(torch.tensor(places), torch.tensor([classes.index(listing.images[place].label)
+    return {split: SplitRows(torch.tensor(places), torch.tensor([classes.index(listing.images[place].label)
                                                             for place in places]))
             for split, places in splits.items()}
 
@@ -261,7 +262,7 @@ def _absent(listing: folder.Listing) -> list[Finding]:
     return found
 
 
-def _too_small(listing: folder.Listing, splits: Mapping[str, Rows]) -> list[Finding]:
+def _too_small(listing: folder.Listing, splits: Mapping[str, SplitRows]) -> list[Finding]:
     """Classes of which a run that cuts a split itself has nothing to hold out."""
     own = {image.split for image in listing.images}
     sizes = Counter(image.label for image in listing.images)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tutelage.data.assemble import Maker, Policy, Rows, assembled, augmentation, held_out
+from tutelage.data.assemble import Maker, Policy, SplitRows, assembled, augmentation, held_out
 from tutelage.data.balance import Balance
 from tutelage.data.images import Orientation, Preparation, Range, Sides, as_array, flatten, pair
 from tutelage.data.leakage import Leakage, Screened, hashes_of_rows, judge_leaks, keys_of, pixel_hash
@@ -208,18 +208,18 @@ def _rule(validation: object, split_rule: int, balance: Balance) -> str:
     return f"validation {cut if isinstance(validation, float) else 'given'}{how}"
 
 
-def _splits(labels: Mapping[str, Tensor], validation: object, cut: Cut) -> dict[str, Rows]:
+def _splits(labels: Mapping[str, Tensor], validation: object, cut: Cut) -> dict[str, SplitRows]:
     """The ids count through train, validation and test; a share is held out of train."""
     splits, count = {}, 0
     for split, numbers in labels.items():
-        splits[split] = Rows(torch.arange(count, count + len(numbers)), numbers)
+        splits[split] = SplitRows(torch.arange(count, count + len(numbers)), numbers)
         count += len(numbers)
     if isinstance(validation, float):
         splits["train"], splits["validation"] = held_out(splits["train"], validation, "validation", cut)
     return splits
 
 
-def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, Rows],
+def _judged(leakage: Leakage, labels: Mapping[str, Tensor], splits: dict[str, SplitRows],
             hashes: Sequence[str]) -> Screened:
     """What is left of the splits, and what is said of images that are in two of them."""
     if leakage not in get_args(Leakage):

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data import folder
-from tutelage.data.assemble import Rows
+from tutelage.data.assemble import SplitRows
 from tutelage.data.images import Range, decode, printable
 from tutelage.errors import DataError, ResourceError, UserError
 from tutelage.system.files import write
@@ -74,7 +74,7 @@ class Read(NamedTuple):
 class Screened(NamedTuple):
     """The splits that are left, what there is to say, and how many images of a split are training images too."""
 
-    splits: dict[str, Rows]
+    splits: dict[str, SplitRows]
     notes: tuple[str, ...] = ()
     also_in_training: Mapping[str, int] = {}
 
@@ -103,7 +103,7 @@ def keys_of_rows(images: Tensor) -> Tensor:
     return keys_of(hashes_of_rows(images))
 
 
-def find_leaks(splits: Mapping[str, Rows], keys: Tensor) -> list[Leak]:
+def find_leaks(splits: Mapping[str, SplitRows], keys: Tensor) -> list[Leak]:
     """Every pair of splits that have images in common, and every split with an image under two classes.
 
     `keys` [ids] has a number for the pixels of each id.
@@ -125,8 +125,8 @@ def find_leaks(splits: Mapping[str, Rows], keys: Tensor) -> list[Leak]:
     return leaks
 
 
-def judge_leaks(policy: Leakage, splits: Mapping[str, Rows], keys: Tensor, named: Callable[[int], str], where: object,
-                published: bool = False) -> Screened:
+def judge_leaks(policy: Leakage, splits: Mapping[str, SplitRows], keys: Tensor, named: Callable[[int], str],
+                where: object, published: bool = False) -> Screened:
     """Do what the policy says; the first leak that is an error is a DataError."""
     kept, notes = _without_copies(splits, keys, where) if policy == "drop" else (dict(splits), ())
     leaks = find_leaks(kept, keys)
@@ -140,7 +140,7 @@ def judge_leaks(policy: Leakage, splits: Mapping[str, Rows], keys: Tensor, named
     return Screened(kept, (*notes, *told), {split: counts.get(split, 0) for split in kept if split != "train"})
 
 
-def judge_files(policy: Leakage, splits: Mapping[str, Rows], listing: folder.Listing,
+def judge_files(policy: Leakage, splits: Mapping[str, SplitRows], listing: folder.Listing,
                 contents: Mapping[str, Content], read: Read) -> Screened:
     """`judge_leaks` of the images of a folder, each decoded once; of more than 1 GiB none is."""
     if policy == "allow":
@@ -154,7 +154,7 @@ def judge_files(policy: Leakage, splits: Mapping[str, Rows], listing: folder.Lis
                        printable(listing.root))
 
 
-def _under_two_classes(rows: Rows, keys: Tensor) -> Tensor:
+def _under_two_classes(rows: SplitRows, keys: Tensor) -> Tensor:
     """The ids of the labelled rows whose pixels are also under another label."""
     labelled = rows.labels >= 0
     ids, labels = rows.ids[labelled], rows.labels[labelled]
@@ -167,7 +167,8 @@ def _under_two_classes(rows: Rows, keys: Tensor) -> Tensor:
     return ids[(low < high)[group]]
 
 
-def _without_copies(splits: Mapping[str, Rows], keys: Tensor, where: object) -> tuple[dict[str, Rows], tuple[str, ...]]:
+def _without_copies(splits: Mapping[str, SplitRows], keys: Tensor,
+                    where: object) -> tuple[dict[str, SplitRows], tuple[str, ...]]:
     """The splits without images that a later one has, and without training images under two classes."""
     kept, notes, later = dict(splits), [], torch.empty(0, dtype=torch.int64)
     for split in ("test", "validation", "train"):
@@ -185,7 +186,7 @@ def _without_copies(splits: Mapping[str, Rows], keys: Tensor, where: object) -> 
             raise DataError('no image of a class would be left with leakage = "drop"', where=where,
                             found=f"the {_NAMES[split]} images of {len(lost)} classes are all copies",
                             expected="one image of its own for each class", fix="remove the copies by hand")
-        kept[split] = Rows(rows.ids[stay], rows.labels[stay])
+        kept[split] = SplitRows(rows.ids[stay], rows.labels[stay])
         later = torch.cat([later, keys[rows.ids]])
     return kept, tuple(notes)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data import folder, label_files, published
-from tutelage.data.assemble import Maker, Rows, assembled, augmentation, held_out
+from tutelage.data.assemble import Maker, SplitRows, assembled, augmentation, held_out
 from tutelage.data.bad_images import without_damaged
 from tutelage.data.balance import named
 from tutelage.data.images import (
@@ -103,17 +103,17 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
             arrays = published.fashion_mnist(root, settings.download)
         case _:
             arrays = published.cifar(10 if settings.name == "cifar10" else 100, root, settings.download)
-    every = Rows(torch.arange(len(arrays.labels)), arrays.labels)
+    every = SplitRows(torch.arange(len(arrays.labels)), arrays.labels)
     cut = Cut(settings.split_rule)
-    training, test = (Rows(*(part[:arrays.training] for part in every)),
-                      Rows(*(part[arrays.training:] for part in every)))
+    training, test = (SplitRows(*(part[:arrays.training] for part in every)),
+                      SplitRows(*(part[arrays.training:] for part in every)))
     if not len(test.ids):
         training, test = held_out(training, TEST_SHARE, "test", cut)
     splits = _with_validation(settings, {"train": training, "test": test}, cut)
     if settings.labels is not None:
         file, _, name = settings.labels.partition(":")
         told = label_files.labels_in_file(_found(file), name, arrays)
-        splits["train"] = Rows(splits["train"].ids, told[splits["train"].ids])
+        splits["train"] = SplitRows(splits["train"].ids, told[splits["train"].ids])
     if quick:
         splits = {name: _first(rows, rows.labels, QUICK_ROWS[name], cut) for name, rows in splits.items()}
     prepared = preparation_of(settings)
@@ -186,7 +186,7 @@ def _series(settings: DataSettings, seed: int, device: torch.device, quick: bool
 
 
 def folder_rows(settings: DataSettings, listing: folder.Listing,
-                bad: Mapping[int, UserError] = MappingProxyType({})) -> tuple[dict[str, Rows], tuple[str, ...]]:
+                bad: Mapping[int, UserError] = MappingProxyType({})) -> tuple[dict[str, SplitRows], tuple[str, ...]]:
     """The rows of each split of a folder, ids being places in its listing, without the `bad`; and notes of those."""
     cut = Cut(settings.split_rule, names_of_paths([image.path.relative_to(listing.root) for image in listing.images]))
     labels = _folder_labels(listing)
@@ -200,11 +200,11 @@ def _folder_labels(listing: folder.Listing) -> Tensor:
     return torch.tensor([numbers[image.label] for image in listing.images])
 
 
-def _folder_splits(settings: DataSettings, listing: folder.Listing, labels: Tensor, cut: Cut) -> dict[str, Rows]:
+def _folder_splits(settings: DataSettings, listing: folder.Listing, labels: Tensor, cut: Cut) -> dict[str, SplitRows]:
     places: dict[str, list[int]] = {}
     for place, image in enumerate(listing.images):
         places.setdefault(image.split, []).append(place)
-    found = {split: Rows(torch.tensor(rows), labels[rows]) for split, rows in places.items()}
+    found = {split: SplitRows(torch.tensor(rows), labels[rows]) for split, rows in places.items()}
     splits = {"train": found["all"] if "all" in found else found["train"]}
     if "all" in found:
         splits["train"], splits["test"] = held_out(splits["train"], TEST_SHARE, "test", cut)
@@ -216,7 +216,7 @@ def _folder_splits(settings: DataSettings, listing: folder.Listing, labels: Tens
     splits = _with_validation(settings, splits, cut)
     if settings.unlabelled and "unlabelled" in found:
         both = zip(splits["train"], found["unlabelled"], strict=True)
-        splits["train"] = Rows(*(torch.cat(pair) for pair in both))
+        splits["train"] = SplitRows(*(torch.cat(pair) for pair in both))
     return splits
 
 
@@ -233,7 +233,7 @@ def _quick(settings: DataSettings, seed: int, device: torch.device) -> Data:
     noise = torch.rand(rows, channels, height, width, generator=generator)
     images = (127 * (pattern[labels] + noise)).to(torch.uint8)
     parts = torch.arange(rows).split(list(QUICK_ROWS.values()))
-    splits = {name: Rows(ids, labels[ids]) for name, ids in zip(QUICK_ROWS, parts, strict=True)}
+    splits = {name: SplitRows(ids, labels[ids]) for name, ids in zip(QUICK_ROWS, parts, strict=True)}
     splits["train"] = _chosen(splits["train"], settings, classes, labels, Cut(settings.split_rule), quick=True)
     return _made(settings, classes, images, splits, prepared, "synthetic", seed, device, quick=True)
 
@@ -253,7 +253,7 @@ def _listing(settings: DataSettings) -> folder.Listing:
                               by_content=settings.images_by == "content")
 
 
-def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | partial, splits: dict[str, Rows],
+def _made(settings: DataSettings, classes: Sequence[str], images: Tensor | partial, splits: dict[str, SplitRows],
           prepared: Preparation, content: str, seed: int, device: torch.device, quick: bool = False) -> Data:
     maker = Maker(images, prepared.shape, len(classes), prepared, _workers_of(settings, device), device)
     files = settings.name in ("folder", "imagenet100")
@@ -278,15 +278,15 @@ def _rule(settings: DataSettings) -> str:
     return rule if settings.balance == "none" else f"{rule}, balance {settings.balance}"
 
 
-def _with_validation(settings: DataSettings, splits: dict[str, Rows], cut: Cut) -> dict[str, Rows]:
+def _with_validation(settings: DataSettings, splits: dict[str, SplitRows], cut: Cut) -> dict[str, SplitRows]:
     if "validation" in splits:
         return splits
     train, validation = held_out(splits["train"], settings.validation, "validation", cut)
     return splits | {"train": train, "validation": validation}
 
 
-def _chosen(rows: Rows, settings: DataSettings, classes: Sequence[str], labels: Tensor, cut: Cut,
-            quick: bool = False) -> Rows:
+def _chosen(rows: SplitRows, settings: DataSettings, classes: Sequence[str], labels: Tensor, cut: Cut,
+            quick: bool = False) -> SplitRows:
     """The training rows that the settings ask for; a smoke run may have fewer than there are classes.
 
     `labels` are the set's own, of each id.
@@ -298,7 +298,7 @@ def _chosen(rows: Rows, settings: DataSettings, classes: Sequence[str], labels: 
             raise DataError("classes without a training image", where=f"[data] only = {settings.only}",
                             found=f"no image of {named(lost, classes)}", expected="one of each class at least",
                             fix="add the id of one, or set every_class = false to train without these classes")
-        rows = Rows(rows.ids[kept], rows.labels[kept])
+        rows = SplitRows(rows.ids[kept], rows.labels[kept])
     there = len(set(rows.labels.tolist()) - {-1})
     if settings.limit is not None and settings.limit < there and cut.rule > 1 and not quick:
         raise UsageError("fewer images than classes: some would have none", where="[data] limit",
@@ -306,9 +306,9 @@ def _chosen(rows: Rows, settings: DataSettings, classes: Sequence[str], labels: 
     return _first(rows, labels[rows.ids], settings.limit, cut)
 
 
-def _first(rows: Rows, own: Tensor, limit: int | None, cut: Cut) -> Rows:
+def _first(rows: SplitRows, own: Tensor, limit: int | None, cut: Cut) -> SplitRows:
     kept = cut.first(rows.ids, rows.labels, own, limit)
-    return Rows(rows.ids[kept], rows.labels[kept])
+    return SplitRows(rows.ids[kept], rows.labels[kept])
 
 
 def _prepared(images: Tensor, how: Preparation, kept: Tensor) -> Tensor:

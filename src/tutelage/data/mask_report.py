@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tutelage.data.assemble import Rows
+from tutelage.data.assemble import SplitRows
 from tutelage.data.check import (
     Finding,
     SeenFile,
@@ -86,7 +86,7 @@ def check_mask_folder(root: Path, settings: DataSettings | None = None) -> MaskR
     wrong: list[tuple[UserError, str, bool]] = [(problem, problem.where or "", True) for problem in listing.problems]
     wrong += [(told.error, printable(listing.name(image)), True)
               for image, told in zip(listing.images, seen, strict=True) if told.error]
-    checked, splits = None, dict[str, Rows]()
+    checked, splits = None, dict[str, SplitRows]()
     try:
         checked = check_masks(replace(settings, on_bad_image="error"), pairs)
         here = {printable(image.path) for image in listing.images}  # what is wrong with these has been told
@@ -106,14 +106,14 @@ def check_mask_folder(root: Path, settings: DataSettings | None = None) -> MaskR
     return MaskReport(printable(listing.root), _counts(pairs, splits), shares, values, tuple(findings), sizes)
 
 
-def _counts(pairs: MaskListing, splits: Mapping[str, Rows]) -> dict[str, int]:
+def _counts(pairs: MaskListing, splits: Mapping[str, SplitRows]) -> dict[str, int]:
     """Images of each split, as a run cuts them; of a folder that a run refuses, as the folder says."""
     if splits:
         return {split: len(rows.ids) for split, rows in splits.items()}
     return dict(Counter(image.split for image in pairs.listing.images))
 
 
-def _shares(checked: CheckedMasks, rows: Rows) -> dict[str, float]:
+def _shares(checked: CheckedMasks, rows: SplitRows) -> dict[str, float]:
     pixels = checked.pixels_of(rows.ids.tolist())
     shares = pixels / np.maximum(pixels.sum(), 1)
     return dict(zip(checked.classes.names, shares.tolist(), strict=True))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data import folder, shapes
-from tutelage.data.assemble import KEPT_BYTES, Rows, augmentation, held_out
+from tutelage.data.assemble import KEPT_BYTES, SplitRows, augmentation, held_out
 from tutelage.data.augment import Augmentation
 from tutelage.data.bad_images import without_damaged
 from tutelage.data.images import Preparation, as_image, decode, prepare_image, printable
@@ -53,7 +53,7 @@ def load_masks(settings: DataSettings, place: PairsAt, *, seed: int = 0, quick: 
     return _folder(settings, place, seed)
 
 
-def mask_splits(settings: DataSettings, pairs: MaskListing) -> dict[str, Rows]:
+def mask_splits(settings: DataSettings, pairs: MaskListing) -> dict[str, SplitRows]:
     """The rows of each split, ids being places in the listing; labels are 0, and -1 without a mask."""
     listing = pairs.listing
     cut = Cut(settings.split_rule, names_of_paths([image.path.relative_to(listing.root) for image in listing.images]))
@@ -61,7 +61,7 @@ def mask_splits(settings: DataSettings, pairs: MaskListing) -> dict[str, Rows]:
     places: dict[str, list[int]] = {}
     for place, image in enumerate(listing.images):
         places.setdefault(image.split, []).append(place)
-    found = {split: Rows(torch.tensor(rows), labels[rows]) for split, rows in places.items()}
+    found = {split: SplitRows(torch.tensor(rows), labels[rows]) for split, rows in places.items()}
     splits = {"train": found["all"] if "all" in found else found["train"]}
     if settings.test == "val":
         if "val" not in found or "test" in found:
@@ -77,7 +77,7 @@ def mask_splits(settings: DataSettings, pairs: MaskListing) -> dict[str, Rows]:
         splits["train"], validation = held_out(splits["train"], settings.validation, "validation", cut)
         splits = {"train": splits["train"], "validation": validation, **splits}
     kept = cut.first(splits["train"].ids, splits["train"].labels, labels[splits["train"].ids], settings.limit)
-    splits["train"] = Rows(splits["train"].ids[kept], splits["train"].labels[kept])
+    splits["train"] = SplitRows(splits["train"].ids[kept], splits["train"].labels[kept])
     return splits
 
 
@@ -178,13 +178,15 @@ class _ArraysOfPairs:
 
 
 def _made(settings: DataSettings, place: PairsAt, classes: Sequence[str], pair: Callable[[int], Tensor],
-          splits: Mapping[str, Rows], content: str, rule: str, seed: int, kept: bool | None = None) -> Data:
+          splits: Mapping[str, SplitRows], content: str, rule: str, seed: int, kept: bool | None = None) -> Data:
     """The data of these splits: `train` is augmented, the others never are."""
     shape = place.prepared.shape
-    how = augmentation(settings.augment or "random-resized-crop", shape, seed=seed)
+    policy = settings.augment or "random-resized-crop"
+    assert policy != "jitter", "refused by the settings"
+    how = augmentation(policy, shape, seed=seed)
     channels, height, width = shape
 
-    def source(rows: Rows, how: Augmentation) -> MaskSource:
+    def source(rows: SplitRows, how: Augmentation) -> MaskSource:
         stream = StreamSource(rows.ids, rows.labels, _RowsOf(pair, rows.ids), None, (channels + 1, height, width),
                               len(classes), Augmentation(seed), place.workers, place.device)
         fits = len(rows.ids) * (channels + 1) * height * width <= KEPT_BYTES
@@ -208,7 +210,7 @@ def _rule(settings: DataSettings, classes: MaskClasses) -> str:
     return f"{rule}, {settings.orientation}, split rule {settings.split_rule}"
 
 
-def absent_classes(checked: CheckedMasks, splits: Mapping[str, Rows]) -> tuple[str, ...]:
+def absent_classes(checked: CheckedMasks, splits: Mapping[str, SplitRows]) -> tuple[str, ...]:
     """A note for each split whose masks have no pixel of some class."""
     notes = []
     for split, rows in splits.items():
@@ -224,13 +226,13 @@ def _shapes(settings: DataSettings, place: PairsAt, seed: int, quick: bool) -> D
     """The set made in code."""
     made = shapes.make_shapes()
     ids = torch.arange(len(made.images)).split(list(shapes.SPLITS.values()))
-    splits = {name: Rows(part, torch.zeros_like(part)) for name, part in zip(shapes.SPLITS, ids, strict=True)}
+    splits = {name: SplitRows(part, torch.zeros_like(part)) for name, part in zip(shapes.SPLITS, ids, strict=True)}
     if quick:
         counts = dict(zip(splits, QUICK_PAIRS.values(), strict=True))
-        splits = {name: Rows(*(part[:counts[name]] for part in rows)) for name, rows in splits.items()}
+        splits = {name: SplitRows(*(part[:counts[name]] for part in rows)) for name, rows in splits.items()}
     train = splits["train"]
     first = Cut(settings.split_rule).first(train.ids, train.labels, train.labels, settings.limit)
-    splits["train"] = Rows(train.ids[first], train.labels[first])
+    splits["train"] = SplitRows(train.ids[first], train.labels[first])
     content = hashlib.sha256(made.images.numpy().tobytes() + made.masks.numpy().tobytes()).hexdigest()
     return _made(settings, place, shapes.CLASSES, _ArraysOfPairs(made.images, made.masks, place.prepared), splits,
                  content, f"limit {settings.limit}", seed)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.data.assemble import Rows, held_out
+from tutelage.data.assemble import SplitRows, held_out
 from tutelage.data.balance import notes_on_classes
 from tutelage.data.layout import is_hidden
 from tutelage.data.memory import moved_to
@@ -166,12 +166,12 @@ def joined(files: Mapping[str, SeriesFile]) -> SeriesSet:
                      dict(zip(order, torch.arange(sum(counts)).split(counts), strict=True)))
 
 
-def splits_of_series(found: SeriesSet, settings: DataSettings, cut: Cut) -> dict[str, Rows]:
+def splits_of_series(found: SeriesSet, settings: DataSettings, cut: Cut) -> dict[str, SplitRows]:
     """Train, validation and test; what the files do not hold is cut off, by classes or by whole subjects."""
-    splits = {split: Rows(ids, found.labels[ids]) for split, ids in found.splits.items()}
+    splits = {split: SplitRows(ids, found.labels[ids]) for split, ids in found.splits.items()}
     training = splits.pop("all") if "all" in splits else splits.pop("train")
     if not settings.unlabelled:
-        training = Rows(*(part[training.labels >= 0] for part in training))
+        training = SplitRows(*(part[training.labels >= 0] for part in training))
     if settings.by == "subject":
         _require_subjects(found, splits, training)
     for split, share in {"test": TEST_SHARE, "validation": settings.validation}.items():
@@ -204,8 +204,8 @@ def scaled_series(values: Sequence[np.ndarray], how: SeriesScaling) -> tuple[Ten
     return torch.from_numpy(made), None if mask is None else torch.from_numpy(mask)
 
 
-def series_data(settings: DataSettings, found: SeriesSet, how: SeriesScaling, splits: Mapping[str, Rows], *, rule: str,
-                seed: int, device: torch.device = CPU, told: bool = True) -> Data:
+def series_data(settings: DataSettings, found: SeriesSet, how: SeriesScaling, splits: Mapping[str, SplitRows], *,
+                rule: str, seed: int, device: torch.device = CPU, told: bool = True) -> Data:
     """The `Data` of these splits; training rows alone are jittered, if that is wanted."""
     channels = len(how.mean)
     if 4 * len(found.values) * channels * how.length > LARGEST_PADDED:
@@ -271,7 +271,7 @@ def _sorted(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if whole else sorted(names))
 
 
-def _held_out(rows: Rows, share: float, purpose: str, cut: Cut) -> tuple[Rows, Rows]:
+def _held_out(rows: SplitRows, share: float, purpose: str, cut: Cut) -> tuple[SplitRows, SplitRows]:
     try:
         return held_out(rows, share, purpose, cut)
     except UserError as error:
@@ -280,7 +280,7 @@ def _held_out(rows: Rows, share: float, purpose: str, cut: Cut) -> tuple[Rows, R
                         fix=f"add series, or give {purpose} a file of its own") from None
 
 
-def _subjects_held_out(rows: Rows, found: SeriesSet, share: float, purpose: str) -> tuple[Rows, Rows]:
+def _subjects_held_out(rows: SplitRows, found: SeriesSet, share: float, purpose: str) -> tuple[SplitRows, SplitRows]:
     assert found.subjects is not None, "asked for by _require_subjects"
     own = [found.subjects[place] for place in rows.ids.tolist()]
     names = sorted(set(own))
@@ -293,10 +293,10 @@ def _subjects_held_out(rows: Rows, found: SeriesSet, share: float, purpose: str)
                         found=f"{len(names)} subjects", expected="one that may go, while every class keeps a series of "
                         "another", fix=f"add subjects, or give {purpose} a file of its own")
     judged = held & (rows.labels >= 0)
-    return Rows(rows.ids[~held], rows.labels[~held]), Rows(rows.ids[judged], rows.labels[judged])
+    return SplitRows(rows.ids[~held], rows.labels[~held]), SplitRows(rows.ids[judged], rows.labels[judged])
 
 
-def _require_subjects(found: SeriesSet, splits: Mapping[str, Rows], training: Rows) -> None:
+def _require_subjects(found: SeriesSet, splits: Mapping[str, SplitRows], training: SplitRows) -> None:
     if found.subjects is None:
         raise UsageError("these series do not say whose they are", where="[data] by", found='"subject"',
                          expected="`subject` in every .npz file, or a column `subject` in every CSV file",

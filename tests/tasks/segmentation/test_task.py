@@ -20,7 +20,7 @@ from tutelage.models.unet import unet
 from tutelage.tasks.named import task_named
 from tutelage.tasks.segmentation.metrics import count_pixels
 from tutelage.tasks.segmentation.rows import pixels
-from tutelage.tasks.segmentation.task import SEGMENTATION, check_masks, first_class, judge_of_masks, mean_map
+from tutelage.tasks.segmentation.task import SEGMENTATION, check_labels_of_masks, first_class, judge_of_masks, mean_map
 from tutelage.types import Batch
 
 NAMES = ("background", "square")
@@ -105,7 +105,7 @@ class Labelled:
 
 
 def test_good_masks_pass():
-    check_masks(squares())
+    check_labels_of_masks(squares())
 
 
 @pytest.mark.parametrize(("change", "found"), [
@@ -115,7 +115,7 @@ def test_good_masks_pass():
 def test_masks_with_other_values_are_refused(change, found):
     data = squares()
     with pytest.raises(DataError, match="values of masks out of range") as caught:
-        check_masks(replace(data, train=Labelled(data.train, change)))
+        check_labels_of_masks(replace(data, train=Labelled(data.train, change)))
     assert found in str(caught.value)
 
 
@@ -124,12 +124,12 @@ def test_masks_with_other_values_are_refused(change, found):
 def test_labels_that_are_no_masks_are_refused(change):
     data = squares()
     with pytest.raises(DataError, match="labels that are no masks"):
-        check_masks(replace(data, train=Labelled(data.train, change)))
+        check_labels_of_masks(replace(data, train=Labelled(data.train, change)))
 
 
 def test_one_class_is_too_few():
     with pytest.raises(DataError, match="too few classes"):
-        check_masks(squares(classes=("background",)))
+        check_labels_of_masks(squares(classes=("background",)))
 
 
 # --- judging ---------------------------------------------------------------------------------------------------

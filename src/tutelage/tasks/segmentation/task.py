@@ -29,7 +29,7 @@ LOOKED_AT = 16
 """So many training images are looked at before a run."""
 
 
-def check_masks(data: Data) -> None:
+def check_labels_of_masks(data: Data) -> None:
     """Refuse data whose labels are no masks of their classes, by a few training images."""
     if len(data.classes) < 2:
         raise DataError("too few classes: there is nothing to tell apart", where="training data",
@@ -113,7 +113,7 @@ def _defined(numbers: Tensor) -> list[float | None]:
     return [None if number != number else number for number in numbers.tolist()]
 
 
-SEGMENTATION = Task("segmentation", SCORES, check_masks, lambda data: judge_of_masks(data.classes),
+SEGMENTATION = Task("segmentation", SCORES, check_labels_of_masks, lambda data: judge_of_masks(data.classes),
                     learn=(Term(cross_entropy, rows=pixels, soft=True),),
                     imitate=(Term(kl, rows=pixels, soft=True),), mean=mean_map,
                     rows=(pixels, channels, masks, places), places=places, pictures=draw_masks)

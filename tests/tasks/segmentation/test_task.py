@@ -186,12 +186,12 @@ ADAM = partial(torch.optim.Adam, lr=0.02)
 
 def test_two_unlike_students_learn_masks_from_labels_a_teacher_and_each_other():
     torch.manual_seed(0)
-    models = {"t": unet(2, 1, width=4, depth=2), "a": small(1, 1), "b": small(2, 2)}
+    models = {"t": unet(2, 1, width=4, depth=2), "a": small(1, 1), "b": small(1, 2)}
     graph = Graph({"t": Frozen(), "a": Trained(), "b": Trained()},
                   [edge for s, peer in (("a", "b"), ("b", "a")) for edge in (
                       *SEGMENTATION.from_labels(s), *SEGMENTATION.from_network("t", s, weight=0.1, temperature=2.0),
                       *SEGMENTATION.from_network(peer, s, weight=0.1))])
-    last = list(tutelage.train(graph, models, squares(), epochs=5, batch_size=8, accumulate=2, optimizer=ADAM,
+    last = list(tutelage.train(graph, models, squares(), epochs=6, batch_size=8, accumulate=2, optimizer=ADAM,
                                device="cpu", precision="exact", warn=("constant",)))[-1]
     assert last.accuracy["a"] > 0.85
-    assert last.accuracy["b"] > 0.75
+    assert last.accuracy["b"] > 0.7

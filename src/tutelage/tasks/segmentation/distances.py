@@ -1,5 +1,7 @@
 """How far the borders of a predicted mask are from those of the true one: HD95, by MONAI, an extra."""
 
+import warnings
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,7 +26,9 @@ def hd95(predicted: Masks, labels: Masks, classes: int, first: int = 1,
     true = labels.where(labels >= 0, predicted)
     numbers = torch.arange(classes, device=labels.device)[:, None, None]
     said, there = ((masks[:, None] == numbers)[:, first:] for masks in (predicted, true))
-    found = compute_hausdorff_distance(said.float(), there.float(), include_background=True, percentile=95.0,
-                                       spacing=None if spacing is None else list(spacing))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what MONAI calls itself, and of masks without a class, which are told by NaN
+        found = compute_hausdorff_distance(said.float(), there.float(), include_background=True, percentile=95.0,
+                                           spacing=None if spacing is None else list(spacing))
     defined = said.flatten(2).any(2) & there.flatten(2).any(2)
     return found.double().where(defined.to(found.device), torch.nan).nanmean(1)

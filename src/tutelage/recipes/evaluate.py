@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from tutelage.data.assemble import sample_of
@@ -25,6 +26,7 @@ from tutelage.tasks.classification.evaluate import assess, of_training
 from tutelage.tasks.named import task_of
 from tutelage.tasks.scores import scores_json
 from tutelage.tasks.task import Task
+from tutelage.types import plain_view
 
 ENSEMBLE = "ensemble"
 STEPS_OF_ATTACK = 10
@@ -135,5 +137,8 @@ def _needs_part(graph: Graph, node: str) -> bool:
 def _cost(opened: FinishedRun, world: World) -> dict:
     frozen = opened.graph.named(Frozen)
     files = {node: opened.folder / "models" / f"{node}.safetensors" for node in opened.models if node not in frozen}
+    (batch,) = opened.data.validation.batches([torch.arange(1)], draw=None)
+    view = plain_view(batch.inputs)
     return costs(opened.models, opened.data.shape, opened.data.classes, world.device,
-                 teacher=frozen[0] if frozen else None, files=files)
+                 teacher=frozen[0] if frozen else None, files=files,
+                 example=None if isinstance(view, Tensor) else view)

@@ -319,6 +319,15 @@ def test_the_command_prints_the_rows_and_notes_that_its_json_holds(tuned_at_once
     assert {"versions", "rounds", "tuned", "peak_bytes"} <= set(found)
 
 
+@pytest.mark.parametrize(("name", "task"), [("shapes", "segmentation"), ("waves", "series")])
+def test_a_recipe_of_another_task_is_refused_in_one_line(tmp_path, name, task):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'[data]\nname = "{name}"\n[models.t]\narch = "resnet8"\n[models.s]\narch = "resnet8"\n'
+                      '[method]\nname = "distill"\nteacher = "t"\nstudent = "s"\n')
+    with pytest.raises(UsageError, match=rf"the bench of a recipe is for classification alone[\s\S]*task {task}"):
+        bench(recipe, ["dual"], [])
+
+
 def test_a_small_number_is_not_printed_as_nothing():
     assert [benching._short(number) for number in (0.0, 3e-7, 0.004, 0.38, 12.3)] == [
         "0.00", "3e-07", "4e-03", "0.38", "12.30"]

@@ -43,6 +43,22 @@ def test_flops_of_attention_count_also_where_torch_would_take_its_fused_path():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.parametrize(("kind", "gates"), [(nn.GRU, 3), (nn.LSTM, 4)])
+def test_flops_of_recurrent_layers_count_every_step(kind, gates):
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.units = kind(2, 5, batch_first=True)
+
+        def forward(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return (self.units(values.transpose(1, 2))[0] * mask[:, :, None]).mean(1)
+
+    example = {"values": torch.rand(3, 2, 7), "mask": torch.ones(3, 7, dtype=torch.bool)}
+    assert flops(Recurrent().eval(), (2, 7), CPU, example) == 2 * 7 * gates * 5 * (2 + 5)
+    assert torch.backends.mkldnn.enabled
+    assert torch.backends.cudnn.enabled
+
+
 def test_parameters_count_once_and_statistics_do_not():
     net = network()
     assert parameters(net) == 3 * 4 * 9 + 4 + 8 + 256 * 5 + 5

@@ -25,7 +25,9 @@ from tutelage.recipes.teachers import with_teachers
 from tutelage.runs.folder import versions
 from tutelage.system.distributed import World
 from tutelage.system.machine import describe_machine, keep_memory, peak_memory
-from tutelage.tasks.named import data_for
+from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.named import data_for, task_named
+from tutelage.tasks.task import for_classes_alone
 
 BATCHES = 4
 """How many batches of images the steps go round; a recipe's epoch has more, and each of them costs the same."""
@@ -92,6 +94,8 @@ def _rows(groups: Sequence[str], job: Job | None, tuned: Tuned | None, world: Wo
 
 def _job(recipe: Recipe, world: World, where: object) -> tuple[Job, list[str]]:
     """The recipe made real, with few images; images and weights that are not here are replaced, and that is said."""
+    if recipe.data.work != CLASSIFICATION.name:
+        raise for_classes_alone("the bench of a recipe", task_named(recipe.data.work), str(where))
     graph, notes = graph_of(recipe, where), []
     if len(graph.named(Frozen)) != 1 or not is_plain(graph):
         raise UsageError("the bench compares recipes with one frozen teacher", where=where,

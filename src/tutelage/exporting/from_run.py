@@ -70,9 +70,10 @@ def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -
     path = _file(place, node)
     network, classes = load_network(path, plugins=plugins)
     prepared, told = _prepared(path), read_metadata(path)
-    series = isinstance(prepared, SeriesScaling)
-    task = SERIES.name if series else told.get("task", CLASSIFICATION.name)
-    size = prepared.shape[1:] if task == SEGMENTATION.name and not series else None
+    if isinstance(prepared, SeriesScaling):
+        return predictor(classes, SERIES.name, prepared, _runner(network.eval(), None))
+    task = told.get("task", CLASSIFICATION.name)
+    size = prepared.shape[1:] if task == SEGMENTATION.name else None
     return predictor(classes, task, prepared, _runner(network.eval(), size))
 
 

@@ -196,7 +196,8 @@ def _begins_as_image(folder: str, name: str) -> bool:
 def _told(text: str | None, path: Path) -> dict[str, Any]:
     try:
         told = json.loads(text or "")
-        if told["format"] == "tutelage-export-1" and told["classes"] and {"preprocessing", "resize"} <= told.keys():
+        if (told["format"] == "tutelage-export-1" and told["classes"] and "resize" in told
+                and isinstance(told["preprocessing"], dict)):
             return told
         found = f"format {told['format']!r}"
     except (ValueError, KeyError, TypeError):

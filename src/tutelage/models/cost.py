@@ -59,13 +59,9 @@ def flops(model: nn.Module, shape: tuple[int, ...], device: torch.device, exampl
     >>> flops(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2), torch.device("cpu"))
     120
     """
-    counter, fast = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one fused operation, which the counter does not know
-    try:
-        with counter, _judged(model):
-            call(model, torch.zeros(1, *shape, device=device) if example is None else _rows(example, 1, device))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    counter = FlopCounterMode(display=False)
+    with _operation_by_operation(), counter, _judged(model):
+        call(model, torch.zeros(1, *shape, device=device) if example is None else _rows(example, 1, device))
     return counter.get_total_flops()
 
 
@@ -115,6 +111,20 @@ def _now(device: torch.device) -> float:
 
 def _packed(model: nn.Module, classes: tuple[str, ...], node: str) -> bytes:
     return pack(weights_of(model), metadata_of(model, classes, node))
+
+
+@contextmanager
+def _operation_by_operation() -> Iterator[None]:
+    """Without the fused operations that the counter does not know: attention, and recurrent layers as a whole."""
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    before = torch.backends.mha.get_fastpath_enabled(), cudnn.enabled, mkldnn.enabled
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        cudnn.enabled = mkldnn.enabled = False  # pyright: ignore[reportAttributeAccessIssue] - properties of a module
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before[0])
+        cudnn.enabled, mkldnn.enabled = before[1:]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def hd95(predicted: Masks, labels: Masks, classes: int, first: int = 1,
     Pixels whose label is -1 are taken to be right. Raises ModelError without MONAI.
     """
     try:
-        from monai.metrics import compute_hausdorff_distance  # pyright: ignore[reportMissingImports] - an extra
+        from monai.metrics.hausdorff_distance import compute_hausdorff_distance  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
         raise ModelError("HD95 needs MONAI: pip install 'tutelage[segmentation]'") from None
     true = labels.where(labels >= 0, predicted)

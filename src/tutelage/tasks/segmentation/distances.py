@@ -27,7 +27,7 @@ def hd95(predicted: Masks, labels: Masks, classes: int, first: int = 1,
     numbers = torch.arange(classes, device=labels.device)[:, None, None]
     said, there = ((masks[:, None] == numbers)[:, first:] for masks in (predicted, true))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what MONAI calls itself, and of masks without a class, which are told by NaN
+        warnings.simplefilter("ignore")  # of what MONAI calls itself; a class that is missing is told by NaN
         found = compute_hausdorff_distance(said.float(), there.float(), include_background=True, percentile=95.0,
                                            spacing=None if spacing is None else list(spacing))
     defined = said.flatten(2).any(2) & there.flatten(2).any(2)

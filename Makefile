@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-gpu test-browser bench-peers lint lock clean
+.PHONY: setup demo test test-gpu test-browser bench-peers evidence-tasks lint lock clean
 
 setup: .venv/ready
 
@@ -27,6 +27,12 @@ test-browser: setup
 # The same work in other tools, which go into out/bench-env. Those without a package: MDISTILLER=DIR REPDISTILLER=DIR
 bench-peers: setup
 	$(BIN)/python benchmarks/peers.py --to out/peers.json
+
+# What the methods do for masks and series: resumes where it was, tells how long is left, hours on 2 cores. Real data.
+evidence-tasks: setup
+	test -n "$$TUTELAGE_DATA"  # the folder of the data sets
+	OMP_NUM_THREADS=1 $(BIN)/tutelage compare recipes/ucr/study.toml --seeds 5 --jobs 2 --out out/evidence/ucr
+	OMP_NUM_THREADS=1 $(BIN)/tutelage compare recipes/kvasir/study.toml --seeds 5 --jobs 2 --out out/evidence/kvasir
 
 lint: setup
 	$(BIN)/ruff check .

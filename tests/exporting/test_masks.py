@@ -119,7 +119,9 @@ def test_an_onnx_file_gives_maps_as_large_as_the_images_at_every_batch(exported,
     assert checked["mark"] is None
 
 
-def test_other_formats_hold_maps_too_and_so_do_8_bits(run, tmp_path):
+def test_other_formats_hold_maps_too_and_so_do_8_bits(run, tmp_path, monkeypatch):
+    # The process in which a file is tried finds the plugin as the user's own would be found.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     for name, int8 in (("a.pt2", False), ("a.safetensors", False), ("a.onnx", True)):
         report = export_run(run, "a", tmp_path / name, choice(tmp_path / name, None, int8, False), agreement=0.9,
                             accuracy_lost=0.05, plugins=PLUGINS)
@@ -134,7 +136,7 @@ def student(**changed: object) -> Student:
 
 def test_a_file_that_says_another_class_of_too_many_pixels_is_refused():
     maps = torch.zeros(10, 3, 10, 10)
-    maps[:, 0] = 1
+    maps[:, 0], maps[:, 2] = 1, 1 - 1e-5  # two classes that are nearly as likely
     labels = torch.zeros(10, 10, 10, dtype=torch.int64)
     asked = [verify.Trial(size, torch.zeros(len(part), 3, 10, 10), part) for size in (1, 2, 7)
              for part in maps.split(size)]
@@ -142,16 +144,14 @@ def test_a_file_that_says_another_class_of_too_many_pixels_is_refused():
     numbers = verify.compared(asked, answers, labels, CLASSES)
     assert (numbers["pixels"], numbers["agreement"], numbers["accuracy"], numbers["dice"]) == (1000, 1, 1, None)
     verify.require_faithful(student(), Choice("onnx"), numbers, 0.98)
-    for wrong, kept in ((1, True), (2, False)):
-        answers[-1][:, 2, 0, :wrong] = 1 + 1e-5  # three images of the last batch
+    for wrong in (1, 2):
+        answers[-1][0, 2, 0, :wrong] = 1 + 1e-5
         numbers = verify.compared(asked, answers, labels, CLASSES)
-        assert numbers["agreement"] == pytest.approx(1 - 3 * wrong / 1000)
-        answers[-1][:, 2] = 0
-        if kept:
-            verify.require_faithful(student(), Choice("onnx"), {**numbers, "agreement": 0.999}, 0.98)
-            continue
-        with pytest.raises(ModelError, match=r"agreement of pixels >= 0\.999"):
+        assert numbers["agreement"] == pytest.approx(1 - wrong / 1000)
+        if wrong == 1:
             verify.require_faithful(student(), Choice("onnx"), numbers, 0.98)
+    with pytest.raises(ModelError, match=r"expected  agreement of pixels >= 0\.999\n"):
+        verify.require_faithful(student(), Choice("onnx"), numbers, 0.98)
 
 
 def test_dice_that_falls_refuses_8_bits_where_accuracy_hardly_does():
@@ -293,7 +293,8 @@ def test_a_link_in_the_place_of_a_mask_is_replaced_and_not_followed(tmp_path):
     image = tmp_path / "images" / "0.png"
     assert len(list(segment([image], student, 0.5, {image: tmp_path / "masks" / "0.png"}))) == 1
     assert (tmp_path / "mine").read_bytes() == b"mine"
-    assert Image.open(tmp_path / "masks" / "0.png").size == (8, 8)
+    with Image.open(tmp_path / "masks" / "0.png") as mask:
+        assert mask.size == (8, 8)
     assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["0.png"]
 
 
@@ -332,7 +333,8 @@ def test_the_command_writes_masks_tells_shares_and_names_damaged_files(exported,
     assert lines[0]["mask"] == str(tmp_path / "masks" / "0.png")
     assert sum(lines[0]["shares"].values()) == pytest.approx(1)
     assert lines[2]["error"]["error"] == "data"
-    assert Image.open(tmp_path / "masks" / "0.png").size == (30, 40)
+    with Image.open(tmp_path / "masks" / "0.png") as mask:
+        assert mask.size == (30, 40)
     again = command("predict", tmp_path / "images", "--model", exported, "--to", tmp_path / "masks")
     assert again.returncode == 2
     assert "exists and was kept" in again.stderr

@@ -14,7 +14,7 @@ from torch import nn
 
 import tutelage as tl
 from tutelage.data.series_scaling import SeriesScaling, padded_series, series_scaling
-from tutelage.data.waves import WAVE_CLASSES, wave
+from tutelage.data.waves import WAVE_CLASSES
 from tutelage.errors import DataError, ModelError, UsageError
 from tutelage.exporting import formats, verify
 from tutelage.exporting.from_run import choice, export_run, open_predictor
@@ -183,8 +183,9 @@ def test_8_bits_of_units_that_stay_wide_are_refused_and_of_convolutions_are_made
 
 
 def write_files(folder: Path) -> list[np.ndarray]:
-    """The same six made series in each kind of file, without a label where it may be left out."""
-    series = [wave("TEST", number).numpy() for number in range(6)]
+    """The same six series in each kind of file, without a label where it may be left out."""
+    generator = np.random.default_rng(0)
+    series = [generator.normal(size=(2, steps)) for steps in (64, 41, 50, 3, 64, 1)]
     lines = [":".join(",".join(map(repr, channel.tolist())) for channel in one) for one in series]
     (folder / "plain.ts").write_text("@classLabel false\n@data\n" + "\n".join(lines))
     (folder / "named.ts").write_text("@classLabel true a b\n@data\n" + "\n".join(f"{line}:?" for line in lines))

@@ -10,8 +10,7 @@ from PIL import Image
 from tutelage.data.check import check_folder
 from tutelage.data.mask_report import check_mask_folder
 from tutelage.errors import UsageError
-from tutelage.recipes.folder_check import check_any_folder
-from tutelage.recipes.init import look_into
+from tutelage.recipes.folder_check import check_any_folder, task_of_folder
 
 RECIPE = """\
 [data]
@@ -71,6 +70,18 @@ def test_a_recipe_without_a_folder_is_refused(tmp_path):
         check_any_folder(recipe)
 
 
-def test_init_does_not_take_images_and_masks_for_two_classes(scans):
-    with pytest.raises(UsageError, match="images and masks"):
-        look_into(scans)
+def test_what_lies_there_says_the_task(scans, tmp_path):
+    noise(tmp_path / "photos" / "cat" / "1.png", 1, 256)
+    (tmp_path / "photos" / "labels.csv").write_text("a,b\n")
+    (scans / "about.csv").write_text("a,b\n")
+    (tmp_path / "walks").mkdir()
+    (tmp_path / "walks" / "Walk_TRAIN.ts").touch()
+    places = {"photos": "classification", "scans": "segmentation", "walks": "series", "walks/Walk_TRAIN.ts": "series",
+              "walks/Walk": "series", "walks/Run": "classification", "nowhere": "classification"}
+    assert {place: task_of_folder(tmp_path / place) for place in places} == places
+
+
+def test_folders_called_as_splits_may_still_be_classes(tmp_path):
+    for name in ("train", "training", "car"):
+        noise(tmp_path / name / "1.png", 1, 256)
+    assert task_of_folder(tmp_path) == "classification"

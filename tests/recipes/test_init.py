@@ -1,6 +1,7 @@
 """`tutelage init`: recipes that fit a folder of images, and that train as they are."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tutelage.models.sources import find
 from tutelage.recipes.init import FoundImages, choose_plan, write_recipes
 from tutelage.recipes.job import make_job, train_job
 from tutelage.recipes.recipe import read_recipe
+from tutelage.recipes.teachers import with_teachers
 from tutelage.system.distributed import World
 
 CPU = World(torch.device("cpu"))
@@ -33,27 +35,36 @@ def images(root: Path, *, classes: int = 3, each: int = 12, side: int = 32) -> P
 
 
 def run(recipe: Path, out: Path, *overrides: str, quick: bool = False) -> dict:
-    job = make_job(read_recipe(recipe, ["data.workers=0", *overrides], quick=quick), CPU)
+    job = make_job(with_teachers(read_recipe(recipe, ["data.workers=0", *overrides], quick=quick)), CPU)
     for _ in train_job(job, out, CPU, lambda: 0):
         pass
     return json.loads((out / "FINISHED").read_text(encoding="utf-8"))
 
 
-def test_both_recipes_train_as_they_are_written(tmp_path: Path) -> None:
-    to = tmp_path / "mine"
+def one_epoch(*recipes: Path) -> None:
+    for path in recipes:
+        text = re.sub("(?m)^(epochs|warmup_epochs) = .*$", "", path.read_text(encoding="utf-8"))
+        path.write_text(text.replace("[train]", "[train]\nepochs = 1\nwarmup_epochs = 0"), encoding="utf-8")
+
+
+def test_both_recipes_train_as_they_are_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    to = Path("mine")
     folder = images(tmp_path / "photos")
     said = write_recipes(folder, "resnet8", ["resnet8", "mobilenetv2"], to, reachable=lambda: False)
     assert "36 images" in said
-    assert f"tutelage train {to / 'teacher.toml'} --out {to / 'runs' / 'teacher'}" in said
+    for command in ("teacher.toml --out runs/mine/teacher", "students.toml --out runs/mine/students",
+                    "students.toml --with-teachers --out runs/mine/students"):
+        assert f"  tutelage train mine/{command}" in said.splitlines()
     recipe = read_recipe(to / "students.toml")
     assert recipe.data.image_size == 32
-    assert recipe.models["teacher"].weights == str((to / "runs" / "teacher").resolve())
+    assert recipe.models["teacher"].weights == str(tmp_path / "runs" / "mine" / "teacher")
     assert list(recipe.models) == ["teacher", "resnet8", "mobilenetv2"]
     for name in ("teacher", "students"):
         run(to / f"{name}.toml", tmp_path / f"quick-{name}", quick=True)
-    once = ("train.epochs=1", "train.warmup_epochs=0")
-    run(to / "teacher.toml", to / "runs" / "teacher", *once)
-    finished = run(to / "students.toml", to / "runs" / "students", *once)
+    one_epoch(to / "teacher.toml", to / "students.toml")
+    run(to / "teacher.toml", Path("runs/mine/teacher"))
+    finished = run(to / "students.toml", Path("runs/mine/students"))
     assert set(finished["weights"]) == {"resnet8", "mobilenetv2"}
 
 
@@ -90,12 +101,30 @@ def test_a_pretrained_teacher_of_small_images_keeps_the_stem_that_its_weights_fi
     ("resnet8", ["resnet8"], "two students"),
     ("resnet8", ["resnet8", "resnte14"], "did you mean 'resnet14'"),
     ("timm:resnt50", ["resnet8", "resnet14"], "did you mean 'resnet50'"),
+    ("resnet8", ["resnet8", "unet"], "not a network for classification"),
+    ("tutelage:series_cnn", ["resnet8", "resnet14"], "not a network for classification"),
 ])
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(teacher: str, students: list[str], told: str,
                                                                     tmp_path: Path) -> None:
     with pytest.raises(UserError, match=told):
         write_recipes(images(tmp_path / "photos", each=1), teacher, students, tmp_path / "to", reachable=lambda: False)
     assert not (tmp_path / "to").exists()
+
+
+def test_networks_of_this_package_have_no_weights_to_download(tmp_path: Path) -> None:
+    said = write_recipes(images(tmp_path / "photos", each=2), "tutelage:resnet8", ["resnet8", "resnet14"], tmp_path,
+                         reachable=lambda: True)
+    assert "from random weights" in said
+    assert not read_recipe(tmp_path / "teacher.toml").models["teacher"].pretrained
+
+
+def test_a_table_beside_the_images_makes_them_no_series(tmp_path: Path) -> None:
+    folder = images(tmp_path / "photos", each=4)
+    (folder / "labels.csv").write_text("image,class\n", encoding="utf-8")
+    write_recipes(folder, None, [], tmp_path, reachable=lambda: False)
+    recipe = read_recipe(tmp_path / "students.toml")
+    assert (recipe.data.name, recipe.data.work) == ("folder", "classification")
+    assert [arch.arch for arch in recipe.models.values()] == ["timm:resnet50", "timm:resnet18", "timm:mobilenetv2_100"]
 
 
 def test_recipes_that_are_there_are_not_overwritten(tmp_path: Path) -> None:

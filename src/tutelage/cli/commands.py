@@ -348,16 +348,18 @@ def pre_resize(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
 
 
 def init(context: typer.Context,
-         folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/* or FOLDER/CLASS/*.")],
-         teacher: Annotated[str, typer.Option(help="The teacher's network.")] = "timm:resnet50",
+         folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/* or FOLDER/CLASS/*; "
+                                                "FOLDER/images/* and FOLDER/masks/*; or series.")],
+         teacher: Annotated[str | None, typer.Option(help="The teacher's network, if you want another.")] = None,
          students: Annotated[list[str] | None, typer.Option(help="Two or more networks, one after another.")] = None,
          to: Annotated[Path, typer.Option(help="Where to write the recipes.")] = Path(),
          debug: Debug = False) -> None:
-    """Look at your images and write two recipes, teacher.toml and students.toml, with defaults that fit them.
+    """Look at your data and write two recipes, teacher.toml and students.toml, with defaults that fit them.
+
+    A folder of classes, one of images and masks, or series: what lies there says the task.
 
     tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """
     from tutelage.recipes.init import write_recipes
 
-    chosen = [*(students or []), *context.args] or ["timm:resnet18", "timm:mobilenetv2_100"]
-    say(write_recipes(folder, teacher, chosen, to))
+    say(write_recipes(folder, teacher, [*(students or []), *context.args], to))

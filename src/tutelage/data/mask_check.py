@@ -87,11 +87,9 @@ def check_masks(settings: DataSettings, pairs: MaskListing) -> CheckedMasks:
     cannot be decoded is no problem.
     """
     images = [image.path for image in pairs.listing.images]
-    masks = [mask.path for mask in pairs.masks if mask is not None]
     skips = settings.on_bad_image == "skip"
     sized = in_threads(partial(_size_of, settings=settings, whole=skips), images)
-    seen = dict(zip(masks, in_threads(partial(_look, max_pixels=settings.max_pixels,
-                                              orientation=settings.orientation), masks), strict=True))
+    seen = look_at_masks(settings, pairs)
     sizes = dict(zip(images, sized, strict=True))
     unread = {path: found for path, found in (sizes | seen).items() if isinstance(found, UserError)}
     good = {path: found for path, found in seen.items() if isinstance(found, SeenMask)}
@@ -111,6 +109,13 @@ def check_masks(settings: DataSettings, pairs: MaskListing) -> CheckedMasks:
             problems.append(error)
     return CheckedMasks(classes, told, tuple(pixels), Counter(size for size in sized if isinstance(size, tuple)),
                         tuple(problems), unread)
+
+
+def look_at_masks(settings: DataSettings, pairs: MaskListing) -> dict[Path, SeenMask | UserError]:
+    """Decode every mask, on all cores: its path -> what it holds, or what is wrong with it."""
+    masks = [mask.path for mask in pairs.masks if mask is not None]
+    look = partial(_look, max_pixels=settings.max_pixels, orientation=settings.orientation)
+    return dict(zip(masks, in_threads(look, masks), strict=True))
 
 
 def other_size(mask: Path, found: Size, image: Path, size: Size, turned: bool = False) -> DataError:

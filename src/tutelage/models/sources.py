@@ -83,9 +83,10 @@ def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
     return _networks(CIFAR_PAGES)
 
 
-def own_networks() -> dict[str, Callable[..., nn.Module]]:
-    """Name -> function of every network of this package."""
-    return _networks((*CIFAR_PAGES, *DENSE_PAGES, *SERIES_PAGES))
+def own_networks(pages: Sequence[ModuleType] = (*CIFAR_PAGES, *DENSE_PAGES, *SERIES_PAGES)
+                 ) -> dict[str, Callable[..., nn.Module]]:
+    """Name -> function of every network of this package, or of some of its `pages`."""
+    return _networks(pages)
 
 
 def _networks(pages: Sequence[ModuleType]) -> dict[str, Callable[..., nn.Module]]:

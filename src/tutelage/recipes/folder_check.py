@@ -5,13 +5,29 @@ from pathlib import Path
 
 from tutelage.data.check import Report, check_folder
 from tutelage.data.check_series import SeriesReport, check_series, holds_series
+from tutelage.data.folder import list_folder
 from tutelage.data.images import Range
 from tutelage.data.load import root_of
 from tutelage.data.mask_folder import holds_masks
 from tutelage.data.mask_report import MaskReport, check_mask_folder
 from tutelage.data.settings import DataSettings
-from tutelage.errors import UsageError
+from tutelage.errors import DataError, UsageError
 from tutelage.recipes.recipe import read_recipe
+
+
+def task_of_folder(place: Path) -> str:
+    """The name of the task that a folder or file is for, by what lies there.
+
+    A table beside the folders of images, such as `labels.csv`, makes them no series.
+    """
+    try:
+        if place.is_dir() and holds_masks(place):
+            return "segmentation"
+    except DataError:  # folders that may be splits of masks, and are not; those who read classes judge them themselves
+        return "classification"
+    if holds_series(place) and not (place.is_dir() and list_folder(place).images):
+        return "series"
+    return "classification"
 
 
 def check_any_folder(place: Path, value_range: Range | None = None) -> Report | MaskReport | SeriesReport:
@@ -28,11 +44,11 @@ def check_any_folder(place: Path, value_range: Range | None = None) -> Report | 
                              expected='name = "folder"')
         root, masks = root_of(settings), settings.work == "segmentation"
         settings = settings if value_range is None else replace(settings, value_range=value_range)
-    elif holds_series(place):
-        return check_series(place)
     else:
-        masks = place.is_dir() and holds_masks(place)
-        root, task = place, "segmentation" if masks else None
+        task = task_of_folder(place)
+        if task == "series":
+            return check_series(place)
+        root, masks = place, task == "segmentation"
         settings = DataSettings("folder", task=task, value_range=value_range)
     if masks:
         return check_mask_folder(root, settings)

@@ -1,6 +1,7 @@
-"""Two recipes for a folder of your own images: what `tutelage init` writes.
+"""Two recipes for data of your own: what `tutelage init` writes.
 
-The defaults follow from what lies in the folder: how many images and classes there are, and how many pixels they have.
+What lies there says the task: classes of images, images and masks, or series. The defaults follow from it: how many
+rows and classes there are, and how large the images are.
 """
 
 import json
@@ -8,7 +9,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -16,13 +17,19 @@ import huggingface_hub.constants as hub
 
 from tutelage.data.folder import list_folder, require_sound
 from tutelage.data.images import header
-from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.errors import UsageError
 from tutelage.graph.ends import BATCH_ENDS
 from tutelage.models.architecture import Architecture
 from tutelage.models.sources import find
+from tutelage.recipes.folder_check import task_of_folder
+from tutelage.recipes.init_masks import start_of_masks
+from tutelage.recipes.init_series import start_of_series
+from tutelage.recipes.names import usual_run
+from tutelage.recipes.starts import MOST_WARMUP, Start, require_fitting_network
 from tutelage.system.files import write
 
+TEACHER = Architecture("timm:resnet50")
+STUDENTS = {name: Architecture(f"timm:{name}") for name in ("resnet18", "mobilenetv2_100")}
 SIZES = (32, 64, 96, 128, 160, 224)
 SAMPLE = 200
 """How many images are looked at for their size."""
@@ -59,41 +66,54 @@ class TrainingPlan:
     augment: str
 
 
-def write_recipes(folder: Path, teacher: str, students: Sequence[str], to: Path, *,
+def write_recipes(given: Path, teacher: str | None, students: Sequence[str], to: Path, *,
                   reachable: Callable[[], bool] | None = None) -> str:
-    """Write `to`/teacher.toml and `to`/students.toml for the images of `folder`; what was found and what to run next.
+    """Write `to`/teacher.toml and `to`/students.toml for what lies in `given`; what was found and what to run next.
 
-    `reachable` says whether pretrained weights can be downloaded; by default their server is asked, for seconds only.
+    Without names, teacher and students are networks that fit the task. `reachable` says whether pretrained weights can
+    be downloaded; by default their server is asked, for seconds only.
     """
-    if len(students) < 2:
-        raise UsageError("two students or more are needed", where="--students", found=", ".join(students) or "none",
-                         fix="name them one after another: --students timm:resnet18 timm:mobilenetv2_100")
-    for arch in (teacher, *students):
+    if len(students) == 1:
+        raise UsageError("two students or more are needed", where="--students", found=", ".join(students),
+                         fix="name them one after another: --students NETWORK NETWORK")
+    task = task_of_folder(given)
+    for arch, option in [*([(teacher, "--teacher")] if teacher else []), *((arch, "--students") for arch in students)]:
         find(Architecture(arch), 3)
+        require_fitting_network(arch, task, option)
     paths = {name: to / f"{name}.toml" for name in ("teacher", "students")}
     for path in paths.values():
         if path.exists():
             raise UsageError("this recipe is already there", where=path, fix="give another folder as --to")
+    start = {"classification": start_of_classes, "segmentation": start_of_masks, "series": start_of_series}[task](given)
+    if teacher is not None:
+        start = replace(start, teacher=Architecture(teacher))
+    if students:
+        start = replace(start, students=dict(zip(node_names(students), map(Architecture, students), strict=True)))
+    offered = find(start.teacher, 3).download is not None
+    pretrained = offered and (reachable or _reachable)()
+    to.mkdir(parents=True, exist_ok=True)
+    write(paths["teacher"], _teacher(start, offered, pretrained, paths["teacher"]).encode())
+    write(paths["students"], _students(start, pretrained, paths["students"]).encode())
+    return (f"{start.told}\n\nwrote {paths['teacher']} and {paths['students']}; the teacher starts "
+            f"{'from pretrained weights' if pretrained else 'from random weights'}\n\nnext:\n"
+            f"  {_command(paths['teacher'])}\n  {_command(paths['students'])}\n\nor both at once:\n"
+            f"  {_command(paths['students'], '--with-teachers')}")
+
+
+def start_of_classes(folder: Path) -> Start:
+    """Look at a folder of classes."""
     found = look_into(folder)
     plan = choose_plan(found)
-    pretrained = ":" in teacher and (reachable or _reachable)()
-    to.mkdir(parents=True, exist_ok=True)
-    write(paths["teacher"], _teacher(found, plan, teacher, pretrained, paths["teacher"]).encode())
-    write(paths["students"], _students(found, plan, teacher, pretrained, students, paths["students"]).encode())
-    return (f"{found}\n\nwrote {paths['teacher']} and {paths['students']}; the teacher starts "
-            f"{'from pretrained weights' if pretrained else 'from random weights'}\n\nnext:\n"
-            f"  tutelage train {paths['teacher']} --out {to / 'runs' / 'teacher'}\n"
-            f"  tutelage train {paths['students']} --out {to / 'runs' / 'students'}")
+    return Start(str(found), f"{found.classes} classes", "images", "classification",
+                 f'name = "folder"\nroot = {json.dumps(str(found.root.resolve()))}\nbatch_size = {plan.batch_size}\n'
+                 f"image_size = {plan.image_size}\naugment = {json.dumps(plan.augment)}\nworkers = \"auto\"",
+                 plan.epochs, plan.lr, TEACHER, STUDENTS, small=plan.image_size <= 64)
 
 
 def look_into(folder: Path) -> FoundImages:
     """Count the images of a folder, and measure some of them."""
     listing = list_folder(folder)
     require_sound(listing)
-    if are_images_and_masks(listing.classes):
-        raise UsageError("a folder of images and masks: `init` writes recipes for classes", where=folder,
-                         found=", ".join(listing.classes),
-                         fix='begin with a recipe of segmentation, and give it root = "..." and task = "segmentation"')
     training = [image for image in listing.images if image.split in ("train", "all")]
     held_out = "all" in {image.split for image in listing.images}
     step = max(1, len(training) // SAMPLE)
@@ -133,50 +153,56 @@ def node_names(students: Sequence[str]) -> list[str]:
     return names
 
 
-def _teacher(found: FoundImages, plan: TrainingPlan, arch: str, pretrained: bool, path: Path) -> str:
+def _teacher(start: Start, offered: bool, pretrained: bool, path: Path) -> str:
     weights = ""
     if pretrained:
-        weights = ('pretrained = true             # ImageNet weights, downloaded once\n'
+        weights = ('pretrained = true             # the weights that come with it, downloaded once\n'
                    'head = "new"                  # for your classes\n')
-    elif ":" in arch:
+    elif offered:
         weights = ("pretrained = false            # the weights could not be reached: learning from nothing needs\n"
                    "#                               more images and epochs. Where there is a network, write true and\n"
                    '#                               head = "new".\n')
-    return (f"# {found.classes} classes: the teacher, trained from labels alone.\n"
-            f"#   tutelage train {path} --out {path.parent / 'runs' / 'teacher'}\n\n{_data(found, plan)}\n"
-            f"[models.teacher]\narch = {json.dumps(arch)}\n{'' if pretrained else _stem(arch, plan)}{weights}\n"
-            f'[method]\nname = "scratch"\nstudent = "teacher"\n\n{_train(plan, 0.1 if pretrained else 1.0)}')
+    network = _network("teacher", start.teacher, start.small and not pretrained)
+    return (f"# {start.subject}: the teacher, trained from labels alone.\n#   {_command(path)}\n\n"
+            f"[data]\n{start.data}\n\n{network}{weights}\n"
+            f'[method]\nname = "scratch"\nstudent = "teacher"\n\n'
+            f"{_train(start, start.pretrained_share if pretrained else 1.0)}")
 
 
-def _students(found: FoundImages, plan: TrainingPlan, teacher: str, pretrained: bool, students: Sequence[str],
-              path: Path) -> str:
-    names = node_names(students)
-    networks = "\n".join(f"[models.{name}]\narch = {json.dumps(arch)}\n{_stem(arch, plan)}"
-                         for name, arch in zip(names, students, strict=True))
-    return (f"# {found.classes} classes: students of a teacher, as far as it is sure, and of each other.\n"
-            f"#   tutelage train {path} --out {path.parent / 'runs' / 'students'}\n\n{_data(found, plan)}\n"
-            f"[models.teacher]\narch = {json.dumps(teacher)}\n{'' if pretrained else _stem(teacher, plan)}"
-            f'weights = "runs/teacher"      # seen from this file: where teacher.toml is trained to\n\n{networks}\n'
-            f'[method]\nname = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(names)}\n'
-            'peers = "all"                 # helps students that get 95 % of their training images right (`tutelage\n'
-            '#                               evaluate` says); where yours do not, "none" is better\n\n'
-            f"{_train(plan, 1.0)}")
+def _students(start: Start, pretrained: bool, path: Path) -> str:
+    networks = "\n".join(_network(name, arch, start.small) for name, arch in start.students.items())
+    peers = ('peers = "all"                 # helps students that get 95 % of their training images right (`tutelage\n'
+             '#                               evaluate` says); where yours do not, "none" is better\n')
+    return (f"# {start.subject}: students of a teacher, as far as it is sure, and of each other.\n"
+            f"#   {_command(path, '--with-teachers')}\n"
+            "# --with-teachers trains the teacher first, teacher.toml, unless ./runs has a finished run of it.\n\n"
+            f"[data]\n{start.data}\n\n{_network('teacher', start.teacher, start.small and not pretrained)}"
+            f'weights = {{ recipe = "teacher" }}\n\n{networks}\n'
+            f'[method]\nname = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(list(start.students))}\n'
+            f"{peers if start.task == 'classification' else ''}\n{_train(start, 1.0)}")
 
 
-def _data(found: FoundImages, plan: TrainingPlan) -> str:
-    return (f'[data]\nname = "folder"\nroot = {json.dumps(str(found.root.resolve()))}\nbatch_size = {plan.batch_size}\n'
-            f"image_size = {plan.image_size}\naugment = {json.dumps(plan.augment)}\nworkers = \"auto\"\n")
+def _command(path: Path, more: str = "") -> str:
+    """What trains a recipe into the folder where its students look for it."""
+    return " ".join(filter(None, ["tutelage train", str(path), more, f"--out {usual_run(path)}"]))
 
 
-def _stem(arch: str, plan: TrainingPlan) -> str:
-    """For networks that start from nothing: pretrained weights fit the stem that they were trained with."""
-    small = plan.image_size <= 64 and arch.startswith(("timm:", "torchvision:"))
-    return 'stem = "cifar"                # small images: the first layers keep their size\n' if small else ""
+def _network(node: str, arch: Architecture, small: bool) -> str:
+    """A [models.NODE] table. Only what starts from nothing has another stem: pretrained weights fit their own."""
+    lines = [f"[models.{node}]", f"arch = {json.dumps(arch.arch)}"]
+    if arch.options:
+        options = ", ".join(f"{key} = {json.dumps(value)}" for key, value in arch.options.items())
+        lines.append(f"options = {{ {options} }}")
+    if small and arch.arch.startswith(("timm:", "torchvision:")):
+        lines.append('stem = "cifar"                # small images: the first layers keep their size')
+    return "\n".join(lines) + "\n"
 
 
-def _train(plan: TrainingPlan, share: float) -> str:
-    return (f"[train]\nepochs = {plan.epochs}\nlr = {plan.lr * share:g}\nwarmup_epochs = {min(5, plan.epochs // 10)}\n"
-            "best = true                   # keep the weights that were best on validation images\n")
+def _train(start: Start, share: float) -> str:
+    optimizer = f"optimizer = {json.dumps(start.optimizer)}\n" if start.optimizer else ""
+    return (f"[train]\nepochs = {start.epochs}\nlr = {start.lr * share:g}\n{optimizer}"
+            f"warmup_epochs = {min(MOST_WARMUP, start.epochs // 10)}\n"
+            f"best = true                   # keep the weights that were best on validation {start.rows}\n")
 
 
 def _reachable() -> bool:

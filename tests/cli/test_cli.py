@@ -496,6 +496,31 @@ def test_init_writes_recipes_for_students_named_one_after_another_and_refuses_on
     assert errors.startswith("error[usage]: two students or more are needed\n  where     --students")
 
 
+@pytest.mark.parametrize("kind", ["masks", "series"])
+def test_init_asks_what_lies_there_and_what_it_writes_trains_with_its_teacher(folder, tutelage, kind):
+    if kind == "masks":
+        for number in range(10):
+            for part, size in (("images", 40), ("masks", 1)):
+                (folder / "data" / part).mkdir(parents=True, exist_ok=True)
+                image = Image.effect_noise((40, 40), 60) if size > 1 else Image.linear_gradient("L").point(
+                    lambda value: 255 * (value > 99)).resize((40, 40), Image.Resampling.NEAREST)
+                image.save(folder / "data" / part / f"{number}.png")
+    else:
+        (folder / "data").mkdir()
+        rows = [f"{row},{','.join(str((row % 2) * step) for step in range(9))}:{row % 2}" for row in range(20)]
+        header = "@timestamps false\n@univariate true\n@equalLength true\n@classLabel true 0 1\n@data\n"
+        (folder / "data" / "Walk_TRAIN.ts").write_text(header + "\n".join(rows) + "\n")
+    code, out, errors = tutelage("init", "data", "--to", "mine")
+    assert code == 0, errors
+    assert "  tutelage train mine/students.toml --with-teachers --out runs/mine/students" in out.splitlines()
+    code, out, errors = tutelage("graph", "mine/students.toml")
+    assert code == 0, errors
+    assert "teacher" in out
+    code, out, errors = tutelage("train", "mine/students.toml", "--quick", "--with-teachers")
+    assert code == 0, errors
+    assert out.splitlines()[-1] == "finished: runs/quick/mine/students"
+
+
 def test_a_network_that_cannot_take_the_images_is_told_before_anything_is_written(refused):
     errors = refused(4, "train", "images.toml", "--out", "run", "--set", "models.a.arch=timm:vit_tiny_patch16_224")
     assert "does not run on these images" in errors

@@ -177,11 +177,13 @@ def test_the_best_layers_are_given_in_the_order_of_depth():
 
 
 @pytest.fixture
-def analyse(monkeypatch, capsys):
+def analyse(monkeypatch, capsys, tmp_path):
     """Call `tutelage analyse layers` on networks that are there: exit code, what it printed, what it complained of."""
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(trained_run, "networks_of", lambda *given: ({"t": network(1), "s": network(2)}, data()))
-        monkeypatch.setattr(sys, "argv", ["tutelage", "analyse", "layers", "recipe.toml", "--images", "24", *words])
+        recipe = tmp_path / "recipe.toml"
+        recipe.touch()
+        monkeypatch.setattr(sys, "argv", ["tutelage", "analyse", "layers", str(recipe), "--images", "24", *words])
         with pytest.raises(SystemExit) as stop:
             main.main()
         told = capsys.readouterr()

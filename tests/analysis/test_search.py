@@ -262,11 +262,11 @@ def test_the_command_prints_json(command):
 @pytest.mark.parametrize(("words", "code", "says"), [
     (["recipe.toml"], 2, ["say which network is the teacher", "--node big"]),
     (["recipe.toml", "--node", "bigg"], 2, ["unknown network 'bigg'", "did you mean 'big'?"]),
-    (["nowhere.toml"], 2, ["cannot read the recipe"]),
+    (["nowhere.toml"], 2, ["there is no recipe", "nowhere.toml"]),
     (["recipe.toml", "--node", "big", "--blocks", "1,x"], 2, ["not numbers between commas", "--blocks", "1,x"]),
     (["recipe.toml", "--node", "big", "--blocks", "0,1"], 2, ["1 or more", "--blocks"]),
     (["recipe.toml", "--node", "big", "--semantic", "camm"], 2, ["unknown semantic term", "did you mean 'cam'?"]),
-    (["recipe.toml", "--node", "big", "--candidates", "none.toml"], 2, ["cannot read the candidates", "none.toml"]),
+    (["recipe.toml", "--node", "big", "--candidates", "none.toml"], 2, ["there is no recipe", "none.toml"]),
     (["recipe.toml", "--node", "big", "--blocks", "1", "--max-parameters", "5"], 2, ["no candidate is small enough"]),
     (["recipe.toml", "--node", "big", "--batch", "5000"], 3, ["fewer labelled training images", "--batch 1296"]),
     (["recipe.toml", "--node", "big", "--set", "models.big.arch=timm:vit_tiny_patch16_224",

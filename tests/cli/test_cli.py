@@ -443,7 +443,7 @@ def test_progress_on_a_terminal_shows_every_loss_and_student_and_takes_its_place
     lines = terminal.text.removeprefix("\r\033[J").split("\n")
     assert max(map(len, lines[:-1])) < 80
     shown = " ".join(lines)
-    for words in (*losses, "1000 images/s", "0:03 left", "resnet8 50.0%", "mobilenetv2 25.0%"):
+    for words in (*losses, "1000 images/s", "0:03 left", "resnet8 50.00%", "mobilenetv2 25.00%"):
         assert words in shown
     assert terminal.text.endswith(f"\033[{len(lines) - 1}A\r")
 

@@ -21,6 +21,7 @@ from tutelage.runs.folder import finished, marks_of_run, read_records
 from tutelage.studies.compare import _judge
 from tutelage.studies.tables import as_markdown
 from tutelage.tasks.classification.evaluate import assess
+from tutelage.tasks.classification.task import CLASSIFICATION
 
 GRAPH = Graph({"s": Trained()}, [Edge("labels", "s", cross_entropy)])
 SGD = partial(torch.optim.SGD, lr=0.5)
@@ -113,7 +114,7 @@ def test_a_temperature_that_is_not_identified_is_said():
 
 def test_a_study_marks_the_network_in_its_tables_and_says_why():
     labels = torch.arange(300) % 4
-    mark = _judge(torch.eye(4)[torch.ones(300, dtype=torch.long)], labels, labels, list("abcd")).mark
+    mark = _judge(torch.eye(4)[torch.ones(300, dtype=torch.long)], labels, labels, list("abcd"), CLASSIFICATION).mark
     assert mark == "says 'b' for 100 % of images, of which 25 % are 'b'"
     page = as_markdown({"methods": ["m"], "seeds": [0], "on": "test", "cells": [], "tables": {}, "mcnemar": [],
                         "marks": [{"method": "m", "seed": 0, "node": "s", "text": mark}], "versions": {},

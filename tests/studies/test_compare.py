@@ -258,7 +258,7 @@ def step_seconds(monkeypatch, tmp_path) -> list[float]:
         now[0] = told.pop(0) if told else IDLE
         return real(*rest, **more)
 
-    def seconds(graph, node, network, inputs, classes, choice, *rest, **more) -> float:
+    def seconds(graph, node, network, inputs, choice, *rest, **more) -> float:
         return now[0] * (0.99 if choice.bf16 else 1.0)
 
     for name, value in {"tune": tune, "_seconds": seconds, "FEWEST": 1, "SHARE": 1.0, "_compiles": lambda *_: False,

@@ -16,7 +16,7 @@ OWN_TASK = {"shapes": "segmentation", "series": "series", "waves": "series"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OnBadImage = Literal["error", "skip"]
 FilesAre = Literal["content", "suffix"]
-Augment = Policy | Literal["jitter"]
+Augment = Literal["none", "crop", "crop-flip", "random-resized-crop", "randaugment", "jitter"]
 By = Literal["subject"]
 SERIES = ("series", "waves")
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
@@ -81,7 +81,6 @@ class DataSettings:
     """
 
     name: Name
-    task: str | None = None
     root: str | None = None
     batch_size: int = 128
     image_size: Sides | None = None
@@ -105,6 +104,7 @@ class DataSettings:
     leakage: Leakage = "auto"
     images_by: FilesAre = "content"
     value_range: Range | None = None
+    task: str | None = None
     by: By | None = None
     mask_values: dict[str, str] | dict[int, str] | None = None
     ignore: int | tuple[int, ...] | None = None

@@ -254,7 +254,7 @@ def _replay(run: Run, recording: CapturedStep, batch: Batch, weights: Mapping[st
     return taken
 
 
-def _learn(run: Run, batch: Batch, weights: dict[str, float], shares: Mapping[str, float]) -> None:
+def _learn(run: Run, batch: Batch, weights: dict[str, float], shares: Mapping[str, float] = NO_SHARES) -> None:
     """Forward and backward of one micro-batch."""
     batch = on_device(batch, run.world.device)
     for controller in run.graph.controllers.values():

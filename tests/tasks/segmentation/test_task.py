@@ -105,7 +105,7 @@ class Labelled:
 
 
 def test_good_masks_pass():
-    check_labels_of_masks(squares())
+    assert check_labels_of_masks(squares()) is None
 
 
 @pytest.mark.parametrize(("change", "found"), [

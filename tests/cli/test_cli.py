@@ -510,8 +510,9 @@ def test_init_asks_what_lies_there_and_what_it_writes_trains_with_its_teacher(fo
         rows = [f"{row},{','.join(str((row % 2) * step) for step in range(9))}:{row % 2}" for row in range(20)]
         header = "@timestamps false\n@univariate true\n@equalLength true\n@classLabel true 0 1\n@data\n"
         (folder / "data" / "Walk_TRAIN.ts").write_text(header + "\n".join(rows) + "\n")
-    code, out, errors = tutelage("init", "data", "--to", "mine")
-    assert code == 0, errors
+    process = started(folder, "tutelage", "init", "data", "--to", "mine")
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
     assert "  tutelage train mine/students.toml --with-teachers --out runs/mine/students" in out.splitlines()
     code, out, errors = tutelage("graph", "mine/students.toml")
     assert code == 0, errors

@@ -84,8 +84,10 @@ def test_a_batch_without_objects_has_finite_losses_and_boxes_cost_exactly_nothin
     found = losses(graph, {"a": a, "t": said(1)}, NONE)
     assert [found[edge.name].item() for edge in (LEARN[1], LEARN[2], IMITATE[1], IMITATE[2])] == [0, 0, 0, 0]
     torch.stack(list(found.values())).sum().backward()
-    assert a.grad is not None and a.grad.isfinite().all()
-    assert (a.grad[..., :9] == 0).all() and (a.grad[..., 9:] != 0).any()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+    assert (a.grad[..., :9] == 0).all()
+    assert (a.grad[..., 9:] != 0).any()
 
 
 def test_nothing_is_learned_of_how_central_a_place_is_where_a_network_does_not_say():
@@ -100,7 +102,8 @@ def test_nothing_is_learned_of_how_central_a_place_is_where_a_network_does_not_s
 def test_a_place_that_an_anchor_covers_by_a_little_less_than_half_does_not_count():
     rows = row_sets([Edge("labels.classes", "a", focal, rows=anchor_classes)], {"a": said(0)}, LABELS)[anchor_classes]
     labels = label_ends(rows.labels)["labels.classes"]
-    assert rows.counts is not None and torch.equal(rows.counts, (labels >= 0).double())
+    assert rows.counts is not None
+    assert torch.equal(rows.counts, (labels >= 0).double())
 
 
 def test_networks_of_unlike_grids_are_refused_and_both_grids_named():

@@ -15,6 +15,7 @@ from tutelage.graph.sample_weights import binary_entropy
 from tutelage.tasks.detection.fusion import fused_boxes, mean_of_places
 from tutelage.tasks.detection.metrics import SCORES, judge_of_boxes
 from tutelage.tasks.detection.pictures import draw_boxes
+from tutelage.tasks.detection.regions import anchor_relevant, relevant
 from tutelage.tasks.detection.rows import anchor_boxes, anchor_classes, boxes, centres, classes, objects_of
 from tutelage.tasks.segmentation.rows import places
 from tutelage.tasks.task import Task, Term
@@ -44,9 +45,9 @@ DETECTION = Task("detection", SCORES, check_labels_of_boxes, lambda data: judge_
                         Term(binary_cross_entropy, label="centres", rows=centres)),
                  imitate=(Term(focal_kd, rows=classes, soft=True), Term(giou, rows=boxes),
                           Term(binary_kl, rows=centres)),
-                 mean=mean_of_places, rows=(classes, boxes, centres, places), places=places, pictures=draw_boxes,
-                 certainty=binary_entropy, exclusive=False, fusions={"fused": fused_boxes})
+                 mean=mean_of_places, rows=(classes, boxes, centres, relevant, places), places=places,
+                 pictures=draw_boxes, certainty=binary_entropy, exclusive=False, fusions={"fused": fused_boxes})
 ANCHOR_DETECTION = replace(
-    DETECTION, name="anchor_detection", rows=(anchor_classes, anchor_boxes, places),
+    DETECTION, name="anchor_detection", rows=(anchor_classes, anchor_boxes, anchor_relevant, places),
     learn=(Term(focal, label="classes", rows=anchor_classes, soft=True), Term(giou, label="boxes", rows=anchor_boxes)),
     imitate=(Term(focal_kd, rows=anchor_classes, soft=True), Term(giou, rows=anchor_boxes)))

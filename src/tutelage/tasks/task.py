@@ -54,6 +54,10 @@ class Score:
         return f"{value:.2%}" if self.kind == "share" else f"{value:.4g}"
 
 
+Pictures = Callable[[View, BatchLabels, Mapping[str, Tensor]], Sequence[bytes]]
+"""(plain view, labels, a node's taps) of a batch, on the CPU -> a PNG file of each sample: what it is, and was said."""
+
+
 class Judge(NamedTuple):
     """How nodes are judged: evidence of each sample, then numbers from the evidence of all of them.
 
@@ -61,7 +65,8 @@ class Judge(NamedTuple):
     it cannot judge such a node. `summary` gives key -> number, and `agreement` how alike two nodes are, in [0, 1].
     `taps` are those that it reads. `outputs` names the evidence that is a tap itself: nothing runs again for that.
     `by_sample` gives the first score of each sample [N], NaN where it has none. Besides numbers, `summary` may give
-    "per_class": key of a score -> one number for each class.
+    "per_class": key of a score -> one number for each class, and "curves": of each class its precisions at recalls of
+    equal steps from 0 to 1, or None. `pictures` are those of the task that know the names of the classes.
     """
 
     measure: Callable[[Mapping[str, Tensor], BatchLabels, Tensor], Evidence | None]
@@ -70,10 +75,7 @@ class Judge(NamedTuple):
     taps: tuple[str, ...] = ("",)
     outputs: Mapping[str, str] | None = None
     by_sample: Callable[[Evidence], Tensor] | None = None
-
-
-Pictures = Callable[[View, BatchLabels, Mapping[str, Tensor]], Sequence[bytes]]
-"""(plain view, labels, a node's taps) of a batch, on the CPU -> a PNG file of each sample: what it is, and was said."""
+    pictures: Pictures | None = None
 
 
 class Term(NamedTuple):

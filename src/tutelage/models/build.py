@@ -118,7 +118,8 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
 def _some(known: Spellings | None, spec: Architecture) -> Spellings:
     if known is None:
         raise ModelError("the names of the network's outputs are not known", where=spec.arch,
-                         found=f'classes = "{spec.classes}"', expected="a pretrained network, or weights with their classes",
+                         found=f'classes = "{spec.classes}"',
+                         expected="a pretrained network, or weights with their classes",
                          fix="give a file of names as `classes`, one a line in the order of the outputs")
     return known
 

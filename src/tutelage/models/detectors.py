@@ -214,4 +214,5 @@ def timm_strides(name: str, channels: int) -> list[int]:
         return timm.create_model(name, features_only=True, in_chans=channels).feature_info.reduction()
     except (RuntimeError, TypeError, AttributeError, AssertionError) as problem:
         raise ModelError("this network of timm's gives no maps, so it is no backbone", where=f"fcos:{name}",
-                         found=str(problem).partition("\n")[0], fix="take another, such as mobilenetv3_small_050") from None
+                         found=str(problem).partition("\n")[0],
+                         fix="take another, such as mobilenetv3_small_050") from None

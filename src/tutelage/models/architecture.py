@@ -9,6 +9,8 @@ from tutelage.errors import UsageError, unknown
 
 STEMS = ("as-is", "cifar")
 HEADS = ("strict", "new")
+BY_NAME, SOME_BY_NAME = "by-name", "some-by-name"
+"""What `classes` may say instead of a file."""
 
 
 @dataclass(frozen=True)
@@ -16,13 +18,15 @@ class Architecture:
     """A network by name, and where its first weights come from.
 
     arch        "resnet20" and the other names of this package's own networks (or "tutelage:resnet20"), "timm:NAME",
-                "torchvision:NAME", "smp:NETWORK:ENCODER", or a plugin as "package.module:function"
+                "torchvision:NAME", "smp:NETWORK:ENCODER", "fcos:NAME" (a detector on a backbone of timm's), or a plugin
+                as "package.module:function"
     weights     a .safetensors file or a run folder
-    pretrained  true: timm's or torchvision's own weights
+    pretrained  true: timm's or torchvision's own weights; of "fcos:NAME" those of the backbone
     stem        "cifar" fits an ImageNet network to 32 px
     head        "new" starts the classifier afresh, whatever the weights bring
     classes     cuts a network that knows more classes to those of the data: "by-name", or the path of a file with one
-                class name a line, in the order of the network's outputs
+                class name a line, in the order of the network's outputs; "some-by-name" is for a detector that knows
+                only some of the data's classes: the others are absent from what it says
     mean, std   of images in [0, 1], one number a channel, instead of the network's own; none of what is no image
     cut         a layer: labels teach what comes after it alone; its output is the tap "cut"
     draws       so many draws are made of the network's dropout: the taps "draws.LAYER"

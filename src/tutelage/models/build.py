@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from tutelage.errors import ModelError, UsageError
-from tutelage.models.architecture import Architecture
+from tutelage.models.architecture import BY_NAME, SOME_BY_NAME, Architecture
 from tutelage.models.class_names import (
     Spellings,
     columns_by_name,
+    columns_of_some,
     imagenet_spellings,
     plain,
     read_names,
@@ -26,7 +27,7 @@ from tutelage.models.wrappers import add_second_head, compare_directions, cut, d
 from tutelage.system.random import seeded
 
 NEW_HEAD = 'write head = "new" to fine-tune with a fresh classifier'
-BY_NAME = 'classes = "by-name" (or a file of names) to cut its classifier to the data\'s classes'
+CUT_BY_NAME = 'classes = "by-name" (or a file of names) to cut its classifier to the data\'s classes'
 
 
 def build(spec: Architecture, *, class_names: Sequence[str], channels: int = 3, name: str = "model", seed: int = 0,
@@ -42,13 +43,16 @@ def build(spec: Architecture, *, class_names: Sequence[str], channels: int = 3, 
     source = find(spec, channels, plugins)
     file = None if spec.weights is None else read_weights(spec.weights, name)
     known = _known(spec, source, file, class_names)
-    columns = None if known is None else columns_by_name(class_names, known, where=spec.arch)
+    choose = columns_of_some if spec.classes == SOME_BY_NAME else columns_by_name
+    columns = None if known is None else choose(class_names, known, where=spec.arch)
     body_classes = tuple(class_names) if known is None else tuple(names[0] for names in known)
     network = assemble(spec, source, body_classes, channels, columns, name, seed)
     if file is not None:
         load_weights(network, file.tensors, head=spec.head, where=file.path)
     if spec.pretrained:
-        load_weights(network, _downloaded(source, seed, name), head=spec.head, where=f"{spec.arch}, pretrained")
+        part = network.body.get_submodule(source.part) if source.part else network
+        load_weights(part, _downloaded(source, seed, name), head="strict" if source.part else spec.head,
+                     where=f"{spec.arch}, pretrained")
     if spec.freeze is not None:
         freeze(network, spec.freeze)
     return network
@@ -100,11 +104,11 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
                          "pretrained", found="num_classes = 0", expected=f"a classifier of {len(class_names)} classes",
                          fix='write head = "new" for a network that learns; for a frozen teacher train one so first, '
                              "and give its run as weights")
-    if spec.classes not in (None, "by-name"):
+    if spec.classes not in (None, BY_NAME, SOME_BY_NAME):
         return plain(read_names(spec.classes))
     imagenet = plain(source.names) if source.names else imagenet_spellings(source.outputs or 0)
     told = plain(file.classes) if file is not None and file.classes is not None else None
-    if spec.classes == "by-name":
+    if spec.classes is not None:
         return _some(told or imagenet, spec)
     if spec.pretrained:
         return _same(imagenet or [], class_names, f"{spec.arch}, pretrained", source.outputs or 0)
@@ -114,7 +118,8 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
 def _some(known: Spellings | None, spec: Architecture) -> Spellings:
     if known is None:
         raise ModelError("the names of the network's outputs are not known", where=spec.arch,
-                         found='classes = "by-name"', expected="a pretrained network, or weights with their classes",
+                         found=f'classes = "{spec.classes}"',
+                         expected="a pretrained network, or weights with their classes",
                          fix="give a file of names as `classes`, one a line in the order of the outputs")
     return known
 
@@ -134,7 +139,7 @@ def _same(known: Spellings, class_names: Sequence[str], where: object, outputs: 
                      found=f"{outputs} classes, not in the data: {shortened(beyond[:5])} ({len(beyond)} in all)",
                      expected=f"the data's {len(class_names)} classes, not in the weights: "
                               f"{shortened(strange) or 'none'}",
-                     fix=f"{NEW_HEAD}, or {BY_NAME}")
+                     fix=f"{NEW_HEAD}, or {CUT_BY_NAME}")
 
 
 def _one_a_channel(given: tuple[float, ...] | None, own: tuple[float, ...], channels: int,

@@ -36,6 +36,22 @@ def columns_by_name(wanted: Sequence[str], known: Spellings, where: object = Non
     return columns
 
 
+def columns_of_some(wanted: Sequence[str], known: Spellings, where: object = None) -> tuple[int, ...]:
+    """As `columns_by_name`, with -1 for a class that no output is called; ModelError if that is so of all of them.
+
+    >>> columns_of_some(["wren", "Crow"], [("crow",), ("jay",)])
+    (-1, 0)
+    """
+    missing = set(unmatched(wanted, known))
+    if len(missing) == len(set(wanted)):
+        raise ModelError("the network knows none of the data's classes", where=where,
+                         found=f"its outputs are {shortened([readable(names) for names in known])}",
+                         expected=f"some of the data's: {shortened(wanted)}",
+                         fix="name the classes of the data as the network does, or give a file of names as `classes`")
+    columns = iter(columns_by_name([name for name in wanted if name not in missing], known, where))
+    return tuple(-1 if name in missing else next(columns) for name in wanted)
+
+
 def imagenet_spellings(count: int) -> Spellings | None:
     """The classes of timm's and torchvision's ImageNet networks with `count` outputs, or None where unknown."""
     subset = infer_imagenet_subset({"num_classes": count})

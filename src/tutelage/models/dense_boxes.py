@@ -43,8 +43,9 @@ def pack(places: Float[Tensor, "*any 4"], distances: Float[Tensor, "batch places
     torch.Size([2, 5, 12])
     """
     batch, count = distances.shape[:2]
-    places = places.to(distances).expand(batch, count, 4)
-    central = distances.new_full((batch, count), NO_CENTRE) if centres is None else centres
+    exact = torch.promote_types(distances.dtype, torch.float32)  # half numbers would move places by whole pixels
+    places = places.to(distances.device, exact).expand(batch, count, 4)
+    central = places.new_full((batch, count), NO_CENTRE) if centres is None else centres
     return torch.cat([places, distances, central[..., None], logits], -1)
 
 
@@ -76,10 +77,11 @@ def scores_of(parts: Places) -> Float[Tensor, "*any classes"]:
     alone where a network does not say how central a place is.
     """
     classes, central = parts.logits.sigmoid(), parts.centres[..., None]
-    return torch.where(central >= NO_CENTRE, classes, (classes * central.sigmoid()).sqrt())
+    return torch.where(central > NO_CENTRE / 2, classes, (classes * central.sigmoid()).sqrt())
 
 
-def grid_places(size: tuple[int, int], strides: tuple[int, ...]) -> Float[Tensor, "places 4"]:
+def grid_places(size: tuple[int, int], strides: tuple[int, ...],
+                device: torch.device | None = None) -> Float[Tensor, "places 4"]:
     """The cells of grids over an image of `size` (height, width): stride by stride, row by row, each by its middle.
 
     >>> grid = grid_places((32, 32), (8, 16))
@@ -89,7 +91,8 @@ def grid_places(size: tuple[int, int], strides: tuple[int, ...]) -> Float[Tensor
     found = []
     for stride in strides:
         rows, columns = -(-size[0] // stride), -(-size[1] // stride)
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device),
+                              indexing="ij")
         centres = torch.stack([x, y], -1).reshape(-1, 2) * stride + stride / 2
         found.append(torch.cat([centres, torch.full_like(centres, stride)], 1))
     return torch.cat(found).float()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError
 from tutelage.graph.taps import logits_of
-from tutelage.models.architecture import Architecture
+from tutelage.models.architecture import SOME_BY_NAME, Architecture
+from tutelage.models.dense_boxes import ABSENT, LEAD
 from tutelage.models.wrappers import read_wrapped
 from tutelage.types import View
 
@@ -19,11 +20,13 @@ from tutelage.types import View
 class Network(nn.Module):
     """Images [B, channels, H, W] in [0, 1] -> what `body` gives on (images - mean) / std.
 
-    Other views, such as series [B, channels, L] alone or with their mask, reach `body` as they are. What it gives is
-    logits [B, classes], a map of them [B, classes, h, w], or a mapping with the key "logits". `mean` and `std` are
-    buffers [1, C, 1, 1] that are not saved with the weights. Where C is 3 and the data are grey, the grey channel is
-    repeated. `columns`, if any, are the outputs of `body` that are the data's classes, in the data's order: the logits
-    are cut to them. `body_classes` are the names of all outputs of `body`.
+    Of a view of several tensors the one called `images` is normalised too. Other tensors, such as series
+    [B, channels, L] alone or with their mask, reach `body` as they are. What it gives is logits [B, classes], a map of
+    them [B, classes, h, w], boxes with their logits [B, places, 9 + classes] as `dense_boxes` has them, or a mapping
+    with the key "logits". `mean` and `std` are buffers [1, C, 1, 1] that are not saved with the weights. Where C is 3
+    and the data are grey, the grey channel is repeated. `columns`, if any, are the outputs of `body` that are the
+    data's classes, in the data's order: the logits are cut to them. -1 stands for a class that `body` does not know,
+    which boxes may have: its logits are `dense_boxes.ABSENT`. `body_classes` are the names of all outputs of `body`.
     """
 
     mean: Tensor
@@ -42,11 +45,14 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         cut = None if columns is None else torch.tensor(columns)
         self.register_buffer("columns", cut, persistent=False)
+        self.knows_some = columns is not None and -1 in columns
 
     def forward(self, images: Tensor | None = None, /, **view: Tensor) -> Tensor | Mapping[str, Any]:
         """Logits [B, classes], or the body's mapping with such logits, of a tensor, or of a view's tensors by name."""
+        if "images" in view:
+            view["images"] = self._normalised(view["images"])
         output = self.body(**view) if images is None else self.body(self._normalised(images))
-        return output if self.columns is None else _cut(output, self.columns)
+        return output if self.columns is None else _cut(output, self.columns, self.knows_some)
 
     def _normalised(self, images: Tensor) -> Tensor:
         if images.shape[1] != self.channels:
@@ -80,6 +86,15 @@ def preprocessing_of(network: nn.Module) -> dict[str, Any]:
             "channels": network.channels}
 
 
-def _cut(output: object, columns: Tensor) -> Tensor | dict[str, Any]:
-    logits = logits_of(output).index_select(1, columns)
-    return {**output, "logits": logits} if isinstance(output, Mapping) else logits
+def _cut(output: object, columns: Tensor, knows_some: bool) -> Tensor | dict[str, Any]:
+    logits = logits_of(output)
+    if logits.dim() == 3:  # boxes: the classes are the last columns
+        classes = logits[..., LEAD:].index_select(-1, columns.clamp(min=0))
+        classes = torch.where(columns >= 0, classes, ABSENT) if knows_some else classes
+        cut = torch.cat([logits[..., :LEAD], classes], -1)
+    elif knows_some:
+        raise ModelError("only a detector may know some of the data's classes", found=f'classes = "{SOME_BY_NAME}"',
+                         expected='classes = "by-name", and a network that knows them all')
+    else:
+        cut = logits.index_select(1, columns)
+    return {**output, "logits": cut} if isinstance(output, Mapping) else cut

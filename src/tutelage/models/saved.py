@@ -5,7 +5,9 @@ The tensors have the names of the plain network, so timm's and torchvision's own
     format        "tutelage-1"
     node          the network's name in its run
     classes       JSON list: the names of the rows of its classifier, in their order
-    columns       JSON list, only for a network that is cut: which of these are the data's classes, in the data's order
+    columns       JSON list, only for a network that is cut: which of these are the data's classes, in the data's order;
+                  -1 for a class that it does not know
+    absent        JSON list of the names of these, only where there are some
     architecture  JSON of an `Architecture`, without weights, pretrained and freeze; absent for a user's own module
     channels, mean, std    of the images, JSON; absent for a user's own module
     sha256        of the tensors (`system.files.fingerprint`), which are compared with it; only in the files of a run
@@ -41,8 +43,12 @@ def metadata_of(network: nn.Module, class_names: Sequence[str], node: str) -> di
     if network.columns is not None:
         columns = network.columns.tolist()
         # The data's own names where it has some, so that its names find their rows again.
-        rows = dict(enumerate(network.body_classes)) | dict(zip(columns, class_names, strict=True))
+        own = [(column, name) for column, name in zip(columns, class_names, strict=True) if column >= 0]
+        rows = dict(enumerate(network.body_classes)) | dict(own)
         words |= {"columns": json.dumps(columns), "classes": json.dumps(list(rows.values()))}
+        if network.knows_some:
+            words["absent"] = json.dumps([name for column, name in zip(columns, class_names, strict=True)
+                                          if column < 0])
     return words
 
 
@@ -58,11 +64,15 @@ def load_network(path: str | Path, *, into: nn.Module | None = None,
     rows = file.classes
     assert rows is not None, "_check_format has seen the entry"
     columns = tuple(_numbers(file, "columns", int)) if "columns" in file.metadata else None
-    if any(column not in range(len(rows)) for column in columns or ()):
+    absent = json_entry(file, "absent", list) if "absent" in file.metadata else []
+    if any(column not in range(-1 if absent else 0, len(rows)) for column in columns or ()):
         raise _unusable(file, "columns", f"numbers below {len(rows)}")
+    if list(columns or ()).count(-1) != len(absent) or not all(isinstance(name, str) for name in absent):
+        raise _unusable(file, "absent", "a name for each column that is -1")
     network = _rebuilt(file, rows, columns, plugins) if into is None else into
     load_weights(network, file.tensors, where=file.path)
-    return network, rows if columns is None else tuple(rows[column] for column in columns)
+    names = iter(absent)
+    return network, rows if columns is None else tuple(rows[i] if i >= 0 else next(names) for i in columns)
 
 
 def _rebuilt(file: WeightsFile, rows: tuple[str, ...], columns: tuple[int, ...] | None,

@@ -17,7 +17,7 @@ import torchvision
 from torch import nn
 
 from tutelage.errors import ModelError, SecurityError, UsageError, unknown
-from tutelage.models import series, unet
+from tutelage.models import fcos, series, unet
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
 from tutelage.models.dense import (
@@ -27,12 +27,23 @@ from tutelage.models.dense import (
     torchvision_dense,
     torchvision_dense_names,
 )
+from tutelage.models.detectors import (
+    detector_classes,
+    detector_names,
+    has_background,
+    timm_backbone,
+    timm_fcos,
+    torchvision_detector,
+    with_moving_norms,
+)
 from tutelage.models.download import downloading
 from tutelage.models.moved import import_plugin
 
 CIFAR_PAGES = (resnet, wide_resnet, vgg, mobilenet, shufflenet)
 DENSE_PAGES = (unet,)
 """Networks of our own that give a map of logits."""
+BOX_PAGES = (fcos,)
+"""Networks of our own that give boxes, as `dense_boxes` has them."""
 SERIES_PAGES = (series,)
 """Networks of our own whose input is scaled by its data, and not by a mean and std of the network's."""
 OWN = "tutelage"
@@ -50,6 +61,7 @@ class NetworkSource:
     """How to make one network: `make` takes the number of classes, `download` gives it with its own weights and head.
 
     `outputs` is how many classes the downloaded weights know, `names` are those of them where ImageNet's are not meant.
+    `part` is the name of the sub-module that `download` gives, where it gives no whole network.
     """
 
     make: Callable[[int], nn.Module]
@@ -58,6 +70,7 @@ class NetworkSource:
     outputs: int | None = None
     download: Callable[[], nn.Module] | None = None
     names: tuple[str, ...] | None = None
+    part: str = ""
 
 
 def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> NetworkSource:
@@ -71,6 +84,8 @@ def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> Netw
         return _own(spec, name if colon else prefix, channels)
     if prefix == "timm":
         return _timm(spec, name, channels)
+    if prefix == "fcos":
+        return _timm_fcos(spec, name, channels)
     if prefix == "torchvision":
         return _torchvision(spec, name, channels)
     if prefix == "smp":
@@ -83,7 +98,7 @@ def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
     return _networks(CIFAR_PAGES)
 
 
-def own_networks(pages: Sequence[ModuleType] = (*CIFAR_PAGES, *DENSE_PAGES, *SERIES_PAGES)
+def own_networks(pages: Sequence[ModuleType] = (*CIFAR_PAGES, *DENSE_PAGES, *BOX_PAGES, *SERIES_PAGES)
                  ) -> dict[str, Callable[..., nn.Module]]:
     """Name -> function of every network of this package, or of some of its `pages`."""
     return _networks(pages)
@@ -126,6 +141,33 @@ def _unknown_bare(arch: str, networks: Mapping[str, Any]) -> UsageError | Securi
 
 
 def _timm(spec: Architecture, name: str, channels: int) -> NetworkSource:
+    facts, mean, std = _of_timm(spec, name, channels)
+
+    def make(classes: int) -> nn.Module:
+        return _call(timm.create_model, spec, name, num_classes=classes, in_chans=channels)
+
+    def download() -> nn.Module:
+        with downloading(spec.arch):
+            return _call(timm.create_model, spec, name, pretrained=True, in_chans=channels)
+    return NetworkSource(make, mean, std, facts.get("num_classes"), download)
+
+
+def _timm_fcos(spec: Architecture, name: str, channels: int) -> NetworkSource:
+    _, mean, std = _of_timm(spec, name, channels)
+
+    def make(classes: int) -> nn.Module:
+        return _call(timm_fcos, spec, name, num_classes=classes, channels=channels)
+
+    def download() -> nn.Module:
+        strides = fcos.rising(spec.options.get("strides", fcos.STRIDES))
+        with downloading(spec.arch):
+            return timm_backbone(name, channels, strides, pretrained=True)
+    return NetworkSource(make, mean, std, download=download, part="backbone")
+
+
+def _of_timm(spec: Architecture, name: str, channels: int) -> tuple[dict[str, Any], tuple[float, ...],
+                                                                    tuple[float, ...]]:
+    """What timm says of a network of this name, and the mean and std of its images."""
     if name.partition(":")[0].lower() in HUBS:
         raise _hub(spec.arch)
     if not timm.is_model(name):
@@ -135,14 +177,7 @@ def _timm(spec: Architecture, name: str, channels: int) -> NetworkSource:
     if channels != len(mean):
         # timm sums the first filters over the colours for one channel; the averages are then the nearest statistics.
         mean, std = (fmean(mean),) * channels, (fmean(std),) * channels
-
-    def make(classes: int) -> nn.Module:
-        return _call(timm.create_model, spec, name, num_classes=classes, in_chans=channels)
-
-    def download() -> nn.Module:
-        with downloading(spec.arch):
-            return _call(timm.create_model, spec, name, pretrained=True, in_chans=channels)
-    return NetworkSource(make, tuple(mean), tuple(std), facts.get("num_classes"), download)
+    return facts, tuple(mean), tuple(std)
 
 
 def _timm_facts(name: str) -> dict[str, Any]:
@@ -162,6 +197,8 @@ def _torchvision(spec: Architecture, name: str, channels: int) -> NetworkSource:
         raise ModelError("torchvision's networks take colour images", where=spec.arch, found=f"{channels} channels",
                          expected="3 channels, or 1 that is repeated", fix='take the same network from "timm:"')
     weights = torchvision.models.get_model_weights(name)["DEFAULT"]
+    if name in detector_names():
+        return _torchvision_detector(spec, name, detector_classes(name, weights.meta["categories"]))
     seen, outputs = weights.transforms(), len(weights.meta["categories"])
     if name in torchvision_dense_names():
         return _torchvision_dense(spec, name, tuple(seen.mean), tuple(seen.std), tuple(weights.meta["categories"]))
@@ -187,8 +224,26 @@ def _torchvision_dense(spec: Architecture, name: str, mean: tuple[float, ...], s
     return NetworkSource(make, mean, std, len(names), download, names)
 
 
+def _torchvision_detector(spec: Architecture, name: str, names: tuple[str, ...]) -> NetworkSource:
+    if spec.options:
+        raise UsageError("torchvision's detectors take no options here", where=f"{spec.arch}, options",
+                         found=sorted(spec.options), fix="leave them out: images keep their size, and scores and "
+                                                         "suppression are the task's")
+    nothing = int(has_background(name))
+
+    def make(classes: int) -> nn.Module:
+        return torchvision_detector(name, torchvision.models.get_model(
+            name, weights=None, weights_backbone=None, num_classes=classes + nothing))
+
+    def download() -> nn.Module:
+        with downloading(spec.arch):
+            made = torchvision.models.get_model(name, weights="DEFAULT")
+        return torchvision_detector(name, with_moving_norms(made))
+    return NetworkSource(make, *IMAGENET, len(names), download, names)
+
+
 def _torchvision_names() -> list[str]:
-    return [*torchvision.models.list_models(module=torchvision.models), *torchvision_dense_names()]
+    return [*torchvision.models.list_models(module=torchvision.models), *torchvision_dense_names(), *detector_names()]
 
 
 def _smp(spec: Architecture, channels: int) -> NetworkSource:
@@ -217,7 +272,7 @@ def _plugin(spec: Architecture, channels: int, plugins: Sequence[str]) -> Networ
 
 
 def _not_allowed(arch: str, place: str) -> SecurityError:
-    close = get_close_matches(place, [OWN, "timm", "torchvision", "smp"], n=1)
+    close = get_close_matches(place, [OWN, "timm", "torchvision", "smp", "fcos"], n=1)
     meant = f" (or did you mean {close[0] + ':' + arch.partition(':')[2]!r}?)" if close else ""
     return SecurityError(f"{arch!r} would run the Python module {place!r}, which is not allowed",
                          expected="timm:NAME, torchvision:NAME, a network of this package, or an allowed plugin",

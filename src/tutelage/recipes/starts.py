@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from tutelage.errors import UsageError
 from tutelage.models.architecture import Architecture
 from tutelage.models.dense import torchvision_dense_names
-from tutelage.models.sources import DENSE_PAGES, OWN, SERIES_PAGES, own_networks
+from tutelage.models.detectors import detector_names
+from tutelage.models.sources import BOX_PAGES, DENSE_PAGES, OWN, SERIES_PAGES, own_networks
 
 MOST_WARMUP = 5
 
@@ -56,11 +57,13 @@ def epochs_of(steps: int, batch: int, rows: int, least: int, most: int) -> int:
 
 
 def require_fitting_network(arch: str, task: str, where: str) -> None:
-    """UsageError for a network of another task: of classes, maps of logits, or series."""
+    """UsageError for a network of another task: of classes, maps of logits, boxes, or series."""
     if _task_of(arch) != task:
         expected = {"segmentation": ", ".join([*own_networks(DENSE_PAGES), *map("torchvision:{}".format,
                                                                                torchvision_dense_names()),
                                                "smp:NETWORK:ENCODER"]),
+                    "detection": ", ".join([*own_networks(BOX_PAGES), *map("torchvision:{}".format, detector_names()),
+                                            "fcos:NAME of a network of timm's"]),
                     "series": ", ".join(own_networks(SERIES_PAGES)),
                     "classification": "a network that gives a number for each class of an image"}[task]
         raise UsageError(f"not a network for {task}", where=where, found=arch, expected=expected)
@@ -71,5 +74,7 @@ def _task_of(arch: str) -> str:
     own = name if colon and prefix == OWN else arch
     if own in own_networks(SERIES_PAGES):
         return "series"
+    if prefix == "fcos" or (prefix == "torchvision" and name in detector_names()) or own in own_networks(BOX_PAGES):
+        return "detection"
     dense = prefix == "smp" or (prefix == "torchvision" and name in torchvision_dense_names())
     return "segmentation" if dense or own in own_networks(DENSE_PAGES) else "classification"

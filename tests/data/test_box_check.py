@@ -97,7 +97,8 @@ def test_an_image_that_is_turned_is_told_from_one_of_another_size(boxes_of_kind)
     problem, = check_boxes(SETTINGS, list_boxes(root)).problems
     assert "lies on its side" in problem.what
     assert 'orientation = "as stored"' in str(problem.fix)
-    assert check_boxes(DataSettings("folder", task="detection", orientation="as stored"), list_boxes(root)).problems == ()
+    stored = DataSettings("folder", task="detection", orientation="as stored")
+    assert check_boxes(stored, list_boxes(root)).problems == ()
 
 
 def test_images_that_cannot_be_read_are_problems_or_are_left_out(plain):

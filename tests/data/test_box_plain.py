@@ -43,8 +43,8 @@ def test_classes_may_be_listed_in_their_order(plain):
     assert "boxes.json, s01, box 1" in told(plain)
 
 
-@pytest.mark.parametrize("row", [[1, 2, 3], ["cat", 1, 2, 3], ["cat", 1, 2, 3, "4"], ["cat", 1, 2, 3, True], "cat", None,
-                                 [], ["cat", 1, 2, 3, 4, 5], ["cat", 1, 2, 3, None], ["cat", [1, 2, 3, 4]]])
+@pytest.mark.parametrize("row", [[1, 2, 3], ["cat", 1, 2, 3], ["cat", 1, 2, 3, "4"], ["cat", 1, 2, 3, True], "cat",
+                                 None, [], ["cat", 1, 2, 3, 4, 5], ["cat", 1, 2, 3, None], ["cat", [1, 2, 3, 4]]])
 def test_a_box_that_is_none_is_named(row, plain):
     problem = told(write(plain, {"boxes": {"s01": [["cat", 1, 2, 30, 20], row]}}))
     assert "a box that is none" in problem
@@ -59,9 +59,9 @@ def test_a_box_without_a_name_is_named(name, plain):
 
 @pytest.mark.parametrize(("held", "problem"), [
     ([], "does not say which boxes"), ({"boxes": []}, "does not say"), ({"boxes": {"s01": {}}}, "does not say"),
-    ({"boxes": {}, "klass": "a"}, "unknown key"), ({"boxes": {}, "class": "a", "classes": ["a"]}, "one class and several"),
+    ({"boxes": {}, "klass": "a"}, "unknown key"), ({"boxes": {}, "class": "a", "classes": ["a"]}, "one class and"),
     ({"boxes": {}, "class": 3}, "names of classes"), ({"boxes": {}, "classes": "a"}, "no image has a box"),
-    ({"boxes": {}, "classes": ["a", "a"]}, "two classes of one name"), ({"boxes": {}, "size": [0, 3]}, "a size that is"),
+    ({"boxes": {}, "classes": ["a", "a"]}, "two classes of one name"), ({"boxes": {}, "size": [0, 3]}, "a size"),
     ({"boxes": {}, "size": 3}, "a size that is none"), ({"boxes": {"gone": []}}, "without a file")])
 def test_what_cannot_be_meant_is_refused(held, problem, plain):
     assert problem in told(write(plain, held))

@@ -41,7 +41,7 @@ def start_of_boxes(root: Path) -> Start:
                         found=f"{len(training)} training images, {checked.counts(training).sum()} boxes in them",
                         fix="add images and boxes")
     size = picture_that_fits([size for size in checked.sizes if size is not None])
-    batch_that_fits(len(training), (16, 8, 4), 20)
+    batch = batch_that_fits(len(training), (16, 8, 4), 20)
     boxes = sum(map(len, checked.classes))
     notes = (*found.listing.notes, *checked.notes, *absent_objects(checked, splits))
     told = (f"{root}: {len(checked.sizes)} images with {boxes} boxes ({found.kind}), {len(training)} of them for "

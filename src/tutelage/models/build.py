@@ -99,6 +99,10 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
                          found="pretrained = true", fix="give a .safetensors file as `weights`")
     if spec.head == "new":
         return None
+    if spec.pretrained and source.part:
+        raise ModelError(f"only the {source.part} of this network comes pretrained", where=f"{spec.arch}, pretrained",
+                         found="pretrained = true", expected='head = "new" beside it',
+                         fix='write head = "new": what follows it starts afresh, and must be trained')
     if spec.pretrained and source.outputs == 0:
         raise ModelError("these weights come without a classifier: the network gives features", where=f"{spec.arch}, "
                          "pretrained", found="num_classes = 0", expected=f"a classifier of {len(class_names)} classes",
@@ -118,7 +122,8 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
 def _some(known: Spellings | None, spec: Architecture) -> Spellings:
     if known is None:
         raise ModelError("the names of the network's outputs are not known", where=spec.arch,
-                         found=f'classes = "{spec.classes}"', expected="a pretrained network, or weights with their classes",
+                         found=f'classes = "{spec.classes}"',
+                         expected="a pretrained network, or weights with their classes",
                          fix="give a file of names as `classes`, one a line in the order of the outputs")
     return known
 

@@ -47,11 +47,11 @@ class Network(nn.Module):
         self.register_buffer("columns", cut, persistent=False)
         self.knows_some = columns is not None and -1 in columns
 
-    def forward(self, images: Tensor | None = None, /, **view: Tensor) -> Tensor | Mapping[str, Any]:
+    def forward(self, plain: Tensor | None = None, /, **view: Tensor) -> Tensor | Mapping[str, Any]:
         """Logits [B, classes], or the body's mapping with such logits, of a tensor, or of a view's tensors by name."""
         if "images" in view:
             view["images"] = self._normalised(view["images"])
-        output = self.body(**view) if images is None else self.body(self._normalised(images))
+        output = self.body(**view) if plain is None else self.body(self._normalised(plain))
         return output if self.columns is None else _cut(output, self.columns, self.knows_some)
 
     def _normalised(self, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from tutelage.graph.modules import Table
 from tutelage.graph.naming import unbound
 from tutelage.graph.nodes import Computed, Ema, Frozen, Kind
 from tutelage.graph.objective import edge_loss, forward
-from tutelage.graph.rows import row_sets
+from tutelage.graph.rows import check_rows, row_sets
 from tutelage.graph.taps import ReadsTaps, read
 from tutelage.models.classifier import is_headless
 from tutelage.models.network import body_of
@@ -125,7 +125,8 @@ def _try_edge(edge: Edge, outputs: Outputs, labels: BatchLabels, nodes: Mapping[
         node, tap, _ = parse_end(end)
         if classes is not None and node in headless and not tap and outputs[end].shape[-1] != len(classes):
             raise _no_classifier(node, outputs[end], len(classes))
-    if classes is not None and unbound(edge.divergence) in FROM_LABELS and student.shape[-1] != len(classes):
+    if (classes is not None and unbound(edge.divergence) in FROM_LABELS and student.dim() > 1
+            and student.shape[-1] != len(classes)):
         raise _other_classes(parse_end(edge.student).node, student.shape[-1], f"the data have {len(classes)} classes")
     teacher = outputs.get(edge.teacher)
     if teacher is None:
@@ -152,6 +153,7 @@ def _try_edge(edge: Edge, outputs: Outputs, labels: BatchLabels, nodes: Mapping[
 def _rows_of(edge: Edge, outputs: Outputs, labels: BatchLabels, nodes: Mapping[str, Kind]) -> Rows:
     """The rows of one edge; what cannot be made of these ends is told as a ModelError."""
     try:
+        check_rows([edge], outputs, nodes)
         return row_sets([edge], outputs, labels, nodes)[edge.rows]
     except (RuntimeError, IndexError, TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
         if isinstance(error, UserError):

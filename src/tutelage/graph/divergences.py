@@ -198,10 +198,92 @@ def unit_distance(student: Features, teacher: Features, labels: object = None) -
     _same_shape(student, teacher)
     return (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(-1)
 
+def focal(student: Features, teacher: Labels, labels: object = None, *, alpha: float = 0.25,
+          gamma: float = 2.0) -> PerSample:
+    """Focal loss of rows of logits [R, K] with class numbers [R], the sum over classes; K stands for no object.
 
-FROM_LABELS = (cross_entropy, dice)
+    Of each class, with p = sigmoid(student) and y whether it is the label: a (1 - p_y)^gamma times the cross-entropy of
+    p and y, p_y = p if y else 1 - p, a = alpha if y else 1 - alpha (Lin et al., 2017, arXiv:1708.02002, eq. 5). A label
+    -1 gives 0.
+
+    >>> focal(torch.tensor([[0.5], [-1.0]]), torch.tensor([0, 1])).tolist()
+    [0.016893375664949417, 0.016993539407849312]
+    """
+    wanted = (torch.arange(student.shape[-1], device=student.device) == teacher[:, None]).to(student.dtype)
+    likely, entropy = student.sigmoid(), F.binary_cross_entropy_with_logits(student, wanted, reduction="none")
+    wrong = likely + wanted - 2 * likely * wanted
+    share = 1 - alpha + (2 * alpha - 1) * wanted
+    return (share * wrong**gamma * entropy).sum(-1) * (teacher >= 0)
+
+
+def focal_kd(student: Features, teacher: Features, labels: object = None, *, gamma: float = 2.0) -> PerSample:
+    """|q - p|^gamma times the cross-entropy of p with q, summed over a row; p, q the sigmoids of student and teacher.
+
+    0 where both say the same: places on which they agree, nearly all of an image, do not drown the others (the form of
+    the quality focal loss, Li et al., 2020, arXiv:2006.04388, eq. 3, with the teacher in place of the quality).
+
+    >>> focal_kd(torch.tensor([[2.0]]), torch.tensor([[2.0]])).tolist()
+    [0.0]
+    """
+    _same_shape(student, teacher)
+    likely = teacher.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(student, likely, reduction="none")
+    return _sum_of_row((likely - student.sigmoid()).abs() ** gamma * entropy)
+
+
+def binary_kl(student: Features, teacher: Features, labels: object = None) -> PerSample:
+    """KL(sigmoid(teacher) || sigmoid(student)) of yes and no, in nats, summed over a row of logits [R, K] or [R].
+
+    >>> binary_kl(torch.tensor([[2.0]]), torch.tensor([[2.0]])).tolist()
+    [0.0]
+    """
+    _same_shape(student, teacher)
+    likely = teacher.sigmoid()
+    return _sum_of_row(likely * (F.logsigmoid(teacher) - F.logsigmoid(student))
+                       + (1 - likely) * (F.logsigmoid(-teacher) - F.logsigmoid(-student)))
+
+
+def binary_cross_entropy(student: Features, teacher: Features, labels: object = None) -> PerSample:
+    """Cross-entropy of sigmoid(student) with shares in [0, 1], in nats, summed over a row of logits [R, K] or [R].
+
+    >>> binary_cross_entropy(torch.zeros(1), torch.ones(1)).tolist() == [torch.tensor(2.0).log().item()]
+    True
+    """
+    _same_shape(student, teacher)
+    return _sum_of_row(F.binary_cross_entropy_with_logits(student, teacher, reduction="none"))
+
+
+def giou(student: Features, teacher: Features, labels: object = None) -> PerSample:
+    """1 - generalised intersection over union of two boxes [R, 4], in [0, 2] (Rezatofighi et al., 2019).
+
+    A box is its distances from one point to its left, top, right and lower side, in any unit: both boxes of a row are
+    seen from the same point. The unit of the first must be that of the second.
+
+    >>> round(giou(torch.tensor([[1.0, 1, 1, 1]]), torch.tensor([[1.0, 1, 1, 1]])).item(), 6)
+    0.0
+    """
+    _same_shape(student, teacher)
+    tiny = 1e-7  # as torchvision has it
+    smaller, larger = torch.minimum(student, teacher), torch.maximum(student, teacher)
+    shared = (smaller[:, :2] + smaller[:, 2:]).clamp(min=0).prod(-1)
+    around = (larger[:, :2] + larger[:, 2:]).prod(-1)
+    union = sum((box[:, :2] + box[:, 2:]).prod(-1) for box in (student, teacher)) - shared
+    return 1 - (shared / (union + tiny) - (around - union) / (around + tiny))
+
+
+def absolute(student: Features, teacher: Features, labels: object = None) -> PerSample:
+    """The sum of the absolute differences of two rows.
+
+    >>> absolute(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.0]])).tolist()
+    [3.0]
+    """
+    _same_shape(student, teacher)
+    return _sum_of_row((student - teacher).abs())
+
+
+FROM_LABELS = (cross_entropy, dice, focal, binary_cross_entropy)
 """What reads labels at its teacher end."""
-NEEDS_LOGITS = (kl, reverse_kl, js, mse, alpha_beta, plackett_luce, unit_distance)
+NEEDS_LOGITS = (kl, reverse_kl, js, mse, alpha_beta, plackett_luce, unit_distance, focal_kd, binary_kl)
 """What reads the teacher end as logits or features: not for an edge from `labels`."""
 THROUGH_SOFTMAX = (kl, reverse_kl, js)
 """What sees both ends through a softmax alone, so that a row's level does not matter."""
@@ -218,6 +300,10 @@ def _of_classes(counts: tuple[int | float, ...] | None, device: torch.device,
     weight = rows.sum() / (there * rows.clamp(min=1))
     prior = (rows.clamp(min=1) / rows.sum().clamp(min=1)).log()
     return weight.to(device, dtype), prior.to(device, dtype)
+
+
+def _sum_of_row(rows: Tensor) -> PerSample:
+    return rows if rows.dim() == 1 else rows.flatten(1).sum(1)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -25,6 +25,29 @@ class HasTotal(Protocol):
     total: Callable[[BatchLabels], Tensor]
 
 
+@runtime_checkable
+class HasCheck(Protocol):
+    """Rows that can refuse ends by their numbers, end -> output: that is asked once, before a run."""
+
+    check: Callable[[Mapping[str, Tensor]], None]
+
+
+def check_of(rows: RowsFn | None) -> Callable[[Mapping[str, Tensor]], None] | None:
+    """What looks at the ends before a run; None where the rows have no attribute `check`."""
+    return rows.check if isinstance(rows, HasCheck) else None
+
+
+def check_rows(edges: Sequence[Edge], outputs: Mapping[str, Tensor], nodes: Mapping[str, Kind]) -> None:
+    """Let each function of rows look at the ends that these edges read by it."""
+    for rows in dict.fromkeys(edge.rows for edge in edges):
+        check = check_of(rows)
+        if rows is not None and check is not None:
+            own = [edge for edge in edges if edge.rows == rows]
+            read, _ = _split(rows, own, nodes)
+            weights = {edge.sample_weight for edge in own if isinstance(edge.sample_weight, str)}
+            check({end: outputs[end] for end in read if not is_of_batch(end) and end not in weights})
+
+
 def row_sets(edges: Sequence[Edge], outputs: Mapping[str, Tensor], labels: BatchLabels,
              nodes: Mapping[str, Kind] | None = None) -> dict[RowsFn | None, Rows]:
     """Function of rows -> the rows of all ends that the edges read by it; None -> the batch as it is.

@@ -7,6 +7,7 @@ learned through it.
 import math
 
 import torch
+import torch.nn.functional as F
 
 from tutelage.errors import ModelError
 from tutelage.types import Features, Labels, Logits, PerSample, PerSampleFn, hard_labels
@@ -33,6 +34,20 @@ def entropy(student: object, teacher: Logits, labels: object = None, *, temperat
     log_p = (teacher / temperature).log_softmax(-1)
     uncertainty = -(log_p.exp() * log_p).sum(-1) / math.log(teacher.shape[-1])
     return (1 - uncertainty).clamp(0, 1) ** power  # rounding can lift H of a uniform row just above log C
+
+
+def binary_entropy(student: object, teacher: Features, labels: object = None, *, temperature: float = 1.0,
+                   power: float = 1.0) -> PerSample:
+    """How sure the teacher is of yes or no: (1 - mean_k H(sigmoid(z_k / temperature)) / log 2) ** power in [0, 1].
+
+    The form of `entropy` for logits z of classes that do not exclude each other, as those of a detector; one is enough.
+
+    >>> binary_entropy(None, torch.tensor([[0.0], [200.0]])).tolist()
+    [0.0, 1.0]
+    """
+    z = teacher / temperature
+    uncertainty = (F.softplus(z) - z * z.sigmoid()).mean(-1) / math.log(2)
+    return (1 - uncertainty).clamp(0, 1) ** power
 
 
 def confidence(student: object, teacher: Logits, labels: object = None) -> PerSample:
@@ -116,9 +131,9 @@ def mean_one(student: Features, teacher: Features | Labels, labels: Labels, *, o
     return scaled if of is labelled else scaled.clamp(max=MOST)
 
 
-NEEDS_LOGITS = (entropy, confidence, margin, correct, discrepancy, true_class)
+NEEDS_LOGITS = (entropy, binary_entropy, confidence, margin, correct, discrepancy, true_class)
 """What reads the teacher end as logits: not for an edge from `labels`."""
-OF_TEACHER_ALONE = (entropy, confidence, margin)
+OF_TEACHER_ALONE = (entropy, binary_entropy, confidence, margin)
 """What the teacher's logits alone decide: one number a row, which can be kept in their place."""
 FROM_TOP = (correct, labelled)
 """What needs no more of the teacher than its largest logits."""

@@ -34,7 +34,7 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.modules import label_trust, label_weight, mixed_target, teacher_doubt, teacher_weight
 from tutelage.graph.nodes import Frozen, Kind, Trained
-from tutelage.graph.sample_weights import correct, entropy, mean_one
+from tutelage.graph.sample_weights import correct, mean_one
 from tutelage.graph.schedules import ramp_up
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.task import Task
@@ -76,11 +76,13 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
     shares = _shares(usual, hard, soft, peer)
     how = usual["uncertainty"] if uncertainty is None else uncertainty
     _check(teacher, students, entropy_temperature, shares.hard, shares.peer, peer_warmup)
-    sure = partial(entropy, temperature=entropy_temperature) if entropy_temperature != 1 else entropy
+    sure = partial(task.certainty, temperature=entropy_temperature) if entropy_temperature != 1 else task.certainty
     by_teacher = _teacher_weight(how, sure, task)
     peer_trust = _peer_weight(sure, peer_weighting or usual["peer_weighting"])
-    if not task.has_choices():
+    if not task.has_certainty():
         _check_unweighed(task, by_teacher, peer_trust, label_weighting, target)
+    if not task.has_choices():
+        _check_no_choice(task, how, label_weighting, target)
     nodes: dict[str, Kind] = {teacher: Frozen(), **{student: Trained() for student in students}}
 
     # What a batch-wide scale, or no weight at all, takes from the teacher is no part of a row: the labels get 1 - w.
@@ -114,7 +116,7 @@ def _usual(preset: str, target: str, task: Task) -> Mapping[str, Any]:
         raise unknown("preset", preset, PRESETS, where="preset")
     if target not in ("separate", "mixture"):
         raise unknown("target", target, ("separate", "mixture"), where="target")
-    unweighed = {} if task.has_choices() else {"uncertainty": False, "peer_weighting": "none"}
+    unweighed = {} if task.has_certainty() else {"uncertainty": False, "peer_weighting": "none"}
     return {**PRESETS[preset], **(MIXTURE if target == "mixture" else {}), **unweighed}
 
 
@@ -192,6 +194,15 @@ def _check_unweighed(task: Task, *weights: object) -> None:
         raise UsageError("without choices among several there is no certainty to weigh by", where="uncertainty",
                          found=f"task {task.name}",
                          fix="leave out uncertainty, peer_weighting, label_weighting and target")
+
+
+def _check_no_choice(task: Task, uncertainty: bool | str, label_weighting: str | None, target: str) -> None:
+    """Where classes do not exclude each other, a row has no one choice that is right or wrong."""
+    for key, value, refused in (("uncertainty", uncertainty, "correct"), ("label_weighting", label_weighting,
+                                "true_class"), ("target", target, "mixture")):
+        if value == refused:
+            raise UsageError(f"{refused!r} needs one choice among several", where=key, found=f"task {task.name}",
+                             fix="leave it out")
 
 
 def _check_mixture(task: Task, temperature: float, peer_temperature: float | None, peer_weighting: str | None,

@@ -67,7 +67,8 @@ def mean_teacher(student: str, *, decay: float = 0.999, divergence: Literal["mse
     edges = task.from_labels(says)
     if consistency:  # an edge of weight 0 would leave the average without batch statistics, its own or the student's
         told = task.from_network(f"{SLOW}{second}", hears, weight=partial(ramp_up_exp, to=consistency, until=ramp_up))
-        edges += [replace(edge, divergence=probability_mse) if term.soft and divergence == "mse" else edge
+        squared = divergence == "mse" and task.has_choices()
+        edges += [replace(edge, divergence=probability_mse) if term.soft and squared else edge
                   for term, edge in zip(task.imitate, told, strict=True)]
     if head_distance is not None:
         edges += [Edge(says, hears, mse, head_distance), Edge(hears, says, mse, head_distance)]

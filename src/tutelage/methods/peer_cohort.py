@@ -34,9 +34,10 @@ def peer_cohort(teacher: str, students: Sequence[str], *, soft: float = 1.0, tem
 
     `teacher_warmup` is the share of the run over which the teacher's weight grows from 0 to `soft`: at first it is
     noise. One student has no peers. The node `ensemble` is the students' mean probability, or the mean that the task
-    has, of what a network says untapped; nobody learns from it.
+    has, of what a network says untapped; nobody learns from it. A task may have other ways to put them together, such
+    as `ensemble_fused` of boxes.
     """
-    check_cohort(teacher, students, reserved=(ENSEMBLE,))
+    check_cohort(teacher, students, reserved=(ENSEMBLE, *(f"{ENSEMBLE}_{name}" for name in task.fusions)))
     weight = grown(soft, teacher_warmup, "soft", "teacher_warmup")
     edges = [edge for network in (teacher, *students) for edge in task.from_labels(network)]
     edges += [edge for student in students
@@ -47,6 +48,7 @@ def peer_cohort(teacher: str, students: Sequence[str], *, soft: float = 1.0, tem
     nodes: dict[str, Kind] = {network: Trained() for network in (teacher, *students)}
     if any(not term.tap for term in task.imitate):
         nodes[ENSEMBLE] = Ensemble(students, task.mean)
+        nodes |= {f"{ENSEMBLE}_{name}": Ensemble(students, mean) for name, mean in task.fusions.items()}
     return Graph(nodes, edges)
 
 

@@ -66,7 +66,7 @@ def self_distill(student: str, *, generations: int = 2, smoothing: Literal["teac
         return [Graph(nodes, [*edges, Edge(TARGET, student, kl, soft, sample_weight=labelled)])]
     told = task.from_network(TEACHER, student, weight=soft, temperature=temperature if scale_student else 1.0)
     softened = partial(softened_kl, teacher_temperature=temperature)
-    edges += [replace(edge, divergence=softened) if term.soft and not scale_student else edge
+    edges += [replace(edge, divergence=softened) if term.soft and task.has_choices() and not scale_student else edge
               for term, edge in zip(task.imitate, told, strict=True)]
     return [first, *[Graph({TEACHER: Frozen(before=student), student: Trained()}, edges)] * (generations - 1)]
 

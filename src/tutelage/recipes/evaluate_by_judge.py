@@ -35,10 +35,11 @@ def assess_by_judge(opened: FinishedRun, graph: Graph, task: Task, judge: Judge,
         "classes": list(data.classes), "images_per_class": _count(found, len(data.classes)), "training": training,
         **scored(judge, found), "uncertainty": None, "robust": None}
     images: dict[str, bytes] = {}
-    if task.pictures is not None and judge.by_sample is not None:
+    draw = judge.pictures or task.pictures
+    if draw is not None and judge.by_sample is not None:
         for node in [node for node in opened.graph.named(Trained) if node in found][:1]:
             rows, scores = worst_rows(judge.by_sample(found[node]), lower=task.scores[0].better == "lower")
-            drawn = _drawn(opened, graph, judge, task.pictures, source, node, rows)
+            drawn = _drawn(opened, graph, judge, draw, source, node, rows)
             told = [{"id": int(source.ids[row]), "score": score, "file": f"worst-{node}-{number:02d}.png"}
                     for number, (row, score) in enumerate(zip(rows.tolist(), scores, strict=True))]
             images |= {of["file"]: png for of, png in zip(told, drawn, strict=True)}

@@ -1,7 +1,7 @@
 """What a kind of work is: what its labels must be, by which edges a network learns it, and how it is judged."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
@@ -12,7 +12,8 @@ from tutelage.errors import UsageError
 from tutelage.graph.edge import Edge
 from tutelage.graph.modules import mean_probability
 from tutelage.graph.nodes import Computed
-from tutelage.types import BatchLabels, PerSampleFn, RowsFn, Schedule, View
+from tutelage.graph.sample_weights import entropy
+from tutelage.types import BatchLabels, PerSample, PerSampleFn, RowsFn, Schedule, View
 
 Evidence = dict[str, Tensor]
 """Name -> [B, ...]: what a judge keeps of each sample. The engine puts batches and ranks together, in order."""
@@ -53,6 +54,10 @@ class Score:
         return f"{value:.2%}" if self.kind == "share" else f"{value:.4g}"
 
 
+Pictures = Callable[[View, BatchLabels, Mapping[str, Tensor]], Sequence[bytes]]
+"""(plain view, labels, a node's taps) of a batch, on the CPU -> a PNG file of each sample: what it is, and was said."""
+
+
 class Judge(NamedTuple):
     """How nodes are judged: evidence of each sample, then numbers from the evidence of all of them.
 
@@ -60,7 +65,8 @@ class Judge(NamedTuple):
     it cannot judge such a node. `summary` gives key -> number, and `agreement` how alike two nodes are, in [0, 1].
     `taps` are those that it reads. `outputs` names the evidence that is a tap itself: nothing runs again for that.
     `by_sample` gives the first score of each sample [N], NaN where it has none. Besides numbers, `summary` may give
-    "per_class": key of a score -> one number for each class.
+    "per_class": key of a score -> one number for each class, and "curves": of each class its precisions at recalls of
+    equal steps from 0 to 1, or None. `pictures` are those of the task that know the names of the classes.
     """
 
     measure: Callable[[Mapping[str, Tensor], BatchLabels, Tensor], Evidence | None]
@@ -69,10 +75,7 @@ class Judge(NamedTuple):
     taps: tuple[str, ...] = ("",)
     outputs: Mapping[str, str] | None = None
     by_sample: Callable[[Evidence], Tensor] | None = None
-
-
-Pictures = Callable[[View, BatchLabels, Mapping[str, Tensor]], Sequence[bytes]]
-"""(plain view, labels, a node's taps) of a batch, on the CPU -> a PNG file of each sample: what it is, and was said."""
+    pictures: Pictures | None = None
 
 
 class Term(NamedTuple):
@@ -109,7 +112,9 @@ class Task:
     what an ensemble of nodes says. `rows` are the functions of rows that a recipe can name; `places` is that by which
     feature maps are compared: None compares them whole. `classifies`: a sample is of one class, and a network gives its
     logits [B, C]; then there are calibration, certainty and checks of teachers. `pictures` draws samples, for the worst
-    of them to be shown.
+    of them to be shown. `certainty` is how sure a network is by its soft term; `exclusive`, whether that is one choice
+    among several, or a yes or no of each class. `fusions` are other ways to put what several networks say together,
+    by name.
     """
 
     name: str
@@ -123,6 +128,9 @@ class Task:
     classifies: bool = False
     places: RowsFn | None = None
     pictures: Pictures | None = None
+    certainty: Callable[..., PerSample] = entropy
+    exclusive: bool = True
+    fusions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
     @property
     def epoch_scores(self) -> tuple[Score, ...]:
@@ -167,7 +175,11 @@ class Task:
         return next((term.labels for term in self.learn if term.soft), "labels")
 
     def has_choices(self) -> bool:
-        """Whether something that a network says is a choice among several."""
+        """Whether something that a network says is a choice among several, which exclude each other."""
+        return self.soft_term is not None and self.exclusive
+
+    def has_certainty(self) -> bool:
+        """Whether something that a network says tells how sure it is."""
         return self.soft_term is not None
 
     def has_parts(self) -> bool:

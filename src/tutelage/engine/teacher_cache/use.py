@@ -150,7 +150,7 @@ def _whole(task: Task, end: str, *, exact: bool) -> Whole:
     tap = parse_end(end).tap
     soft = {term.tap for term in task.imitate if term.soft}
     numbers = {term.tap for term in task.imitate if not term.soft}
-    return Whole(logits=tap in soft, exact=exact or tap in numbers - soft)
+    return Whole(logits=tap in soft, exact=exact or tap in numbers)
 
 
 def _bytes_of_a_draw(run: Run, forms: Mapping[str, Form]) -> tuple[int, str]:

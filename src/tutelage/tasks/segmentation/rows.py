@@ -118,8 +118,8 @@ def _counted_images(labels: BatchLabels) -> Tensor:
 
 
 def _images(labels: BatchLabels) -> Tensor:
-    masks = mask_of(labels)
-    return torch.tensor(len(masks), device=masks.device)
+    one = labels if isinstance(labels, Tensor) else next(iter(labels.values()))
+    return torch.tensor(len(one), device=one.device)
 
 
 pixels = DenseRows("pixels", _pixels, _counted_pixels)

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import (
+    FCOS,
     FasterRCNN,
     fcos_resnet50_fpn,
     retinanet_resnet50_fpn,
@@ -25,7 +26,6 @@ from tutelage.models.classifier import classifiers_of
 from tutelage.models.dense_boxes import ABSENT, LEAD, boxes_of, grid_places, scores_of, unpack
 from tutelage.models.detectors import detector_names, torchvision_detector, with_moving_norms
 from tutelage.models.saved import load_network, metadata_of
-from tutelage.models.sources import find
 from tutelage.models.weights import weights_of
 from tutelage.system.files import pack
 
@@ -58,7 +58,8 @@ def detections(packed: Tensor, size: tuple[int, int], threshold: float, overlap:
 
 @pytest.mark.parametrize(("name", "size"), [("fcos_resnet50_fpn", (50, 70)), ("retinanet_resnet50_fpn", (64, 96)),
                                             ("retinanet_resnet50_fpn_v2", (70, 50))])
-def test_what_is_detected_is_what_torchvision_detects_and_places_are_its_anchors(name, size):
+def test_what_is_detected_is_what_torchvision_detects_and_places_are_its_anchors(monkeypatch, name, size):
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("a download"))
     theirs = talkative(MAKERS[name](weights=None, weights_backbone=None, num_classes=3, min_size=min(size),
                                     max_size=max(size), score_thresh=0.05, topk_candidates=10**6)).eval().double()
     ours = build(Architecture(f"torchvision:{name}"), class_names=NAMES).eval().double()
@@ -79,12 +80,9 @@ def test_what_is_detected_is_what_torchvision_detects_and_places_are_its_anchors
         torch.testing.assert_close(unpack(image).places, places, rtol=0, atol=0)
 
 
-def test_nothing_is_downloaded_for_a_network_that_starts_untrained(monkeypatch):
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *args, **kwargs: pytest.fail("a download"))
+def test_networks_that_can_be_adapted_are_named():
     assert {*MAKERS, "fasterrcnn_resnet50_fpn"} <= set(detector_names())
     assert every(not name.startswith(("mask", "keypoint", "ssd")) for name in detector_names())
-    for arch in ("torchvision:fcos_resnet50_fpn", SMALL):
-        find(Architecture(arch), 3).make(2)
 
 
 # --- regions, and a second stage -----------------------------------------------------------------------------------
@@ -177,16 +175,24 @@ def test_two_stages_do_not_learn_and_an_architecture_names_them():
 # --- classes by name -----------------------------------------------------------------------------------------------
 
 
-def with_own_weights(monkeypatch) -> list[Any]:
-    """Let torchvision's own weights be those of a network that is made here, with frozen norms as theirs have."""
-    made: list[Any] = []
-    real = torchvision.models.get_model
+class WithNorm(Named):
+    """A small backbone with a norm, whose downloaded weights torchvision would freeze."""
 
-    def get_model(name: str, *, weights: str | None, **given: Any) -> nn.Module:
-        if weights is None:
-            return real(name, weights=None, **given)
-        network = frozen(real(name, weights=None, weights_backbone=None, num_classes=91), 0.5, 2)
-        made.append(deepcopy(talkative(network)).eval())
+    def __init__(self) -> None:
+        body = nn.Sequential(nn.Conv2d(3, 32, 3, 8, padding=1), nn.BatchNorm2d(32))
+        body.out_channels = 32
+        super().__init__(body)
+
+
+def with_own_weights(monkeypatch) -> list[Any]:
+    """Let torchvision's own weights be those of a small network that is made here, with frozen norms as theirs have."""
+    made: list[Any] = []
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(((8,),), ((1.0,),))
+
+    def get_model(name: str, *, weights: str | None, weights_backbone: None = None, num_classes: int = 91) -> nn.Module:
+        network = FCOS(WithNorm(), num_classes, anchor_generator=anchors)
+        if weights is not None:
+            made.append(deepcopy(talkative(frozen(network, 0.5, 2))).eval())
         return network
     monkeypatch.setattr(torchvision.models, "get_model", get_model)
     return made
@@ -205,7 +211,7 @@ def frozen(network: nn.Module, *variances: float) -> nn.Module:
 
 def test_torchvisions_weights_are_cut_to_the_datas_classes_and_some_may_be_absent(monkeypatch, tmp_path):
     made, arch = with_own_weights(monkeypatch), "torchvision:fcos_resnet50_fpn"
-    network = build(Architecture(arch, pretrained=True, classes="some-by-name"),
+    network = build(Architecture(arch, pretrained=True, classes="known"),
                     class_names=["Sports_Ball", "platelet", "person"]).eval()
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -249,7 +255,7 @@ def run_of(tmp_path, classes: list[str], **options: Any) -> tuple[str, nn.Module
 
 def test_a_teacher_of_one_class_teaches_that_class_among_others(tmp_path):
     file, before = run_of(tmp_path, ["platelet", "dust"])
-    spec = Architecture("tiny_fcos", weights=file, classes="some-by-name", options={"width": 2})
+    spec = Architecture("tiny_fcos", weights=file, classes="known", options={"width": 2})
     network = build(spec, class_names=NAMES).eval()
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -275,7 +281,7 @@ def test_boxes_of_more_classes_are_cut_to_those_of_the_data_in_their_order(tmp_p
 
 
 def test_only_a_detector_may_know_some_of_the_classes():
-    network = build(Architecture("timm:resnet18", classes="some-by-name"), class_names=["goldfish", "platelet"])
+    network = build(Architecture("timm:resnet18", classes="known"), class_names=["goldfish", "platelet"])
     with pytest.raises(ModelError, match="only a detector may know some of the data's classes"):
         network(torch.rand(2, 3, 32, 32))
 

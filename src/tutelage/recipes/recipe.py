@@ -23,7 +23,7 @@ from tutelage.graph import schedules
 from tutelage.graph.graph import Graph
 from tutelage.graph.label_balance import with_label_options
 from tutelage.graph.nodes import Frozen, Kind, Trained
-from tutelage.models.architecture import BY_NAME, SOME_BY_NAME, Architecture
+from tutelage.models.architecture import BY_NAME, KNOWN, Architecture
 from tutelage.recipes import added_keys
 from tutelage.recipes.lookup import edge_of, function_of, node_of, told, wrong_type
 from tutelage.recipes.methods import graphs_of_method
@@ -324,7 +324,7 @@ def _absolute(table: Any, recipe: Path, *keys: str) -> Any:
     changed = {}
     for key in keys:
         value = getattr(table, key)
-        if value is not None and value not in (BY_NAME, SOME_BY_NAME):
+        if value is not None and value not in (BY_NAME, KNOWN):
             changed[key] = str(_seen_from(recipe, value).resolve())
     return replace(table, **changed)
 

@@ -103,8 +103,8 @@ def _within(told: Annotation, size: Size) -> tuple[np.ndarray, np.ndarray, int, 
     boxes = told.boxes * sides if told.relative else told.boxes
     clipped = np.clip(boxes, 0, sides)
     out = np.abs(clipped - boxes).max(1, initial=0)
-    flat = (boxes[:, 2:] <= boxes[:, :2]).any(1)
-    outside = ~flat & ((out > STICKS_OUT) | (clipped[:, 2:] <= clipped[:, :2]).any(1))
+    flat = np.any(boxes[:, 2:] <= boxes[:, :2], 1)
+    outside = np.logical_not(flat) & ((out > STICKS_OUT) | np.any(clipped[:, 2:] <= clipped[:, :2], 1))
     faults: list[UserError] = []
     for number in np.flatnonzero(flat | outside)[:MOST_PROBLEMS].tolist():
         edges = ", ".join(f"{edge:g}" for edge in boxes[number].tolist())
@@ -117,5 +117,5 @@ def _within(told: Annotation, size: Size) -> tuple[np.ndarray, np.ndarray, int, 
             faults.append(DataError("a box outside of its image", where=told.where(number), found=shown,
                                     expected=f"within {size[0]} x {size[1]} pixels, or out by one at most",
                                     fix="correct it, or take it out"))
-    good = ~(flat | outside)
+    good = np.logical_not(flat | outside)
     return clipped[good], told.classes[good], int((out[good] > 1e-3).sum()), faults

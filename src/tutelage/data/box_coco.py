@@ -34,14 +34,14 @@ from tutelage.errors import DataError
 JSON_AT_MOST = 2**29
 """Bytes of a file of annotations; COCO's largest has 450 million."""
 EXPECTED = '{"images": [{"id": 1, "file_name": "a.jpg", "width": W, "height": H}, ...], "categories": [{"id": 1, ' \
-           '"name": "cat"}, ...], "annotations": [{"image_id": 1, "category_id": 1, "bbox": [X, Y, WIDTH, HEIGHT]}, ...]}'
+           '"name": "cat"}, ...], "annotations": [{"image_id": 1, "category_id": 1, "bbox": [X, Y, W, H]}, ...]}'
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 _LOOK = 2**16
 _NOT_LISTED = "in no file of annotations"
 
 
 def coco_files(root: Path) -> dict[Path, str]:
-    """Files of annotations -> the split of each, by the name of the file or of its folder; "all" where they say none."""
+    """Files of annotations -> the split of each, by the name of the file or its folder; "all" where they say none."""
     found: dict[Path, str] = {}
     for folder in filter(None, (called(root, "annotations"), root)):
         for path in in_order([*folder.glob("*.json")]):
@@ -134,14 +134,15 @@ def _held(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _classes(categories: Sequence[Mapping[str, Any]], path: Path) -> dict[int, str]:
     """Category id -> name, by rising ids, which is the order of the classes."""
-    ids = [category.get("id") for category in categories]
-    odd = next((number for number in ids if not isinstance(number, int) or isinstance(number, bool)), None)
-    if (odd is not None) or len({*ids}) < len(ids):
-        raise DataError("categories without an id of their own", where=f"{printable(path)}, categories",
-                        found=repr(odd) if odd is not None else "an id twice", expected="a whole number for each")
-    rows = sorted(zip(ids, categories, strict=True), key=lambda pair: pair[0])  # pyright: ignore[reportArgumentType]
-    names = require_names([category.get("name") for _, category in rows], f"{printable(path)}, categories")
-    return dict(zip([number for number, _ in rows], names, strict=True))  # pyright: ignore[reportReturnType]
+    where = f"{printable(path)}, categories"
+    by_id: dict[int, Any] = {}
+    for category in categories:
+        number = category.get("id")
+        if not isinstance(number, int) or isinstance(number, bool) or number in by_id:
+            raise DataError("categories without an id of their own", where=where, found=f"id {number!r}"[:100],
+                            expected="a whole number, each once")
+        by_id[number] = category.get("name")
+    return dict(zip(sorted(by_id), require_names([by_id[number] for number in sorted(by_id)], where), strict=True))
 
 
 def _base(root: Path, path: Path, images: Sequence[Mapping[str, Any]]) -> Path:

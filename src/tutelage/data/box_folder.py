@@ -25,8 +25,9 @@ from tutelage.data.settings import BoxKind
 from tutelage.errors import DataError, SecurityError
 from tutelage.types import Content
 
-BOX_LAYOUTS = ("annotations/instances_SPLIT.json or SPLIT/_annotations.coco.json (coco); Annotations/*.xml and JPEGImages "
-               "(voc); images and labels/*.txt with data.yaml or classes.txt (yolo); boxes.json and images (plain)")
+BOX_LAYOUTS = ("annotations/instances_SPLIT.json or SPLIT/_annotations.coco.json (coco); Annotations/*.xml and "
+               "JPEGImages (voc); images and labels/*.txt with data.yaml or classes.txt (yolo); boxes.json and images "
+               "(plain)")
 _ORDER = ("all", "train", "val", "test")
 _NAMED = 3
 
@@ -54,8 +55,8 @@ class BoxListing:
         found = {}
         for path in self.files:
             with open_regular(path) as file:
-                seal = hashlib.file_digest(file, "sha256").hexdigest()
-                found[str(path.relative_to(self.listing.root))] = Content(os.fstat(file.fileno()).st_size, seal)
+                data = file.read()
+            found[str(path.relative_to(self.listing.root))] = Content(len(data), hashlib.sha256(data).hexdigest())
         return found
 
 

@@ -17,6 +17,7 @@ from tutelage.errors import DataError, SecurityError, UserError
 
 MOST_BOXES = 2000
 """Of one image."""
+CLASSES_AT_MOST = 10_000
 MOST_PROBLEMS = 1000
 """So many are told; whoever has more has another problem."""
 FOUR = "four finite numbers"
@@ -141,14 +142,16 @@ class Doors:
 
 def require_names(names: Sequence[Any], where: str) -> tuple[str, ...]:
     """The names of classes: text, each once, one at least."""
-    odd = next((name for name in names if not isinstance(name, str) or not name.strip()), None)
-    if odd is not None or not names:
-        raise DataError("names of classes that are none", where=where, found=repr(odd)[:100] if names else "no name",
-                        expected="a name for each class, in text")
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None) \
-        if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise DataError("two classes of one name", where=where, found=printable(twice), expected="each name once")
+    odd = [name for name in names if not isinstance(name, str) or not name.strip()]
+    if odd or not 0 < len(names) <= CLASSES_AT_MOST:
+        raise DataError("names of classes that are none", where=where,
+                        found=repr(odd[0])[:100] if odd else f"{len(names)} names",
+                        expected=f"a name for each class, in text, at most {CLASSES_AT_MOST}")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError("two classes of one name", where=where, found=printable(name), expected="each name once")
+        seen.add(name)
     return tuple(names)
 
 
@@ -181,6 +184,14 @@ def folders_of_splits(root: Path) -> dict[str, Path]:
         if split is not None:
             found[split] = folder
     return found
+
+
+def entries_of(folder: Path) -> list[str]:
+    """The names of what lies in a folder; of one that cannot be read, none."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def in_order(paths: Sequence[Path]) -> list[Path]:

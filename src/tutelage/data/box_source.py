@@ -54,8 +54,8 @@ class BoxSource:
     """A split whose labels are "boxes" [B, M, 4] and "classes" [B, M]; `labels` [N] are 0, or -1 of what is unknown.
 
     M is the same for the whole split; where an image has fewer boxes, they are 0 and the class is -1. Of an image of
-    which nothing is known all classes are -2. `stream` reads images [C, H, W], which are `kept` from the first batch on,
-    or read for each. What a sample looks like depends on (seed, draw, view, id) alone.
+    which nothing is known all classes are -2. `stream` reads images [C, H, W], which are `kept` from the first batch
+    on, or read for each. What a sample looks like depends on (seed, draw, view, id) alone.
     """
 
     stream: StreamSource

@@ -5,7 +5,6 @@
 Pixels are counted from 1 there, and the last one is in the box: 1 .. WIDTH is the whole width.
 """
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from tutelage.data.box_rows import (
     ReadBoxes,
     called,
     complain,
+    entries_of,
     names_in_lines,
     size_in_file,
     within,
@@ -60,7 +60,7 @@ class _Read(NamedTuple):
 def voc_folders(root: Path) -> tuple[Path, Path] | None:
     """The folders of images and of annotations, if this is such a folder."""
     images, drawn = called(root, "jpegimages") or called(root, "images"), called(root, "annotations")
-    if images is None or drawn is None or not any(entry.name.endswith(".xml") for entry in os.scandir(drawn)):
+    if images is None or drawn is None or not any(name.endswith(".xml") for name in entries_of(drawn)):
         return None
     return images, drawn
 
@@ -85,7 +85,7 @@ def read_voc(root: Path, walk: Walk) -> ReadBoxes:
             raise
         except UserError as problem:
             complain(walk, problem)
-    alone = sum(1 for entry in os.scandir(folders[1]) if entry.name.endswith(".xml")) - len(files)
+    alone = sum(name.endswith(".xml") for name in entries_of(folders[1])) - len(files)
     told = [f"{alone} files of Annotations are of no image that is used"] if alone > 0 else []
     names = root / "classes.txt"
     if names.exists() and doors.open(names):

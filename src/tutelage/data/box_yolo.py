@@ -20,6 +20,7 @@ from tutelage.data.box_rows import (
     ReadBoxes,
     called,
     complain,
+    entries_of,
     folders_of_splits,
     names_in_lines,
     within,
@@ -82,7 +83,7 @@ def _yaml(root: Path) -> Path | None:
 
 
 def _has_text(folder: Path, deepest: int = 3) -> bool:
-    if any(path.suffix == ".txt" and path.name != "classes.txt" for path in folder.iterdir()):
+    if any(name.endswith(".txt") and name != "classes.txt" for name in entries_of(folder)):
         return True
     return deepest > 0 and any(_has_text(inside, deepest - 1) for inside in subfolders(folder)
                                if not inside.is_symlink())

@@ -1,4 +1,4 @@
-"""Data whose labels are boxes: a folder of images with boxes, or the set `shapes_boxes`, as the [data] table names it."""
+"""Data whose labels are boxes: a folder of images with boxes, or the set `shapes_boxes`, as [data] names it."""
 
 import hashlib
 import tempfile

@@ -25,7 +25,7 @@ from tutelage.data.settings import DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import Cut
 from tutelage.data.stream import CPU, StreamSource
-from tutelage.errors import DataError, UsageError
+from tutelage.errors import UsageError
 from tutelage.types import Content, ImageFiles
 
 QUICK_PAIRS = {"train": 32, "val": 16, "test": 16}

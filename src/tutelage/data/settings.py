@@ -45,8 +45,8 @@ class DataSettings:
         that are left once a fifth went to the test split, where a set has none of that either.
     unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
     augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
-        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders, for masks
-        (`mask_augment`) and for boxes (`box_augment`). Of series none or jitter, which scales each channel and adds noise; default none.
+        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders, also of masks (`mask_augment`)
+        and boxes (`box_augment`). Of series none or jitter, which scales each channel and adds noise; default none.
     mixup, cutmix: the alpha of Beta(alpha, alpha); 0 is off.
     workers: processes that read images; "auto" takes half the cores (up to 16) if an accelerator computes, else
         a quarter (up to 8).

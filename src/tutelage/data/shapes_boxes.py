@@ -1,4 +1,4 @@
-"""The set `shapes_boxes`: discs, squares and, more rarely, triangles with their boxes, made in code, the same everywhere.
+"""The set `shapes_boxes`: discs, squares and, less often, triangles, with boxes; made in code, the same everywhere.
 
 Colours and background are those of the set `shapes`; triangles tend to green. A shape that would hide much of another
 one is not drawn, and a box is around those pixels of a shape that are seen. Some images have no shape at all.

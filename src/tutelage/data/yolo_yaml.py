@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from tutelage.data.box_rows import require_names
+from tutelage.data.box_rows import CLASSES_AT_MOST, require_names
 from tutelage.data.decoding import open_regular, printable
 from tutelage.errors import DataError, SecurityError
 
-_AT_MOST = 2**20
+_AT_MOST = 2**18
 _WANTED = ("path", "train", "val", "test", "names", "nc")
 _KEY = re.compile(r"""(["']?)([A-Za-z_][\w -]*)\1\s*:(?:\s+(.*))?$""")
 _SCALAR = re.compile(r"""\s*('(?:[^']|'')*'|"(?:[^"\\]|\\.)*"|[^,\[\]{}"'\s][^,\[\]{}]*?)\s*(?=[,\]}]|:\s|:?$)""")
@@ -58,7 +58,7 @@ def _keys(path: Path) -> dict[str, list[_Line]]:
     with open_regular(path) as file:
         data = file.read(_AT_MOST + 1)
     if len(data) > _AT_MOST:
-        raise SecurityError("a YAML file that is too large to read", where=printable(path), found="more than 1 MiB")
+        raise SecurityError("a YAML file that is too large to read", where=printable(path), found="more than 256 KiB")
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -129,6 +129,9 @@ def _flow(text: str, path: Path, line: int) -> list[str]:
     """[a, b] or {0: a, 1: b}."""
     close, place, numbered = {"[": "]", "{": "}"}[text[0]], _next(text, 1), dict[int, str]()
     while text[place:place + 1] != close:
+        if len(numbered) >= CLASSES_AT_MOST:
+            raise SecurityError("a list in YAML that is too long", where=f"{printable(path)}, line {line}",
+                                expected=f"at most {CLASSES_AT_MOST}")
         match = _SCALAR.match(text, place)
         number = len(numbered)
         if match is not None and close == "}":

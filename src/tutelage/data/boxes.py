@@ -27,7 +27,7 @@ from tutelage.data.source import Data, digest
 from tutelage.data.splits import Cut
 from tutelage.data.stream import StreamSource
 from tutelage.data.upright_size import Size
-from tutelage.errors import DataError, UsageError
+from tutelage.errors import DataError, UsageError, unknown
 from tutelage.types import Content, ImageFiles
 
 _REFUSED = ("mixup", "cutmix", "balance", "labels", "only")
@@ -110,13 +110,13 @@ def _folder(settings: DataSettings, place: PairsAt, seed: int, kept: bool | None
     _require_objects(checked, splits, listing)
     contents |= found.contents()
     prepared = _Prepared([image.path for image in listing.images], place.prepared, settings.max_pixels)
-    rows = _Found(listing.classes, prepared, checked.sizes, checked.boxes, checked.classes)
+    rows = _of_objects(settings, _Found(listing.classes, prepared, checked.sizes, checked.boxes, checked.classes))
     rule = _rule(settings, found)
     data = _made(settings, place, rows, splits, folder.folder_fingerprint(contents), rule, seed, kept)
 
     def sealed(changed: Mapping[str, Content]) -> str:
         content = folder.folder_fingerprint({name: changed.get(name, was) for name, was in contents.items()})
-        return digest(settings.name, listing.classes, splits, content, rule)
+        return digest(settings.name, rows.names, splits, content, rule)
 
     def named(where: str) -> str | None:
         return next((listing.name(image) for image in files.images if printable(image.path) == where), None)
@@ -204,6 +204,22 @@ def _packed(found: _Found, places: Sequence[int], into: tuple[int, int]) -> Pack
                        torch.tensor(extents, dtype=torch.float32).reshape(-1, 2))
 
 
+def _of_objects(settings: DataSettings, found: _Found) -> _Found:
+    """The same images with the boxes of the classes that `objects` names alone, in the order of the set."""
+    if settings.objects is None:
+        return found
+    for name in settings.objects:
+        if name not in found.names:
+            raise unknown("class", name, found.names, where="[data] objects", error=DataError)
+    kept = [number for number, name in enumerate(found.names) if name in settings.objects]
+    numbers = np.full(len(found.names), -1)
+    numbers[kept] = np.arange(len(kept))
+    there = [numbers[classes] >= 0 for classes in found.classes]
+    return replace(found, names=[found.names[number] for number in kept],
+                   boxes=[boxes[rows] for boxes, rows in zip(found.boxes, there, strict=True)],
+                   classes=[numbers[classes[rows]] for classes, rows in zip(found.classes, there, strict=True)])
+
+
 def _require_objects(checked: CheckedBoxes, splits: Mapping[str, SplitRows], listing: folder.Listing) -> None:
     if not checked.counts(splits["train"].ids.tolist()).sum():
         raise DataError("no training image has a box", where=printable(listing.root),
@@ -216,6 +232,8 @@ def _rule(settings: DataSettings, found: BoxListing) -> str:
     rule = f"boxes {found.kind}, validation {settings.validation:g}, limit {settings.limit}"
     if settings.test is not None:
         rule += f", test {settings.test}"
+    if settings.objects:
+        rule += f", objects {settings.objects}"
     if settings.unlabelled:
         rule += ", unlabelled"
     if settings.value_range is not None:
@@ -240,12 +258,13 @@ def _shapes(settings: DataSettings, place: PairsAt, seed: int, quick: bool) -> D
         content.update(boxes.tobytes() + classes.tobytes())
     found = _Found(shapes_boxes.CLASSES, _OfArrays(made.images, place.prepared),
                    [(shapes_boxes.SIDE, shapes_boxes.SIDE)] * len(made.images), made.boxes, made.classes)
-    return _made(settings, place, found, splits, content.hexdigest(), f"limit {settings.limit}", seed)
+    rule = f"limit {settings.limit}" + (f", objects {settings.objects}" if settings.objects else "")
+    return _made(settings, place, _of_objects(settings, found), splits, content.hexdigest(), rule, seed)
 
 
 def _quick(settings: DataSettings, place: PairsAt, seed: int) -> Data:
     """Made images with boxes, written as the user's own may be, and read by what reads these."""
-    names = shapes_boxes.CLASSES
+    names = settings.objects or shapes_boxes.CLASSES
     if place.root is not None and place.root.is_dir():
         listing = listed_boxes(settings, place.root).listing
         folder.require_sound(listing)

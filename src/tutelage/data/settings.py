@@ -15,6 +15,8 @@ Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", 
                "shapes_boxes"]
 OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
+OF_BOXES = ("detection", "anchor_detection")
+"""Tasks whose labels are boxes."""
 OnBadImage = Literal["error", "skip"]
 FilesAre = Literal["content", "suffix"]
 Augment = Literal["none", "crop", "crop-flip", "random-resized-crop", "randaugment", "jitter"]
@@ -22,7 +24,7 @@ By = Literal["subject"]
 BoxKind = Literal["coco", "voc", "yolo", "plain"]
 SERIES = ("series", "waves")
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
-             "value_range", "boxes")
+             "value_range", "boxes", "objects")
 """What series have none of."""
 
 
@@ -80,6 +82,7 @@ class DataSettings:
         name are one class, and classes are numbered by rising values. See `mask_values` for what holds without it.
     ignore: a value of masks, or several, that does not count.
     boxes: the format of a folder of images with boxes, coco, voc, yolo or plain, where its files do not tell.
+    objects: the names of classes: boxes of others are left out, as if nobody had drawn them.
     test: "val": a folder's split `val` is its test split, and validation is cut from train.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
@@ -115,6 +118,7 @@ class DataSettings:
     ignore: int | tuple[int, ...] | None = None
     test: Literal["val"] | None = None
     boxes: BoxKind | None = None
+    objects: tuple[str, ...] | None = None
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -151,7 +155,10 @@ class DataSettings:
                              fix="leave it out")
         if self.mask_values is not None or self.ignore is not None:
             self._check_masks()
-        if self.boxes is not None and (self.name != "folder" or self.work != "detection"):
+        if self.objects is not None and (self.work not in OF_BOXES or not self.objects):
+            raise UsageError("names of classes of images with boxes", where="[data] objects",
+                             found=repr(list(self.objects)), expected="one or more, with boxes", fix="leave it out")
+        if self.boxes is not None and (self.name != "folder" or self.work not in OF_BOXES):
             raise UsageError("a key of images with boxes", where="[data] boxes", found=self.boxes,
                              expected='name = "folder" and task = "detection"', fix="leave it out, or say so")
         if self.boxes is not None and self.boxes not in get_args(BoxKind):

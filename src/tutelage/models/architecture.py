@@ -9,7 +9,7 @@ from tutelage.errors import UsageError, unknown
 
 STEMS = ("as-is", "cifar")
 HEADS = ("strict", "new")
-BY_NAME, SOME_BY_NAME = "by-name", "some-by-name"
+BY_NAME, KNOWN = "by-name", "known"
 """What `classes` may say instead of a file."""
 
 
@@ -25,7 +25,7 @@ class Architecture:
     stem        "cifar" fits an ImageNet network to 32 px
     head        "new" starts the classifier afresh, whatever the weights bring
     classes     cuts a network that knows more classes to those of the data: "by-name", or the path of a file with one
-                class name a line, in the order of the network's outputs; "some-by-name" is for a detector that knows
+                class name a line, in the order of the network's outputs; "known" is for a detector that knows
                 only some of the data's classes: the others are absent from what it says
     mean, std   of images in [0, 1], one number a channel, instead of the network's own; none of what is no image
     cut         a layer: labels teach what comes after it alone; its output is the tap "cut"

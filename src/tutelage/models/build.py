@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from tutelage.errors import ModelError, UsageError
-from tutelage.models.architecture import BY_NAME, SOME_BY_NAME, Architecture
+from tutelage.models.architecture import BY_NAME, KNOWN, Architecture
 from tutelage.models.class_names import (
     Spellings,
     columns_by_name,
@@ -43,7 +43,7 @@ def build(spec: Architecture, *, class_names: Sequence[str], channels: int = 3, 
     source = find(spec, channels, plugins)
     file = None if spec.weights is None else read_weights(spec.weights, name)
     known = _known(spec, source, file, class_names)
-    choose = columns_of_some if spec.classes == SOME_BY_NAME else columns_by_name
+    choose = columns_of_some if spec.classes == KNOWN else columns_by_name
     columns = None if known is None else choose(class_names, known, where=spec.arch)
     body_classes = tuple(class_names) if known is None else tuple(names[0] for names in known)
     network = assemble(spec, source, body_classes, channels, columns, name, seed)
@@ -99,15 +99,21 @@ def _known(spec: Architecture, source: NetworkSource, file: WeightsFile | None,
                          found="pretrained = true", fix="give a .safetensors file as `weights`")
     if spec.head == "new":
         return None
+    if spec.pretrained and source.part:
+        raise ModelError(f"only the {source.part} of this network comes pretrained", where=f"{spec.arch}, pretrained",
+                         found="pretrained = true", expected='head = "new" beside it',
+                         fix='write head = "new": what follows it starts afresh, and must be trained')
     if spec.pretrained and source.outputs == 0:
         raise ModelError("these weights come without a classifier: the network gives features", where=f"{spec.arch}, "
                          "pretrained", found="num_classes = 0", expected=f"a classifier of {len(class_names)} classes",
                          fix='write head = "new" for a network that learns; for a frozen teacher train one so first, '
                              "and give its run as weights")
-    if spec.classes not in (None, BY_NAME, SOME_BY_NAME):
+    if spec.classes not in (None, BY_NAME, KNOWN):
         return plain(read_names(spec.classes))
     imagenet = plain(source.names) if source.names else imagenet_spellings(source.outputs or 0)
     told = plain(file.classes) if file is not None and file.classes is not None else None
+    if spec.classes == KNOWN and file is None and not spec.pretrained:
+        return plain(class_names[:1])  # a smoke run, without the weights that would tell
     if spec.classes is not None:
         return _some(told or imagenet, spec)
     if spec.pretrained:

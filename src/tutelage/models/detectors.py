@@ -5,8 +5,7 @@ not resized, and come normalised; places are not sorted out, and come packed. Wh
 are added, as torchvision does, so a place may lie beyond the image.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -67,8 +66,8 @@ def with_moving_norms(network: nn.Module) -> nn.Module:
     """
     for name, norm in list(network.named_modules()):
         if isinstance(norm, FrozenBatchNorm2d):
-            moving = nn.BatchNorm2d(len(norm.weight))
             told = {key: tensor.clone() for key, tensor in norm.state_dict().items()}
+            moving = nn.BatchNorm2d(len(told["weight"]))
             told["running_var"] += norm.eps - moving.eps
             moving.load_state_dict({**moving.state_dict(), **told})
             network.set_submodule(name, moving)
@@ -136,8 +135,9 @@ class TwoStages(nn.Module):
         distances = torch.where(real, distances_of(places, boxes), 0)
         return pack(places, distances, None, torch.where(real, logits.unflatten(0, (batch, count)), ABSENT))
 
-    def _proposed(self, images: Tensor, maps: OrderedDict[str, Tensor]) -> Tensor:
-        found, _ = self.rpn(ImageList(images, [tuple(images.shape[2:])] * len(images)), maps)
+    def _proposed(self, images: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
+        height, width = images.shape[2:]
+        found, _ = self.rpn(ImageList(images, [(height, width)] * len(images)), maps)
         most = self.rpn.post_nms_top_n()
         return torch.stack([F.pad(boxes, (0, 0, 0, most - len(boxes))) for boxes in found])
 
@@ -211,7 +211,8 @@ def timm_backbone(name: str, channels: int, strides: tuple[int, ...], pretrained
 def timm_strides(name: str, channels: int) -> list[int]:
     """The strides of the maps that timm's network of this name gives as a backbone."""
     try:
-        return timm.create_model(name, features_only=True, in_chans=channels).feature_info.reduction()
+        made = timm.create_model(name, features_only=True, in_chans=channels)
+        return made.feature_info.reduction()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     except (RuntimeError, TypeError, AttributeError, AssertionError) as problem:
         raise ModelError("this network of timm's gives no maps, so it is no backbone", where=f"fcos:{name}",
                          found=str(problem).partition("\n")[0],

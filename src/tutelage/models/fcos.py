@@ -47,9 +47,8 @@ class FCOS(nn.Module):
         height, width = x.shape[2:]
         right, down = -width % self.strides[-1], -height % self.strides[-1]
         maps = self.neck(self.backbone(F.pad(x, (0, right, 0, down), mode="replicate") if right or down else x))
-        maps = [made[:, :, :-(-height // stride), :-(-width // stride)]
-                for made, stride in zip(maps, self.strides, strict=True)]
-        distances, centres, logits = self.head(maps)
+        cells = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
+        distances, centres, logits = self.head(maps, cells)
         return pack(grid_places((height, width), self.strides, x.device), distances, centres, logits)
 
 
@@ -149,16 +148,20 @@ class _Head(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
         nn.init.constant_(self.classes.bias, -math.log((1 - RARE) / RARE))  # pyright: ignore[reportArgumentType]
 
-    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        of_classes, of_boxes = self.class_tower(maps), self.box_tower(maps)
-        sides = [F.softplus(_rows(self.sides(x)) * scale) for x, scale in zip(of_boxes, self.scales, strict=True)]
-        return (torch.cat(sides, 1), torch.cat([_rows(self.centre(x)) for x in of_boxes], 1)[..., 0],
-                torch.cat([_rows(self.classes(x)) for x in of_classes], 1))
+    def forward(self, maps: Sequence[Tensor], cells: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances [B, places, 4], centres [B, places] and logits [B, places, classes] of the first cells of maps."""
+        sides, centres, logits = [], [], []
+        for of_classes, of_boxes, scale, size in zip(self.class_tower(maps), self.box_tower(maps), self.scales, cells,
+                                                     strict=True):
+            sides.append(F.softplus(_rows(self.sides(of_boxes), size) * scale))
+            centres.append(_rows(self.centre(of_boxes), size))
+            logits.append(_rows(self.classes(of_classes), size))
+        return torch.cat(sides, 1), torch.cat(centres, 1)[..., 0], torch.cat(logits, 1)
 
 
-def _rows(made: Tensor) -> Tensor:
-    """A map [B, D, h, w] -> [B, h w, D], row by row."""
-    return made.flatten(2).transpose(1, 2)
+def _rows(made: Tensor, size: tuple[int, int]) -> Tensor:
+    """The first rows and columns of a map [B, D, h, w] -> [B, h w, D], row by row."""
+    return made[:, :, :size[0], :size[1]].flatten(2).transpose(1, 2)
 
 
 def _refused(name: str, value: object, expected: str) -> UsageError:

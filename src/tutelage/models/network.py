@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError
 from tutelage.graph.taps import logits_of
-from tutelage.models.architecture import SOME_BY_NAME, Architecture
+from tutelage.models.architecture import KNOWN, Architecture
 from tutelage.models.dense_boxes import ABSENT, LEAD
 from tutelage.models.wrappers import read_wrapped
 from tutelage.types import View
@@ -47,11 +47,11 @@ class Network(nn.Module):
         self.register_buffer("columns", cut, persistent=False)
         self.knows_some = columns is not None and -1 in columns
 
-    def forward(self, images: Tensor | None = None, /, **view: Tensor) -> Tensor | Mapping[str, Any]:
+    def forward(self, plain: Tensor | None = None, /, **view: Tensor) -> Tensor | Mapping[str, Any]:
         """Logits [B, classes], or the body's mapping with such logits, of a tensor, or of a view's tensors by name."""
         if "images" in view:
             view["images"] = self._normalised(view["images"])
-        output = self.body(**view) if images is None else self.body(self._normalised(images))
+        output = self.body(**view) if plain is None else self.body(self._normalised(plain))
         return output if self.columns is None else _cut(output, self.columns, self.knows_some)
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def _cut(output: object, columns: Tensor, knows_some: bool) -> Tensor | dict[str
         classes = torch.where(columns >= 0, classes, ABSENT) if knows_some else classes
         cut = torch.cat([logits[..., :LEAD], classes], -1)
     elif knows_some:
-        raise ModelError("only a detector may know some of the data's classes", found=f'classes = "{SOME_BY_NAME}"',
+        raise ModelError("only a detector may know some of the data's classes", found=f'classes = "{KNOWN}"',
                          expected='classes = "by-name", and a network that knows them all')
     else:
         cut = logits.index_select(1, columns)

@@ -67,7 +67,7 @@ def load_network(path: str | Path, *, into: nn.Module | None = None,
     absent = json_entry(file, "absent", list) if "absent" in file.metadata else []
     if any(column not in range(-1 if absent else 0, len(rows)) for column in columns or ()):
         raise _unusable(file, "columns", f"numbers below {len(rows)}")
-    if list(columns or ()).count(-1) != len(absent) or not all(isinstance(name, str) for name in absent):
+    if sum(column < 0 for column in columns or ()) != len(absent) or not all(isinstance(name, str) for name in absent):
         raise _unusable(file, "absent", "a name for each column that is -1")
     network = _rebuilt(file, rows, columns, plugins) if into is None else into
     load_weights(network, file.tensors, where=file.path)

@@ -23,7 +23,7 @@ from tutelage.graph import schedules
 from tutelage.graph.graph import Graph
 from tutelage.graph.label_balance import with_label_options
 from tutelage.graph.nodes import Frozen, Kind, Trained
-from tutelage.models.architecture import BY_NAME, SOME_BY_NAME, Architecture
+from tutelage.models.architecture import BY_NAME, KNOWN, Architecture
 from tutelage.recipes import added_keys
 from tutelage.recipes.lookup import edge_of, function_of, node_of, told, wrong_type
 from tutelage.recipes.methods import graphs_of_method
@@ -324,7 +324,7 @@ def _absolute(table: Any, recipe: Path, *keys: str) -> Any:
     changed = {}
     for key in keys:
         value = getattr(table, key)
-        if value is not None and value not in (BY_NAME, SOME_BY_NAME):
+        if value is not None and value not in (BY_NAME, KNOWN):
             changed[key] = str(_seen_from(recipe, value).resolve())
     return replace(table, **changed)
 
@@ -336,7 +336,8 @@ def _seen_from(recipe: Path, path: str) -> Path:
 def _quickened(recipe: Recipe) -> Recipe:
     """A smoke run: synthetic images (on digits, the real ones), batch 8, three steps, no file of weights."""
     models = {node: replace(arch, weights=arch.weights if recipe.number else None, pretrained=False, head="strict",
-                            classes=None) for node, arch in recipe.models.items()}
+                            classes=arch.classes if arch.classes == KNOWN else None)
+              for node, arch in recipe.models.items()}
     data = replace(recipe.data, batch_size=8, limit=24, workers=0)
     train = replace(recipe.train, epochs=1, warmup_epochs=0.0, accumulate=1)
     return replace(recipe, data=data, models=models, train=train, quick=True)

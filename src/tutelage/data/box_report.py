@@ -12,7 +12,7 @@ import numpy as np
 from tutelage.data.assemble import SplitRows
 from tutelage.data.box_check import CheckedBoxes, check_boxes
 from tutelage.data.box_folder import BoxListing
-from tutelage.data.boxes import box_splits, listed_boxes
+from tutelage.data.boxes import box_splits, listed_boxes, only_objects
 from tutelage.data.check import (
     Finding,
     SeenFile,
@@ -110,6 +110,7 @@ def check_box_folder(root: Path, settings: DataSettings | None = None) -> BoxRep
     wrong += [(problem, problem.where or "", True) for problem in checked.problems if problem.where not in unread]
     splits = dict[str, SplitRows]()
     try:
+        checked = only_objects(settings, checked) if checked.names else checked
         splits = {} if listing.problems else box_splits(settings, found)
     except UserError as error:
         wrong.append((error, error.where or "", True))

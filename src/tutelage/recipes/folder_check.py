@@ -12,7 +12,7 @@ from tutelage.data.images import Range
 from tutelage.data.load import root_of
 from tutelage.data.mask_folder import holds_masks
 from tutelage.data.mask_report import MaskReport, check_mask_folder
-from tutelage.data.settings import DataSettings
+from tutelage.data.settings import OF_BOXES, DataSettings
 from tutelage.errors import DataError, UsageError
 from tutelage.recipes.recipe import read_recipe
 
@@ -58,7 +58,7 @@ def check_any_folder(place: Path, value_range: Range | None = None) -> (
         settings = DataSettings("folder", task=task, value_range=value_range)
     if settings.work == "segmentation":
         return check_mask_folder(root, settings)
-    if settings.work == "detection":
+    if settings.work in OF_BOXES:
         return check_box_folder(root, settings)
     return check_folder(root, max_pixels=settings.max_pixels, follow_symlinks=settings.follow_symlinks,
                         value_range=settings.value_range)

@@ -31,6 +31,10 @@ Sides = int | tuple[int, int]
 """Pixels of both sides, or of height and width."""
 EXTENSIONS = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
 MAX_PIXELS = 64_000_000
+GREY = 114
+"""What is around an image that does not fill its picture."""
+FITTED = "boxes"
+"""The kind of a preparation that leaves nothing of an image out, as boxes need it."""
 _DNG_VERSION, _KIND_OF_PAGE = 50706, 254
 _WARNINGS = threading.Lock()
 
@@ -42,6 +46,9 @@ class Preparation:
     Both are pixels: of a square, or (height, width), in the same proportion. The scaling is bilinear with
     antialiasing; `pad` black pixels are then put on every side. `value_range` is what becomes 0 .. 255 in files with
     more than 8 bits a channel: needed for 32 bits, else all 16.
+
+    Where it is `fitted` nothing is cut: the whole image is scaled by one factor so that it just fits into `crop`, lies
+    at its upper left corner, and the rest is grey.
     """
 
     channels: int
@@ -50,6 +57,7 @@ class Preparation:
     pad: int = 0
     orientation: Orientation = "upright"
     value_range: Range | None = None
+    fitted: bool = False
 
     @property
     def covers(self) -> tuple[int, int]:
@@ -70,6 +78,12 @@ class Preparation:
     def as_json(self) -> dict[str, object]:
         """What travels with a model; `preparation` reads it back. Sides are a number where both are the same."""
         resize, crop = ([*sides] if isinstance(sides, tuple) else sides for sides in (self.resize, self.crop))
+        if self.fitted:
+            told: dict[str, object] = {
+                "kind": FITTED, "channels": self.channels, "size": [*self.size], "place": "upper left", "fill": GREY}
+            told |= {"interpolation": "bilinear, antialiased", "alpha": "on white", "orientation": self.orientation,
+                     "range": [0.0, 1.0]}
+            return told if self.value_range is None else {**told, "value_range": [*self.value_range]}
         told = {"channels": self.channels, "resize": resize, "crop": crop, "pad": self.pad,
                 "interpolation": "bilinear, antialiased", "alpha": "on white", "orientation": self.orientation,
                 "range": [0.0, 1.0]}
@@ -81,6 +95,12 @@ def preparation(preprocessing: Mapping[str, object]) -> Preparation:
     if "resize" not in preprocessing and {"height", "width"} <= preprocessing.keys():  # of tensors, in early versions
         sides = [preprocessing["height"], preprocessing["width"]]
         preprocessing = {"resize": sides, "crop": sides, "pad": 0, **preprocessing}
+    fits = preprocessing.get("kind") == FITTED
+    if fits:
+        if preprocessing.get("fill") != GREY:
+            raise _unreadable("fill", preprocessing.get("fill"), str(GREY))
+        sides = preprocessing.get("size")
+        preprocessing = {**preprocessing, "resize": sides, "crop": sides, "pad": 0}
     resize, crop = (_read_sides(preprocessing, name) for name in ("resize", "crop"))
     channels, pad = (_read_pixels(name, preprocessing.get(name)) for name in ("channels", "pad"))
     found, bounds = preprocessing.get("orientation", "as stored"), preprocessing.get("value_range")
@@ -89,7 +109,7 @@ def preparation(preprocessing: Mapping[str, object]) -> Preparation:
         raise _unreadable("orientation", found, " or ".join(get_args(Orientation)))
     if bounds is not None and not is_range(bounds):
         raise _unreadable("value_range", bounds, "two numbers, the lower first")
-    return Preparation(channels, resize, crop, pad, orientation, (bounds[0], bounds[1]) if bounds else None)
+    return Preparation(channels, resize, crop, pad, orientation, (bounds[0], bounds[1]) if bounds else None, fits)
 
 
 def pair(sides: Sides) -> tuple[int, int]:
@@ -112,6 +132,8 @@ def pixels(image: Image.Image, how: Preparation) -> np.ndarray:
     >>> pixels(Image.new("RGB", (40, 30)), Preparation(3, 32, 28, pad=2)).shape
     (3, 32, 32)
     """
+    if how.fitted:
+        return _fitted(image, how.size)
     width, height = image.size
     if (height, width) != how.size or how.covers != how.size:
         tall, wide = central_part(height, width, how)
@@ -130,6 +152,33 @@ def central_part(height: int, width: int, how: Preparation) -> tuple[float, floa
     # The side that runs out first is scaled to its side of `resize`.
     side, over = min(((height, how.covers[0]), (width, how.covers[1])), key=lambda pair: pair[0] / pair[1])
     return side * how.size[0] / over, side * how.size[1] / over
+
+
+def fit_factor(size: tuple[int, int], into: tuple[int, int]) -> float:
+    """By what an image of `size` (width, height) is scaled so that it just fits into (height, width).
+
+    >>> fit_factor((640, 480), (320, 320)), fit_factor((10, 40), (80, 60))
+    (0.5, 2.0)
+    """
+    return min(into[1] / size[0], into[0] / size[1])
+
+
+def fitted_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of an image that was scaled so, in whole pixels.
+
+    >>> fitted_size((640, 479), (320, 320)), fitted_size((9000, 1), (80, 60))
+    ((320, 240), (60, 1))
+    """
+    factor = fit_factor(size, into)
+    return min(into[1], max(1, round(size[0] * factor))), min(into[0], max(1, round(size[1] * factor)))
+
+
+def _fitted(image: Image.Image, into: tuple[int, int]) -> np.ndarray:
+    size = fitted_size(image.size, into)
+    values = as_array(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
+    picture = np.full((len(values), *into), GREY, np.uint8)
+    picture[:, :size[1], :size[0]] = values
+    return picture
 
 
 def as_array(image: Image.Image) -> np.ndarray:

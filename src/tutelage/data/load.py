@@ -16,6 +16,7 @@ from tutelage.data import folder, label_files, published
 from tutelage.data.assemble import Maker, SplitRows, assembled, augmentation, held_out
 from tutelage.data.bad_images import without_damaged
 from tutelage.data.balance import named
+from tutelage.data.boxes import load_boxes
 from tutelage.data.images import (
     Preparation,
     Sides,
@@ -59,6 +60,9 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     if settings.work == "segmentation" or settings.name == "shapes":
         root, workers = None if settings.name == "shapes" else root_of(settings), _workers_of(settings, device)
         return load_masks(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
+    if settings.work == "detection" or settings.name == "shapes_boxes":
+        root, workers = None if settings.name == "shapes_boxes" else root_of(settings), _workers_of(settings, device)
+        return load_boxes(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
     if settings.name in ("folder", "imagenet100"):
         return _quick(settings, seed, device) if quick else _folder(settings, seed, device)
     if quick and settings.name != "digits":
@@ -77,6 +81,8 @@ def preparation_of(settings: DataSettings) -> Preparation:
 
     if settings.work == "segmentation":
         return prepared(3, 64 if settings.name == "shapes" else 224)
+    if settings.work == "detection":
+        return replace(prepared(3, 64 if settings.name == "shapes_boxes" else 320), fitted=True)
     match settings.name:
         case "digits":
             return prepared(1, 16)

@@ -9,19 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tutelage.data.decoding import Orientation, as_in_file, decode, header, printable
+from tutelage.data.decoding import Orientation, printable
 from tutelage.data.folder import in_threads
 from tutelage.data.mask_folder import MaskListing
 from tutelage.data.mask_values import Mask, MaskClasses, declared, guessed, lossy_mask, read_mask
 from tutelage.data.settings import DataSettings
+from tutelage.data.upright_size import Size, is_turned, size_of_image
 from tutelage.errors import DataError, UserError
-
-_ORIENTATION = 0x0112
-_BY_HEADER = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF")
-"""The formats whose header tells all of the size: others are turned when they are decoded."""
-
-Size = tuple[int, int]
-"""Width and height."""
 
 
 class SeenMask(NamedTuple):
@@ -88,7 +82,7 @@ def check_masks(settings: DataSettings, pairs: MaskListing) -> CheckedMasks:
     """
     images = [image.path for image in pairs.listing.images]
     skips = settings.on_bad_image == "skip"
-    sized = in_threads(partial(_size_of, settings=settings, whole=skips), images)
+    sized = in_threads(partial(size_of_image, settings=settings, whole=skips), images)
     seen = look_at_masks(settings, pairs)
     sizes = dict(zip(images, sized, strict=True))
     unread = {path: found for path, found in (sizes | seen).items() if isinstance(found, UserError)}
@@ -101,7 +95,7 @@ def check_masks(settings: DataSettings, pairs: MaskListing) -> CheckedMasks:
         if mask is None or found is None or isinstance(size, UserError):
             continue
         if found.size != size:
-            problems.append(other_size(mask.path, found.size, image, size, _is_turned(image, settings)))
+            problems.append(other_size(mask.path, found.size, image, size, is_turned(image, settings)))
             continue
         try:
             pixels[-1] = _pixels(found, classes, mask.path)
@@ -160,28 +154,3 @@ def _look(path: Path, max_pixels: int, orientation: Orientation) -> SeenMask | U
     values = np.flatnonzero(counts)
     height, width = mask.values.shape
     return SeenMask((width, height), dict(zip(values.tolist(), counts[values].tolist(), strict=True)), mask.lossy)
-
-
-def _size_of(path: Path, settings: DataSettings, whole: bool) -> Size | UserError:
-    """The size of an image as it is read; with `whole` it is decoded for it."""
-    try:
-        if whole:
-            return decode(path, 3, settings.max_pixels, orientation=settings.orientation,
-                          value_range=settings.value_range).size
-        head = header(path, settings.max_pixels)
-        if head.format not in _BY_HEADER:
-            return as_in_file(path, settings.max_pixels, orientation=settings.orientation).size
-    except UserError as error:
-        return error
-    return (head.height, head.width) if _is_turned(path, settings) else head.size
-
-
-def _is_turned(path: Path, settings: DataSettings) -> bool:
-    """Whether reading an image changes its width and height."""
-    head = header(path, settings.max_pixels)
-    if settings.orientation != "upright" or (head.format == "PNG" and "exif" not in head.info):
-        return False
-    try:
-        return head.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception:  # a damaged block of EXIF: dozens of kinds of errors, and it turns nothing
-        return False

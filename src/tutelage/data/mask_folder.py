@@ -6,27 +6,24 @@
 A mask has the name of its image, whatever the two names end in; both folders may have folders of their own.
 """
 
-import json
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from tutelage.data.decoding import open_regular, printable
+from tutelage.data.decoding import printable
 from tutelage.data.folder import Image, Listing, Walk
-from tutelage.data.layout import WORDS, is_hidden, subfolders
+from tutelage.data.layout import is_hidden, subfolders
 from tutelage.data.left_out import HIDDEN, LeftOut
 from tutelage.data.mask_values import read_mask_names
-from tutelage.errors import DataError, SecurityError, unknown
+from tutelage.data.split_file import OTHER_SPLIT, SPLIT_OF, SPLITS_FILE, as_split, read_splits
+from tutelage.errors import DataError, SecurityError
 
 MASK_LAYOUTS = ("FOLDER/images/* and FOLDER/masks/*, with or without FOLDER/splits.json; or FOLDER/SPLIT/images/* and "
                 "FOLDER/SPLIT/masks/* with SPLIT train, val and test")
 _IMAGES, _MASKS = ("images", "image"), ("masks", "mask")
-_SPLIT_OF = {word: split for split in ("train", "val", "test") for word in WORDS[split]}
-_SPLITS_FILE, _NAMES_FILE = "splits.json", "classes.txt"
-_SPLITS_AT_MOST = 2**26
+_NAMES_FILE = "classes.txt"
 _NAMED = 3
-_OTHER_SPLIT = "in no split of splits.json"
 
 Folders = Mapping[str, tuple[Path, Path]]
 """Split ("all" where the folder has none) -> its images and its masks."""
@@ -92,11 +89,11 @@ def list_masks(root: Path, *, follow_symlinks: bool = False, unlabelled: bool = 
             masks |= _by_name(drawn, split, walk)
         if _is_given(root / _NAMES_FILE, walk):
             lines = tuple(read_mask_names(root / _NAMES_FILE))
-        if "all" in folders and _is_given(root / _SPLITS_FILE, walk):
-            found = _as_split(found, _read_splits(root / _SPLITS_FILE), folders["all"][0], walk)
+        if "all" in folders and _is_given(root / SPLITS_FILE, walk):
+            found = as_split(found, read_splits(root / SPLITS_FILE), folders["all"][0], walk)
     except (DataError, SecurityError) as problem:  # what is meant is not known: there is nothing more to say
         return MaskListing(Listing(root, (), (), tuple(walk.left_out), (*walk.problems, problem)), ())
-    _leave_beside(root, folders, walk, used=[_NAMES_FILE] + [_SPLITS_FILE] * ("all" in folders))
+    _leave_beside(root, folders, walk, used=[_NAMES_FILE] + [SPLITS_FILE] * ("all" in folders))
     _pair(found, masks, walk, unlabelled)
     return _listed(root, found, masks, lines, walk)
 
@@ -140,7 +137,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
     """Split -> its folder in `root`; DataError where two are meant."""
     found: dict[str, Path] = {}
     for folder in subfolders(root):
-        split = _SPLIT_OF.get(folder.name.casefold())
+        split = SPLIT_OF.get(folder.name.casefold())
         if split in found:
             raise DataError(f"more than one folder for {split}", where=printable(root), expected="one of them",
                             found=f"{printable(found[split].name)}, {printable(folder.name)}",
@@ -169,7 +166,7 @@ def _by_name(folder: Path, split: str, walk: Walk) -> dict[str, Image]:
 
 def _pair(found: dict[str, Image], masks: Mapping[str, Image], walk: Walk, unlabelled: bool) -> None:
     """Complain of images without a mask, of masks without an image, and of splits without any."""
-    alone = [image for name, image in found.items() if name not in masks and image.split != _OTHER_SPLIT]
+    alone = [image for name, image in found.items() if name not in masks and image.split != OTHER_SPLIT]
     needed = [image for image in alone if not unlabelled or image.split not in ("all", "train")]
     if needed:
         walk.problems.append(DataError(
@@ -181,76 +178,10 @@ def _pair(found: dict[str, Image], masks: Mapping[str, Image], walk: Walk, unlab
         walk.problems.append(DataError(f"{_count(widows, 'mask')} without an image", where=_paths(widows),
                                        expected="an image of the same name",
                                        fix="add or rename it, or remove the mask"))
-    splits = {image.split for image in found.values()} - {_OTHER_SPLIT}
+    splits = {image.split for image in found.values()} - {OTHER_SPLIT}
     if found and not splits & {"all", "train"}:
         walk.problems.append(DataError("no images to train on", where=printable(walk.root),
                                        found=", ".join(sorted(splits)) or "no split", expected="a split `train`"))
-
-
-def _as_split(found: Mapping[str, Image], splits: Mapping[str, Sequence[str]], folder: Path,
-              walk: Walk) -> dict[str, Image]:
-    """The images with the splits that the file says; those in none are left out, and told."""
-    taken: dict[str, str] = {}
-    for split, names in splits.items():
-        lost = []
-        for text in names:
-            name = _name_of(text, found, folder.name)
-            if name is None:
-                lost.append(text)
-            elif name in taken:
-                walk.problems.append(DataError("a name twice in splits.json", where=printable(text),
-                                               found=f"{taken[name]} and {split}", expected="each image in one split"))
-            else:
-                taken[name] = split
-        if lost:
-            shown = ", ".join(map(printable, lost[:_NAMED])) + (", ..." if len(lost) > _NAMED else "")
-            walk.problems.append(DataError(
-                f"{len(lost)} name{'s' if len(lost) > 1 else ''} of splits.json without an image", found=shown,
-                where=f"{printable(walk.root / _SPLITS_FILE)}, {split}", expected=f"images in {printable(folder)}",
-                fix="add the images, or take the names out"))
-    walk.left_out.extend(LeftOut(image.path, "file", _OTHER_SPLIT) for name, image in found.items()
-                         if name not in taken)
-    return {name: image._replace(split=taken.get(name, _OTHER_SPLIT)) for name, image in found.items()}
-
-
-def _name_of(text: str, found: Mapping[str, Image], folder: str) -> str | None:
-    """The name of the image that an entry of splits.json means: a name with or without ending, or a path."""
-    path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or "\\" in text:
-        raise SecurityError("a name in splits.json that leads out of the folder of images", where=printable(text),
-                            expected="the name of an image, or its path within the folder `images`")
-    inside = path.relative_to(folder) if path.parts[:1] == (folder,) else path
-    for one in (path, inside):
-        exact = f"all/{one.as_posix()}"
-        if exact in found:
-            return exact
-        name = f"all/{one.with_suffix('').as_posix()}" if one.name else exact
-        if name in found:
-            return name
-    return None
-
-
-def _read_splits(path: Path) -> dict[str, list[str]]:
-    """Split -> names, as splits.json has them."""
-    try:
-        with open_regular(path) as file:
-            held = json.loads(file.read(_SPLITS_AT_MOST))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError("splits.json cannot be read", where=printable(path), found=error,
-                        expected='{"train": [NAME, ...], "val": [...], "test": [...]}') from None
-    if not isinstance(held, dict) or not all(isinstance(names, list) and all(isinstance(name, str) for name in names)
-                                             for names in held.values()):
-        raise DataError("splits.json does not say which image is of which split", where=printable(path),
-                        expected='{"train": [NAME, ...], "val": [...], "test": [...]}')
-    splits: dict[str, list[str]] = {}
-    for word, names in held.items():
-        split = _SPLIT_OF.get(word.casefold())
-        if split is None:
-            raise unknown("split", word, _SPLIT_OF, where=printable(path), error=DataError)
-        if split in splits:
-            raise DataError(f"splits.json names the split {split} twice", where=printable(path), found=word)
-        splits[split] = names
-    return {split: splits[split] for split in ("train", "val", "test") if splits.get(split)}
 
 
 def _leave_beside(root: Path, folders: Folders, walk: Walk, used: Iterable[str]) -> None:

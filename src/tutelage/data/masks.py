@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 
 from tutelage.data import folder, shapes
-from tutelage.data.assemble import KEPT_BYTES, SplitRows, augmentation, held_out
+from tutelage.data.assemble import KEPT_BYTES, SplitRows, augmentation
 from tutelage.data.augment import Augmentation
 from tutelage.data.bad_images import without_damaged
 from tutelage.data.images import Preparation, as_image, decode, prepare_image, printable
 from tutelage.data.leakage import Read, judge_files
+from tutelage.data.listed_splits import splits_as_listed
 from tutelage.data.mask_check import CheckedMasks, check_masks, other_size
 from tutelage.data.mask_folder import MaskListing, list_masks
 from tutelage.data.mask_source import MaskSource
 from tutelage.data.mask_values import NO_CLASS, MaskClasses, declared, prepared_mask, read_mask
 from tutelage.data.settings import DataSettings
 from tutelage.data.source import Data, digest
-from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
+from tutelage.data.splits import Cut
 from tutelage.data.stream import CPU, StreamSource
-from tutelage.errors import DataError, UsageError
+from tutelage.errors import UsageError
 from tutelage.types import Content, ImageFiles
 
 QUICK_PAIRS = {"train": 32, "val": 16, "test": 16}
@@ -55,30 +56,8 @@ def load_masks(settings: DataSettings, place: PairsAt, *, seed: int = 0, quick: 
 
 def mask_splits(settings: DataSettings, pairs: MaskListing) -> dict[str, SplitRows]:
     """The rows of each split, ids being places in the listing; labels are 0, and -1 without a mask."""
-    listing = pairs.listing
-    cut = Cut(settings.split_rule, names_of_paths([image.path.relative_to(listing.root) for image in listing.images]))
     labels = torch.tensor([-1 if mask is None else 0 for mask in pairs.masks], dtype=torch.int64)
-    places: dict[str, list[int]] = {}
-    for place, image in enumerate(listing.images):
-        places.setdefault(image.split, []).append(place)
-    found = {split: SplitRows(torch.tensor(rows), labels[rows]) for split, rows in places.items()}
-    splits = {"train": found["all"] if "all" in found else found["train"]}
-    if settings.test == "val":
-        if "val" not in found or "test" in found:
-            raise DataError("there is no split `val` to test on, or one called `test` too", where="[data] test",
-                            found=", ".join(found), expected="val, and no test", fix="leave `test` out")
-        splits["test"] = found["val"]
-    elif "all" in found:
-        splits["train"], splits["test"] = held_out(splits["train"], TEST_SHARE, "test", cut)
-    else:
-        splits |= {name: found[split] for name, split in {"validation": "val", "test": "test"}.items()
-                   if split in found}
-    if "validation" not in splits:
-        splits["train"], validation = held_out(splits["train"], settings.validation, "validation", cut)
-        splits = {"train": splits["train"], "validation": validation, **splits}
-    kept = cut.first(splits["train"].ids, splits["train"].labels, labels[splits["train"].ids], settings.limit)
-    splits["train"] = SplitRows(splits["train"].ids[kept], splits["train"].labels[kept])
-    return splits
+    return splits_as_listed(settings, pairs.listing, labels)
 
 
 def _require_fitting(settings: DataSettings) -> None:

@@ -11,16 +11,20 @@ from tutelage.data.mask_values import LARGEST_VALUE, MOST_CLASSES
 from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
-Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves"]
-OWN_TASK = {"shapes": "segmentation", "series": "series", "waves": "series"}
+Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves",
+               "shapes_boxes"]
+OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
+OF_BOXES = ("detection", "anchor_detection")
+"""Tasks whose labels are boxes."""
 OnBadImage = Literal["error", "skip"]
 FilesAre = Literal["content", "suffix"]
 Augment = Literal["none", "crop", "crop-flip", "random-resized-crop", "randaugment", "jitter"]
 By = Literal["subject"]
+BoxKind = Literal["coco", "voc", "yolo", "plain"]
 SERIES = ("series", "waves")
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
-             "value_range")
+             "value_range", "boxes", "objects")
 """What series have none of."""
 
 
@@ -28,21 +32,23 @@ OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orienta
 class DataSettings:
     """The [data] table of a recipe.
 
-    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, series or waves.
-    task: what a network is to say of a row: classification, segmentation or series; default what the set is for.
-        A folder is one of classes, or with "segmentation" one of images and masks.
+    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves.
+    task: what a network is to say of a row: classification, segmentation, detection or series; default what the set is
+        for. A folder is one of classes, with "segmentation" one of images and masks, with "detection" one of images
+        and boxes.
     root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
         files NAME_TRAIN and NAME_TEST; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
     batch_size: rows of a training batch (read by the trainer).
     image_size: pixels of both sides, or [height, width]; default 16 for digits (8 x 8 scaled up), 32 for cifar and
-        fashion_mnist (28 x 28 with a black border of 2), 64 for shapes, 224 for folders.
+        fashion_mnist (28 x 28 with a black border of 2), 64 for shapes and shapes_boxes, 224 for folders, 320 for
+        folders of boxes.
     validation: the share held out of the training rows, where a set has no validation split of its own; of those
         that are left once a fifth went to the test split, where a set has none of that either.
     unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
     augment: none, crop, crop-flip, random-resized-crop (always with flip) or randaugment; default crop for
-        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders and for masks
-        (`mask_augment`). Of series none or jitter, which scales each channel and adds noise; default none.
+        digits, crop-flip for cifar and fashion_mnist, random-resized-crop for folders, also of masks (`mask_augment`)
+        and boxes (`box_augment`). Of series none or jitter, which scales each channel and adds noise; default none.
     mixup, cutmix: the alpha of Beta(alpha, alpha); 0 is off.
     workers: processes that read images; "auto" takes half the cores (up to 16) if an accelerator computes, else
         a quarter (up to 8).
@@ -75,6 +81,8 @@ class DataSettings:
     mask_values: which value of a pixel of a mask is which class, { 0 = "background", 255 = "polyp" }; values of one
         name are one class, and classes are numbered by rising values. See `mask_values` for what holds without it.
     ignore: a value of masks, or several, that does not count.
+    boxes: the format of a folder of images with boxes, coco, voc, yolo or plain, where its files do not tell.
+    objects: the names of classes: boxes of others are left out, as if nobody had drawn them.
     test: "val": a folder's split `val` is its test split, and validation is cut from train.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
@@ -109,6 +117,8 @@ class DataSettings:
     mask_values: dict[str, str] | dict[int, str] | None = None
     ignore: int | tuple[int, ...] | None = None
     test: Literal["val"] | None = None
+    boxes: BoxKind | None = None
+    objects: tuple[str, ...] | None = None
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -145,6 +155,14 @@ class DataSettings:
                              fix="leave it out")
         if self.mask_values is not None or self.ignore is not None:
             self._check_masks()
+        if self.objects is not None and (self.work not in OF_BOXES or not self.objects):
+            raise UsageError("names of classes of images with boxes", where="[data] objects",
+                             found=repr(list(self.objects)), expected="one or more, with boxes", fix="leave it out")
+        if self.boxes is not None and (self.name != "folder" or self.work not in OF_BOXES):
+            raise UsageError("a key of images with boxes", where="[data] boxes", found=self.boxes,
+                             expected='name = "folder" and task = "detection"', fix="leave it out, or say so")
+        if self.boxes is not None and self.boxes not in get_args(BoxKind):
+            raise unknown("format of boxes", self.boxes, get_args(BoxKind), where="[data] boxes")
         limits = {"batch_size": (self.batch_size, 1, 2**20),
                   "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),

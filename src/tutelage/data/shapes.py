@@ -22,10 +22,10 @@ SPLITS = {"train": 400, "validation": 100, "test": 200}
 SIDE = 64
 _SHAPES = 2
 _AT_MOST = 3
-_GRAIN = 80.0
-_DARKEST = np.array([[70, 70, 70], [150, 60, 40], [40, 60, 150]])
+GRAIN = 80.0
+DARKEST = np.array([[70, 70, 70], [150, 60, 40], [40, 60, 150]])
 """Of the colours of each class, the least of red, green and blue."""
-_ODDS = 400
+ODDS = 400
 """So many numbers make any image, but for its grain."""
 _TOGETHER = 50
 
@@ -42,9 +42,9 @@ def make_shapes(rows: int = sum(SPLITS.values()), side: int = SIDE) -> Shapes:
     """The first `rows` of the images, of `side` pixels."""
     made = []
     for ids in torch.arange(rows).split(_TOGETHER):
-        odds = uniform(derive("shapes"), ids, _ODDS).double().numpy()
+        odds = uniform(derive("shapes"), ids, ODDS).double().numpy()
         grain = uniform(derive("shapes", "grain"), ids, 3 * side * side).double().numpy()
-        made += [_make(_Odds(odds[row]), grain[row].reshape(3, side, side)) for row in range(len(ids))]
+        made += [_make(Odds(odds[row]), grain[row].reshape(3, side, side)) for row in range(len(ids))]
     return Shapes(torch.from_numpy(np.stack([image for image, _ in made])),
                   torch.from_numpy(np.stack([mask for _, mask in made])))
 
@@ -70,21 +70,21 @@ def write_shapes(root: Path, values: Sequence[int], splits: Mapping[str, int]) -
             Image.fromarray(mask.astype(kind)).save(root / split / "masks" / f"{row}.png")
 
 
-def _make(odds: "_Odds", grain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _make(odds: "Odds", grain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     side = grain.shape[1]
-    image = _texture(odds, side)
+    image = texture(odds, side)
     mask = np.zeros((side, side), np.uint8)
     for number in (1, 2):
-        image = np.where(_stripe(odds, side), _texture(odds, side, number), image)
+        image = np.where(stripe(odds, side), texture(odds, side, number), image)
     for _ in range(1 + int(_AT_MOST * odds.one())):
         number, inside = _shape(odds, side)
-        image = np.where(inside, _texture(odds, side, number), image)
+        image = np.where(inside, texture(odds, side, number), image)
         mask = np.where(inside, np.uint8(number), mask)
-    image = image + _GRAIN * (grain - 0.5)
+    image = image + GRAIN * (grain - 0.5)
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-class _Odds:
+class Odds:
     """Uniform numbers in [0, 1), one after another."""
 
     def __init__(self, numbers: np.ndarray):
@@ -105,22 +105,22 @@ class _Odds:
         return low + (high - low) * self.one()
 
 
-def _texture(odds: _Odds, side: int, number: int = 0) -> np.ndarray:
+def texture(odds: Odds, side: int, number: int = 0, darkest: np.ndarray = DARKEST) -> np.ndarray:
     """A colour as things of a class have it, which changes from patch to patch: [3, side, side] of float64."""
-    colour = _DARKEST[number] + 90 * odds.many(3)
+    colour = darkest[number] + 90 * odds.many(3)
     coarse = odds.many(3 * 16).reshape(3, 4, 4) - 0.5
     places = np.arange(side) * 4 // side
     patches = coarse[:, places[:, None], places]
     return colour[:, None, None] + 50 * patches
 
 
-def _direction(odds: _Odds) -> tuple[float, float]:
+def _direction(odds: Odds) -> tuple[float, float]:
     """Cosine and sine of an angle, without either: of the half-angle's tangent."""
     t = odds.between(-1, 1)
     return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
 
-def _plane(odds: _Odds, side: int, edge: float) -> tuple[np.ndarray, np.ndarray]:
+def plane(odds: Odds, side: int, edge: float) -> tuple[np.ndarray, np.ndarray]:
     """Turned coordinates around a random centre, in sides of the image."""
     steps = (np.arange(side) + 0.5) / side
     x = steps[None, :] - odds.between(edge, 1 - edge)
@@ -129,15 +129,16 @@ def _plane(odds: _Odds, side: int, edge: float) -> tuple[np.ndarray, np.ndarray]
     return cosine * x + sine * y, cosine * y - sine * x
 
 
-def _stripe(odds: _Odds, side: int) -> np.ndarray:
-    u, _ = _plane(odds, side, 0.0)
+def stripe(odds: Odds, side: int) -> np.ndarray:
+    """Which pixels are in a random stripe: [side, side]."""
+    u, _ = plane(odds, side, 0.0)
     return np.abs(u) < odds.between(0.02, 0.05)
 
 
-def _shape(odds: _Odds, side: int) -> tuple[int, np.ndarray]:
+def _shape(odds: Odds, side: int) -> tuple[int, np.ndarray]:
     """The class number of a random shape, and which pixels are in it [side, side]."""
     number, size = 1 + int(_SHAPES * odds.one()), odds.between(0.12, 0.24)
-    u, v = _plane(odds, side, 0.15)
+    u, v = plane(odds, side, 0.15)
     if number == 1:
         return number, u * u + v * v < size * size
     return number, np.maximum(np.abs(u), np.abs(v)) < 0.9 * size

@@ -7,10 +7,11 @@ from pathlib import Path
 from statistics import median
 
 from tutelage.data.folder import require_sound
-from tutelage.data.mask_check import CheckedMasks, SeenMask, Size, check_masks, look_at_masks
+from tutelage.data.mask_check import CheckedMasks, SeenMask, check_masks, look_at_masks
 from tutelage.data.mask_folder import MaskListing, list_masks
 from tutelage.data.masks import absent_classes, mask_splits
 from tutelage.data.settings import DataSettings
+from tutelage.data.upright_size import Size
 from tutelage.errors import DataError, UserError
 from tutelage.models.architecture import Architecture
 from tutelage.recipes.starts import Start, batch_that_fits, epochs_of

@@ -19,7 +19,7 @@ from tutelage.engine.train import Progress, log_warnings, train_in_folder
 from tutelage.errors import ModelError, UsageError, UserError, placed
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen
-from tutelage.models.architecture import Architecture
+from tutelage.models.architecture import KNOWN, Architecture
 from tutelage.models.build import build
 from tutelage.models.freezing import frozen_notes
 from tutelage.models.weights import read_metadata
@@ -63,6 +63,11 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe", data: data_
                              expected="weights = a .safetensors file or a run folder, or pretrained = true",
                              fix="train it first (method scratch) and give its run folder as weights")
         _check_head(recipe, graph, node, where)
+    for node, arch in recipe.models.items():
+        if arch.classes == KNOWN and arch.weights is None and not arch.pretrained and not recipe.quick:
+            raise ModelError(f"the network {node!r} knows no class yet",
+                             where=place_of(recipe, where, "models", node, "classes"), found=f'classes = "{KNOWN}"',
+                             expected="weights that say which classes they know", fix="leave it out, or give weights")
     data = data or data_for(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     models = {node: network_in(recipe, node, arch, data, where) for node, arch in recipe.models.items()}
     return Job(recipe, graph, models, data, settings, (*notes_of(recipe, graph, data), *frozen_notes(models)))

@@ -336,7 +336,8 @@ def _seen_from(recipe: Path, path: str) -> Path:
 def _quickened(recipe: Recipe) -> Recipe:
     """A smoke run: synthetic images (on digits, the real ones), batch 8, three steps, no file of weights."""
     models = {node: replace(arch, weights=arch.weights if recipe.number else None, pretrained=False, head="strict",
-                            classes=None) for node, arch in recipe.models.items()}
+                            classes=arch.classes if arch.classes == KNOWN else None)
+              for node, arch in recipe.models.items()}
     data = replace(recipe.data, batch_size=8, limit=24, workers=0)
     train = replace(recipe.train, epochs=1, warmup_epochs=0.0, accumulate=1)
     return replace(recipe, data=data, models=models, train=train, quick=True)

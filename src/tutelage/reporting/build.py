@@ -10,6 +10,7 @@ from tutelage.reporting.document import Column, Document, DocumentTable, Item, S
 from tutelage.reporting.groups import Group, distinct, group_runs, member_of
 from tutelage.reporting.run_folder import is_run, read_run
 from tutelage.reporting.sections.certainty import gain_section, uncertainty_section
+from tutelage.reporting.sections.classes import class_gain_section
 from tutelage.reporting.sections.evaluation import evaluation_section
 from tutelage.reporting.sections.overview import cost_section, exports_section, glance_section
 from tutelage.reporting.sections.study import StudyRecord, is_study, read_study_record, study_section
@@ -36,7 +37,8 @@ def make_document(folders: Sequence[Path]) -> Document:
     sections = [glance_section(groups)] if groups else []
     sections += [study_section(study) for study in studies]
     sections += [_group_section(group, len(groups) > MOST_OPEN) for group in groups]
-    sections += [gain_section(groups), cost_section(groups)] if groups else []
+    baselines = [study.results["baseline"] for study in studies]
+    sections += [gain_section(groups), class_gain_section(groups, baselines), cost_section(groups)] if groups else []
     sections += [exports_section(list(folders)), _repeat_section(groups, studies, folders)]
     names = [study.folder.name for study in studies] or [group.name for group in groups]
     listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]

@@ -69,6 +69,16 @@ def lines(title: str, about: str, drawn: Sequence[Line], *, x: str = "epoch", y:
     return Chart(title, {"data": data, "layout": layout}, about)
 
 
+def precision_chart(title: str, about: str, curves: Mapping[str, Values], colours: Mapping[str, str]) -> Chart:
+    """Precision over recall of networks, at recalls of equal steps from 0 to 1."""
+    drawn = [Line(name, colours.get(name, "@muted"), [i / (len(curve) - 1) for i in range(len(curve))], curve)
+             for name, curve in curves.items()]
+    made = lines(title, about, drawn, x="recall", y="precision", share=True)
+    axis = {"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.2}
+    layout = {axis_name: {**made.figure["layout"][axis_name], **axis} for axis_name in ("xaxis", "yaxis")}
+    return Chart(title, {**made.figure, "layout": {**made.figure["layout"], **layout}}, about)
+
+
 def stacked(title: str, about: str, drawn: Sequence[Line]) -> Chart:
     """Shares that add up to one, stacked, over epochs."""
     data = [{"type": "scatter", "mode": "lines", "stackgroup": "one", "name": label(line.name, 48), "x": list(line.xs),

@@ -51,9 +51,11 @@ class NodeScores(TypedDict):
     """One node on one split, besides its scores. `confusion[i][j]` counts images of class i that were taken for j.
 
     Of classification `per_class` is the accuracy; of another task it holds, by the key of a score, that of each class.
+    `curves` are of each class its precisions at recalls of equal steps from 0 to 1.
     """
 
     per_class: NotRequired[list[float | None] | dict[str, list[float | None]]]
+    curves: NotRequired[list[list[float | None] | None]]
     reliability: NotRequired[Reliability]
     confusion: NotRequired[list[list[int]]]
     temperature: NotRequired[Temperature | None]
@@ -242,6 +244,11 @@ def _check(metrics: Metrics, nodes: Mapping[str, NodeScores], path: Path) -> Non
         own = scores.get("per_class", {})
         for key, values in own.items() if isinstance(own, dict) else [("", own)]:
             lengths[f"nodes.{node}.per_class.{key}".rstrip(".")] = (len(values), classes)
+        if (curves := scores.get("curves")) is not None:
+            lengths[f"nodes.{node}.curves"] = (len(curves), classes)
+            steps = max((len(curve) for curve in curves if curve is not None), default=0)
+            lengths |= {f"nodes.{node}.curves.{i}": (len(curve), max(2, steps))
+                        for i, curve in enumerate(curves) if curve is not None}
         confusion = scores.get("confusion")
         if confusion is not None:
             lengths[f"nodes.{node}.confusion"] = (len(confusion), classes)

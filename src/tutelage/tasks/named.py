@@ -10,11 +10,12 @@ from tutelage.data.source import Data
 from tutelage.data.stream import CPU
 from tutelage.errors import unknown
 from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
 from tutelage.tasks.task import Task
 
-TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES)}
+TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES, DETECTION, ANCHOR_DETECTION)}
 
 
 def task_named(name: str, where: object = "[data] task") -> Task:

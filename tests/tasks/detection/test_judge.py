@@ -75,7 +75,7 @@ def test_scores_are_the_same_however_large_the_batches_are():
     whole = scored(JUDGE, found[7])
     seen = found[7]["a"]
     assert torch.equal(seen["truth"], truth)
-    assert whole["nodes"]["a"] == box_scores(seen["detections"], truth, 3)  # none of which is NaN here
+    assert str(whole["nodes"]["a"]) == str(box_scores(seen["detections"], truth, 3))  # the mAP of no large one is NaN
     assert set(whole["nodes"]["a"]) == {score.key for score in SCORES} | {"per_class", "curves"}
     assert 0 < whole["pairs"]["a|b"]["agreement"] < 1
     assert JUDGE.by_sample is not None

@@ -8,7 +8,7 @@ from torchvision.ops import nms
 from every import every
 from tutelage.models.dense_boxes import ABSENT, NO_CENTRE, boxes_of, grid_places, pack, scores_of, unpack
 from tutelage.tasks.detection import predicted
-from tutelage.tasks.detection.predicted import candidates, detections_of
+from tutelage.tasks.detection.predicted import detections_of, scored_boxes
 
 SIZE = (40, 56)
 
@@ -68,7 +68,7 @@ def test_few_boxes_are_filled_up_and_none_are_all_filling():
 def test_boxes_are_cut_at_the_image_and_what_lies_outside_is_none():
     places = torch.tensor([[4.0, 4, 8, 8], [44, 4, 8, 8], [20, 4, 8, 8]])
     distances = torch.tensor([[[1.0, 1, 1, 1], [0.5, 0.5, 0.5, 0.5], [0, 0, -0.5, 1]]])  # beside it, and inside out
-    boxes, scores = candidates(pack(places, distances, None, torch.full((1, 3, 1), 2.0)), (10, 40))
+    boxes, scores = scored_boxes(pack(places, distances, None, torch.full((1, 3, 1), 2.0)), (10, 40))
     assert boxes[0, 0].tolist() == [0, 0, 12, 10]
     assert (scores[0, 0] > 0).tolist() == [True, False, False]
     assert int((detections_of(pack(places, distances, None, torch.full((1, 3, 1), 2.0)), (10, 40))[..., 5] >= 0)

@@ -8,14 +8,11 @@ from tutelage.reporting.document import Column, DocumentTable, Gallery, Item, Pi
 from tutelage.reporting.formatting import score_words, written
 from tutelage.reporting.groups import VALIDATION, Group
 from tutelage.reporting.schema import EvaluationRecord, Metrics, NodeScores
+from tutelage.reporting.sections.classes import MOST_CLASSES, MOST_NODES, precision_section
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.scores import main_scores
 from tutelage.tasks.task import Score
 
-MOST_NODES = 6
-"""Networks with charts of their own."""
-MOST_CLASSES = 30
-"""Classes with a row and a column of their own in a chart."""
 MOST_CONFUSIONS = 12
 PAIRED = (("agreement", "agree", "share"), ("kl", "KL", "number"), ("both_right", "both right", "share"),
           ("one_right", "one right", "share"), ("both_wrong", "both wrong", "share"))
@@ -34,7 +31,8 @@ def evaluation_section(group: Group) -> Section:
     evaluation = group.first.evaluations[group.measured]
     metrics = evaluation.metrics
     told = f"Details are of the run {group.first.name}." if len(group.members) > 1 else ""
-    sections = [_calibration(group, evaluation), _agreement(metrics), _classes(evaluation), _worst(evaluation)]
+    sections = [_calibration(group, evaluation), _agreement(metrics), precision_section(group, evaluation),
+                _classes(evaluation), _worst(evaluation)]
     words = [Text(text) for text in (told, _training_words(evaluation)) if text]
     return Section(f"Held-out data: {group.measured}", [*parts, *words],
                    [section for section in sections if not section.empty])

@@ -9,15 +9,17 @@ from torch import Tensor
 
 from tutelage.errors import ModelError
 from tutelage.models.dense_boxes import NO_CENTRE, Packed, pack, unpack
-from tutelage.tasks.detection.predicted import predicted_boxes
+from tutelage.tasks.detection.predicted import detections_of
 
 SAME = 0.55
 """Boxes of one class with this intersection over union are of one object."""
+EVERYWHERE = 2**20, 2**20
+"""The size of an image that no box reaches the lower right edges of: what is said is clipped where it is judged."""
 LOWEST = 1e-6
 """The score of a box that is none."""
 
 
-def mean_of_places(*packed: Packed) -> Packed:
+def mean_of_places(*packed: Tensor) -> Packed:
     """Of each place the mean box, the mean probability of the class and of the centre, as what one detector says.
 
     >>> one = pack(torch.ones(1, 4), torch.ones(1, 1, 4), None, torch.zeros(1, 1, 2))
@@ -36,14 +38,14 @@ def mean_of_places(*packed: Packed) -> Packed:
     return pack(parts[0].places, distances, central, _mean_logit(torch.stack([part.logits for part in parts])))
 
 
-def fused_boxes(*packed: Packed) -> Packed:
+def fused_boxes(*packed: Tensor) -> Packed:
     """The predictions of several detectors, merged into the boxes of one [B, P, 9 + K], the surest first.
 
     Weighted boxes fusion (Solovyev, Wang & Gabruseva, 2021, arXiv:1910.13302): boxes of one class that overlap become
     their mean, weighted by score; its score is the mean score, times the share of detectors that have it.
     """
     classes = unpack(packed[0]).logits.shape[-1]
-    said = [predicted_boxes(one).detach().double().cpu().numpy() for one in packed]
+    said = [detections_of(one.detach(), EVERYWHERE).double().cpu().numpy() for one in packed]
     images = [_fused([of_one[row] for of_one in said]) for row in range(len(packed[0]))]
     most = max(1, *map(len, images))
     boxes = torch.tensor([[0.0, 0, 1, 1]]).repeat(len(images), most, 1)

@@ -24,7 +24,7 @@ Detections = Float[Tensor, "batch most 6"]
 """Of each image up to so many boxes, the surest first: left, top, right, lower in pixels, score in [0, 1], class."""
 
 
-def candidates(packed: Packed, size: tuple[int, int]
+def scored_boxes(packed: Packed, size: tuple[int, int]
                ) -> tuple[Float[Tensor, "batch places 4"], Float[Tensor, "batch classes places"]]:
     """The box of each place, within an image of `size` (height, width), and its score for each class.
 
@@ -38,7 +38,7 @@ def candidates(packed: Packed, size: tuple[int, int]
 
 def detections_of(packed: Packed, size: tuple[int, int]) -> Detections:
     """What a detector says of images of `size` (height, width), filled up with boxes 0, score 0 and class NOTHING."""
-    boxes, scores = candidates(packed, size)
+    boxes, scores = scored_boxes(packed, size)
     found = boxes.new_zeros(len(boxes), MOST_BOXES, 6)
     found[..., 5] = NOTHING
     for own, (where, said) in zip(found, zip(boxes, scores, strict=True), strict=True):

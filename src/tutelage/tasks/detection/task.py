@@ -13,8 +13,7 @@ from tutelage.errors import DataError, ModelError
 from tutelage.graph.divergences import binary_cross_entropy, binary_kl, focal, focal_kd, giou
 from tutelage.graph.sample_weights import binary_entropy
 from tutelage.tasks.detection.fusion import fused_boxes, mean_of_places
-from tutelage.tasks.detection.metrics import SCORES, judge_of_boxes
-from tutelage.tasks.detection.pictures import draw_boxes
+from tutelage.tasks.detection.judge import SCORES, judge_of_boxes
 from tutelage.tasks.detection.regions import anchor_relevant, relevant
 from tutelage.tasks.detection.rows import anchor_boxes, anchor_classes, boxes, centres, classes, objects_of
 from tutelage.tasks.segmentation.rows import places
@@ -40,13 +39,14 @@ def check_labels_of_boxes(data: Data) -> None:
                         expected=f"-1 (padding) .. {len(data.classes) - 1}")
 
 
-DETECTION = Task("detection", SCORES, check_labels_of_boxes, lambda data: judge_of_boxes(data.classes),
+DETECTION = Task("detection", SCORES, check_labels_of_boxes,
+                 lambda data: judge_of_boxes(data.classes, (data.shape[1], data.shape[2])),
                  learn=(Term(focal, label="classes", rows=classes, soft=True), Term(giou, label="boxes", rows=boxes),
                         Term(binary_cross_entropy, label="centres", rows=centres)),
                  imitate=(Term(focal_kd, rows=classes, soft=True), Term(giou, rows=boxes),
                           Term(binary_kl, rows=centres)),
                  mean=mean_of_places, rows=(classes, boxes, centres, relevant, places), places=places,
-                 pictures=draw_boxes, certainty=binary_entropy, exclusive=False, fusions={"fused": fused_boxes})
+                 certainty=binary_entropy, exclusive=False, fusions={"fused": fused_boxes})
 ANCHOR_DETECTION = replace(
     DETECTION, name="anchor_detection", rows=(anchor_classes, anchor_boxes, anchor_relevant, places),
     learn=(Term(focal, label="classes", rows=anchor_classes, soft=True), Term(giou, label="boxes", rows=anchor_boxes)),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import (
     FCOS,
     FasterRCNN,
+    RetinaNet,
     fcos_resnet50_fpn,
     retinanet_resnet50_fpn,
     retinanet_resnet50_fpn_v2,
@@ -78,6 +79,19 @@ def test_what_is_detected_is_what_torchvision_detects_and_places_are_its_anchors
             torch.testing.assert_close(told[key], value, rtol=1e-5, atol=1e-5)
         places = torch.cat([(anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]], 1)
         torch.testing.assert_close(unpack(image).places, places, rtol=0, atol=0)
+
+
+def test_a_network_of_16_bits_has_the_same_places():
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(((362,),), ((0.5, 1.0, 2.0),))
+    head = torchvision.models.detection.retinanet.RetinaNetHead(32, 3, 2)
+    network = torchvision_detector("retinanet_", RetinaNet(WithNorm(), 2, anchor_generator=anchors, head=head)).eval()
+    images = torch.rand(1, 3, 32, 1024)
+    with torch.no_grad():
+        whole, half = network(images), deepcopy(network).to(torch.bfloat16)(images.to(torch.bfloat16))
+    assert half.dtype == torch.float32
+    assert torch.equal(unpack(whole).places, unpack(half).places)
+    apart = boxes_of(*unpack(whole)[:2]) - boxes_of(*unpack(half)[:2])
+    assert 0 < float(apart.abs().max()) < 20, "of 362 pixels"
 
 
 def test_networks_that_can_be_adapted_are_named():

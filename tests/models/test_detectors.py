@@ -26,6 +26,7 @@ from tutelage.models.build import build
 from tutelage.models.classifier import classifiers_of
 from tutelage.models.dense_boxes import ABSENT, LEAD, boxes_of, grid_places, scores_of, unpack
 from tutelage.models.detectors import detector_names, torchvision_detector, with_moving_norms
+from tutelage.models.fcos import tiny_fcos
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.models.weights import weights_of
 from tutelage.system.files import pack
@@ -352,3 +353,13 @@ def test_what_cannot_be_is_refused(arch, options, error, said):
     with pytest.raises(error) as caught:
         build(Architecture(arch, options=options), class_names=NAMES)
     assert said in str(caught.value)
+
+
+def test_a_tiny_network_can_have_the_places_of_torchvisions_fcos_and_learn_from_it():
+    teacher = torchvision_detector("fcos_resnet50_fpn", torchvision.models.detection.fcos_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=2)).eval()
+    student = tiny_fcos(2, width=2, strides=(8, 16, 32, 64, 128), corners=True).eval()
+    images = torch.rand(1, 3, 128, 256, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        grids = [unpack(network(images)).places for network in (teacher, student)]
+    assert torch.equal(*grids)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import (
     FCOS,
     FasterRCNN,
+    RetinaNet,
     fcos_resnet50_fpn,
     retinanet_resnet50_fpn,
     retinanet_resnet50_fpn_v2,
@@ -25,6 +26,7 @@ from tutelage.models.build import build
 from tutelage.models.classifier import classifiers_of
 from tutelage.models.dense_boxes import ABSENT, LEAD, boxes_of, grid_places, scores_of, unpack
 from tutelage.models.detectors import detector_names, torchvision_detector, with_moving_norms
+from tutelage.models.fcos import tiny_fcos
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.models.weights import weights_of
 from tutelage.system.files import pack
@@ -78,6 +80,19 @@ def test_what_is_detected_is_what_torchvision_detects_and_places_are_its_anchors
             torch.testing.assert_close(told[key], value, rtol=1e-5, atol=1e-5)
         places = torch.cat([(anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]], 1)
         torch.testing.assert_close(unpack(image).places, places, rtol=0, atol=0)
+
+
+def test_a_network_of_16_bits_has_the_same_places():
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(((362,),), ((0.5, 1.0, 2.0),))
+    head = torchvision.models.detection.retinanet.RetinaNetHead(32, 3, 2)
+    network = torchvision_detector("retinanet_", RetinaNet(WithNorm(), 2, anchor_generator=anchors, head=head)).eval()
+    images = torch.rand(1, 3, 32, 1024)
+    with torch.no_grad():
+        whole, half = network(images), deepcopy(network).to(torch.bfloat16)(images.to(torch.bfloat16))
+    assert half.dtype == torch.float32
+    assert torch.equal(unpack(whole).places, unpack(half).places)
+    apart = boxes_of(*unpack(whole)[:2]) - boxes_of(*unpack(half)[:2])
+    assert 0 < float(apart.abs().max()) < 20, "of 362 pixels"
 
 
 def test_networks_that_can_be_adapted_are_named():
@@ -338,3 +353,13 @@ def test_what_cannot_be_is_refused(arch, options, error, said):
     with pytest.raises(error) as caught:
         build(Architecture(arch, options=options), class_names=NAMES)
     assert said in str(caught.value)
+
+
+def test_a_tiny_network_can_have_the_places_of_torchvisions_fcos_and_learn_from_it():
+    teacher = torchvision_detector("fcos_resnet50_fpn", torchvision.models.detection.fcos_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=2)).eval()
+    student = tiny_fcos(2, width=2, strides=(8, 16, 32, 64, 128), corners=True).eval()
+    images = torch.rand(1, 3, 128, 256, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        grids = [unpack(network(images)).places for network in (teacher, student)]
+    assert torch.equal(*grids)

@@ -538,6 +538,7 @@ def test_paths_are_seen_from_the_recipe_whatever_the_working_directory_is(tmp_pa
         assert found.models["t"].weights == str(tmp_path / meant)
         assert found.models["a"].classes == "by-name"
         assert found.models["b"].classes == str(tmp_path / "recipes" / "names.txt")
+        assert read_recipe(path, ["models.a.classes=known"]).models["a"].classes == "known"
     assert read_recipe(path, ["data.name=folder", "data.root=images"]).data.root == str(tmp_path / "recipes/images")
     assert read_recipe(path, ["data.name=folder", "data.root=not-here"]).data.root == "not-here"
 

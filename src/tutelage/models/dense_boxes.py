@@ -80,9 +80,11 @@ def scores_of(parts: Places) -> Float[Tensor, "*any classes"]:
     return torch.where(central > NO_CENTRE / 2, classes, (classes * central.sigmoid()).sqrt())
 
 
-def grid_places(size: tuple[int, int], strides: tuple[int, ...],
-                device: torch.device | None = None) -> Float[Tensor, "places 4"]:
+def grid_places(size: tuple[int, int], strides: tuple[int, ...], device: torch.device | None = None, *,
+                corners: bool = False) -> Float[Tensor, "places 4"]:
     """The cells of grids over an image of `size` (height, width): stride by stride, row by row, each by its middle.
+
+    With `corners` a place is around the upper left corner of its cell, as torchvision has it.
 
     >>> grid = grid_places((32, 32), (8, 16))
     >>> len(grid), grid[0].tolist(), grid[-1].tolist()
@@ -93,6 +95,6 @@ def grid_places(size: tuple[int, int], strides: tuple[int, ...],
         rows, columns = -(-size[0] // stride), -(-size[1] // stride)
         y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device),
                               indexing="ij")
-        centres = torch.stack([x, y], -1).reshape(-1, 2) * stride + stride / 2
+        centres = torch.stack([x, y], -1).reshape(-1, 2) * stride + (0.0 if corners else stride / 2)
         found.append(torch.cat([centres, torch.full_like(centres, stride)], 1))
     return torch.cat(found).float()

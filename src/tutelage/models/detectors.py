@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
@@ -81,18 +82,18 @@ class OneStage(nn.Module):
         super().__init__()
         self.backbone, self.head = network.backbone, network.head
         self.anchors = _Anchors(network.anchor_generator)
+        coder = network.box_coder  # RetinaNet's has a limit: the logarithm of a factor
+        self.largest = coder.bbox_xform_clip if isinstance(coder, BoxCoder) else None
         name_classifier(self, ["head.classification_head.cls_logits"])
 
     def forward(self, images: Tensor) -> Packed:
         """Normalised images [B, 3, H, W] -> boxes and logits [B, places, 9 + classes]."""
         images = _padded(images)
         maps = list(self.backbone(images).values())
-        said = self.head(maps)
-        centres, distances = said.get("bbox_ctrness"), said["bbox_regression"]
-        if centres is None:
-            return pack(self.anchors(images, maps), _decoded(distances, self.head.regression_head.box_coder), None,
-                        said["cls_logits"])
-        return pack(self.anchors(images, maps), distances, centres[..., 0], said["cls_logits"])
+        said, places = self.head(maps), self.anchors(images, maps)
+        if self.largest is None:
+            return pack(places, said["bbox_regression"], said["bbox_ctrness"][..., 0], said["cls_logits"])
+        return pack(places, _decoded(_exact(said["bbox_regression"]), self.largest), None, said["cls_logits"])
 
 
 class TwoStages(nn.Module):
@@ -121,10 +122,10 @@ class TwoStages(nn.Module):
         if regions is None:
             regions = self._proposed(images, maps)
         batch, count = regions.shape[:2]
-        regions = regions.to(images.dtype)
+        regions = _exact(regions.to(images.dtype))
         sizes = [tuple(images.shape[2:])] * batch
         features = self.roi_heads.box_head(self.roi_heads.box_roi_pool(maps, list(regions), sizes))
-        scores, offsets = self.roi_heads.box_predictor(features)
+        scores, offsets = map(_exact, self.roi_heads.box_predictor(features))
         logits = _one_against_rest(scores)[:, 1:]
         best = (scores[:, 1:].argmax(-1) + 1)[:, None, None].expand(-1, 1, 4)
         offsets = offsets.unflatten(-1, (-1, 4)).gather(1, best)[:, 0]
@@ -147,9 +148,8 @@ class _Anchors(nn.Module):
 
     def __init__(self, generator: AnchorGenerator) -> None:
         super().__init__()
-        for level, cell in enumerate(generator.cell_anchors):
-            middle, size = (cell[:, :2] + cell[:, 2:]) / 2, cell[:, 2:] - cell[:, :2]
-            self.register_buffer(f"cell{level}", torch.cat([middle, size], 1), persistent=False)
+        for level, cell in enumerate(generator.cell_anchors):  # whole numbers: they stay exact in a network of 16 bits
+            self.register_buffer(f"cell{level}", cell.long(), persistent=False)
 
     def forward(self, images: Tensor, maps: Sequence[Tensor]) -> Tensor:
         found = []
@@ -158,9 +158,9 @@ class _Anchors(nn.Module):
             y = torch.arange(height, device=device) * (images.shape[2] // height)
             x = torch.arange(width, device=device) * (images.shape[3] // width)
             y, x = torch.meshgrid(y, x, indexing="ij")
-            shift = torch.stack([x, y], -1).reshape(-1, 1, 2)
-            middles = cell[:, :2] + shift
-            found.append(torch.cat([middles, cell[:, 2:].expand_as(middles)], -1).flatten(0, 1))
+            middles = torch.stack([x, y], -1).reshape(-1, 1, 2) + (cell[:, :2] + cell[:, 2:]) / 2
+            sizes = (cell[:, 2:] - cell[:, :2]).to(middles).expand_as(middles)
+            found.append(torch.cat([middles, sizes], -1).flatten(0, 1))
         return torch.cat(found)
 
 
@@ -169,10 +169,14 @@ def _padded(images: Tensor) -> Tensor:
     return F.pad(images, (0, right, 0, down)) if right or down else images
 
 
-def _decoded(offsets: Tensor, coder: Any) -> Tensor:
+def _exact(numbers: Tensor) -> Tensor:
+    """In 32 bits at least: half numbers would move boxes by whole pixels."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
+def _decoded(offsets: Tensor, largest: float) -> Tensor:
     """RetinaNet's offsets of a box from its anchor -> distances in sizes of the anchor."""
-    offsets = offsets / offsets.new_tensor(coder.weights)
-    shift, half = offsets[..., :2], offsets[..., 2:].clamp(max=coder.bbox_xform_clip).exp() / 2
+    shift, half = offsets[..., :2], offsets[..., 2:].clamp(max=largest).exp() / 2
     return torch.cat([half - shift, half + shift], -1)
 
 
@@ -186,14 +190,14 @@ def _one_against_rest(scores: Tensor) -> Tensor:
 
 
 def timm_fcos(name: str, *, num_classes: int, channels: int, width: int = 32,
-              strides: Sequence[int] = STRIDES) -> FCOS:
+              strides: Sequence[int] = STRIDES, corners: bool = False) -> FCOS:
     """timm's network of this name, cut where it gives maps of these strides, with neck and head of `tiny_fcos`."""
     if not isinstance(width, int) or width < 1:
         raise UsageError("an option of the network that cannot be", where="options, width", found=width,
                          expected="1 or more")
     backbone = timm_backbone(name, channels, rising(strides))
     planes = backbone.feature_info.channels()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-    return FCOS(backbone, planes, rising(strides), width, num_classes)
+    return FCOS(backbone, planes, rising(strides), width, num_classes, corners)
 
 
 def timm_backbone(name: str, channels: int, strides: tuple[int, ...], pretrained: bool = False) -> nn.Module:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.engine.run import Epoch
 from tutelage.errors import UsageError
 from tutelage.graph import fused_losses, objective
 from tutelage.graph.divergences import binary_kl, focal, focal_kd, giou
@@ -143,3 +144,15 @@ def test_methods_that_need_a_softmax_are_not_for_detection():
     assert names.isdisjoint({"abkd", "pld", "dynamic_rectification", "akd", "channel_wise", "alm", "peeraid"})
     assert {"scratch", "distill", "mutual", "peer_cohort", "dual_student", "learning_styles",
             "class_aware"} <= names == set(method_names(ANCHOR_DETECTION))
+
+
+def test_the_line_of_an_epoch_tells_the_losses_of_many_edges_by_the_nodes_that_they_are_between():
+    graph = mutual(["a", "b"], task=DETECTION)
+    found = {edge.name: 0.25 * (number + 1) for number, edge in enumerate(graph.edges)}
+    line = str(Epoch(1, 10, found, {"a": 0.5}, 1.0, 100.0, DETECTION.scores[0]))
+    by_hand = {f"{teacher}->{me}": sum(value for name, value in found.items()
+                                       if name.startswith((f"{teacher}.", f"{teacher}->")) and f"->{me}:" in name)
+               for teacher, me in (("labels", "a"), ("labels", "b"), ("b", "a"), ("a", "b"))}
+    assert line.split("  |  ")[1] == "  ".join(f"{pair} {value:.4f}" for pair, value in by_hand.items())
+    few = {edge.name: 0.25 for edge in graph.edges[:3]}
+    assert str(Epoch(1, 10, few, {}, 1.0, 100.0)).count("[") == 3

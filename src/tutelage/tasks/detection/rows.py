@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tutelage.data.box_augment import UNKNOWN
 from tutelage.errors import ModelError
 from tutelage.models.dense_boxes import LEAD, NO_CENTRE, Places, unpack
 from tutelage.tasks.detection.assign import Assigned, assign_by_centre, assign_by_overlap, centreness
@@ -22,7 +23,10 @@ Assign = Callable[[Tensor, Tensor, Tensor, int], Assigned]
 
 
 class Objects(NamedTuple):
-    """The labels of a batch: boxes [B, M, 4] in pixels and class numbers [B, M], -1 for padding."""
+    """The labels of a batch: boxes [B, M, 4] in pixels and class numbers [B, M], -1 for padding.
+
+    Of an image of which nothing is known all classes are UNKNOWN.
+    """
 
     boxes: Tensor
     classes: Tensor
@@ -57,6 +61,8 @@ class PlaceRows:
         end = next(reversed(parts))
         places, count = parts[end].places.detach(), values[end].shape[-1] - LEAD
         wanted = self.assign(places, objects.boxes.to(places), objects.classes, count)
+        unknown = (objects.classes == UNKNOWN).any(1, keepdim=True)
+        wanted = wanted._replace(classes=wanted.classes.masked_fill(unknown, -1))
         batch = torch.arange(len(places), device=places.device)
         return self.part(_Seen(parts, wanted, batch.repeat_interleave(places.shape[1])))
 
@@ -81,7 +87,8 @@ def objects_of(labels: BatchLabels) -> Objects:
 def _classes(seen: _Seen) -> Rows:
     values = {end: parts.logits.flatten(0, 1) for end, parts in seen.parts.items()}
     labels, found = seen.wanted.classes.flatten(), _found(seen)
-    return Rows(values, {"classes": labels}, (labels >= 0).to(found.dtype), _at_least_one(found), seen.sample)
+    # Without a label a place costs nothing on an edge from labels, and is heard from another network all the same.
+    return Rows(values, {"classes": labels}, torch.ones_like(found), _at_least_one(found), seen.sample)
 
 
 def _boxes(seen: _Seen) -> Rows:
@@ -146,12 +153,12 @@ def _grid(places: Tensor) -> str:
 
 
 classes = PlaceRows("classes", _classes, assign_by_centre)
-"""A row is a place: its logits [R, K], R = B P, and the class that it is to find, K for none. All places count."""
+"""A row is a place: its logits [R, K], R = B P, and the class that it is to find, K for none, -1 where that is open."""
 boxes = PlaceRows("boxes", _boxes, assign_by_centre)
 """A row is a place: the distances [R, 4] to the sides of its box. Only places that are to find an object count."""
 centres = PlaceRows("centres", _centres, assign_by_centre)
 """A row is a place: the logit [R] of how central it is. Only places that are to find an object count."""
 anchor_classes = PlaceRows("anchor_classes", _classes, assign_by_overlap)
-"""`classes` of anchors, which find what they cover. Those that cover an object by half, or a little less, count not."""
+"""`classes` of anchors, which find what they cover. It is open what one finds that covers nearly half of an object."""
 anchor_boxes = PlaceRows("anchor_boxes", _boxes, assign_by_overlap)
 """`boxes` of anchors."""

@@ -35,7 +35,7 @@ def test_the_recipes_are_of_detection_and_read_the_folder(photos, tmp_path):
     assert "(plain), 24 of them for training, 2 classes: cat, dog" in said
     assert load_data(students.data).classes == ("cat", "dog")
     assert load_data(students.data).shape == (3, 64, 64)
-    assert teacher.models["teacher"].arch == "torchvision:fcos_resnet50_fpn"
+    assert teacher.models["teacher"].arch == "fcos:resnet50"
     assert [model.arch for name, model in students.models.items() if name != "teacher"] == ["tiny_fcos", "tiny_fcos"]
     assert not teacher.models["teacher"].pretrained
     own = written(photos, tmp_path / "reached", reachable=True)[0].models["teacher"]

@@ -315,8 +315,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
     say(f"\nlayers = {{ {node} = {json.dumps(picked)}, ... }}")
 
 
-def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="Images, images and masks, or "
-                                                      "series; of a recipe, those that its [data] names.")],
+def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="Images, images with masks or "
+                                                      "boxes, or series; of a recipe, those that its [data] names.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,
@@ -349,14 +349,14 @@ def pre_resize(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
 
 def init(context: typer.Context,
          folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/* or FOLDER/CLASS/*; "
-                                                "FOLDER/images/* and FOLDER/masks/*; or series.")],
+                                                "FOLDER/images/* with masks or boxes; or series.")],
          teacher: Annotated[str | None, typer.Option(help="The teacher's network, if you want another.")] = None,
          students: Annotated[list[str] | None, typer.Option(help="Two or more networks, one after another.")] = None,
          to: Annotated[Path, typer.Option(help="Where to write the recipes.")] = Path(),
          debug: Debug = False) -> None:
     """Look at your data and write two recipes, teacher.toml and students.toml, with defaults that fit them.
 
-    A folder of classes, one of images and masks, or series: what lies there says the task.
+    A folder of classes, of images with masks or boxes, or series: what lies there says the task.
 
     tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """

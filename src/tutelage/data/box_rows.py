@@ -194,6 +194,6 @@ def entries_of(folder: Path) -> list[str]:
         return []
 
 
-def in_order(paths: Sequence[Path]) -> list[Path]:
+def by_bytes(paths: Sequence[Path]) -> list[Path]:
     """Paths by their bytes."""
     return sorted(paths, key=os.fsencode)

@@ -176,13 +176,14 @@ def _students(start: Start, pretrained: bool, path: Path) -> str:
     networks = "\n".join(_network(name, arch, start.small) for name, arch in start.students.items())
     peers = ('peers = "all"                 # helps students that get 95 % of their training images right (`tutelage\n'
              '#                               evaluate` says); where yours do not, "none" is better\n')
+    more = {"classification": peers, "detection": "temperature = 1\n"}.get(start.task, "")
     return (f"# {start.subject}: students of a teacher, as far as it is sure, and of each other.\n"
             f"#   {_command(path, '--with-teachers')}\n"
             "# --with-teachers trains the teacher first, teacher.toml, unless ./runs has a finished run of it.\n\n"
             f"[data]\n{start.data}\n\n{_network('teacher', start.teacher, start.small and not pretrained)}"
             f'weights = {{ recipe = "teacher" }}\n\n{networks}\n'
             f'[method]\nname = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(list(start.students))}\n'
-            f"{peers if start.task == 'classification' else ''}\n{_train(start, 1.0)}")
+            f"{more}\n{_train(start, 1.0)}")
 
 
 def _command(path: Path, more: str = "") -> str:

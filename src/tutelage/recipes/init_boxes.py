@@ -22,9 +22,10 @@ MULTIPLE = 32
 SHORTER, LONGER = 320, 512
 """Pixels of the sides of a picture, at most."""
 STEPS = 6000
-TEACHER = Architecture("torchvision:fcos_resnet50_fpn")
+TEACHER = Architecture("fcos:resnet50", options={"width": 64})
+"""Of the same grids as its students; torchvision's have others, which students would have to be given."""
 STUDENTS = {"narrow": Architecture("tiny_fcos", options={"width": 16}),
-            "wide": Architecture("tiny_fcos", options={"width": 24})}
+            "shallow": Architecture("tiny_fcos", options={"width": 24, "depth": 1})}
 
 
 def start_of_boxes(root: Path) -> Start:

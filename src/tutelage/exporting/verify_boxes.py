@@ -56,7 +56,7 @@ def tried(student: Student, choice: Choice, asked: Sequence[Trial], answers: Seq
     return numbers, bound
 
 
-def compared_boxes(asked: Sequence[Trial], said: Sequence[Detections], truth: Tensor, classes: int) -> dict[str, Any]:
+def compared_boxes(asked: Sequence[Trial], said: Sequence[Tensor], truth: Tensor, classes: int) -> dict[str, Any]:
     """Mean average precision of the file and of the network, and how alike their boxes are.
 
     "same" is the share of boxes, of all batches and of both, that go with one of the other that is equal to PIXELS and

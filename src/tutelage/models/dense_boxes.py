@@ -35,11 +35,11 @@ class Places(NamedTuple):
     logits: Float[Tensor, "*any classes"]
 
 
-def pack(places: Float[Tensor, "*any 4"], distances: Float[Tensor, "batch places 4"],
+def pack_places(places: Float[Tensor, "*any 4"], distances: Float[Tensor, "batch places 4"],
          centres: Float[Tensor, "batch places"] | None, logits: Float[Tensor, "batch places classes"]) -> Packed:
     """One tensor of the parts; `places` [P, 4] may be those of every image. No `centres`: NO_CENTRE.
 
-    >>> pack(torch.zeros(5, 4), torch.zeros(2, 5, 4), None, torch.zeros(2, 5, 3)).shape
+    >>> pack_places(torch.zeros(5, 4), torch.zeros(2, 5, 4), None, torch.zeros(2, 5, 3)).shape
     torch.Size([2, 5, 12])
     """
     batch, count = distances.shape[:2]
@@ -49,7 +49,7 @@ def pack(places: Float[Tensor, "*any 4"], distances: Float[Tensor, "batch places
     return torch.cat([places, distances, central[..., None], logits], -1)
 
 
-def unpack(packed: Float[Tensor, "*any columns"]) -> Places:
+def unpack_places(packed: Float[Tensor, "*any columns"]) -> Places:
     """The parts, as views of the tensor."""
     return Places(packed[..., :4], packed[..., 4:8], packed[..., 8], packed[..., LEAD:])
 

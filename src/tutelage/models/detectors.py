@@ -20,7 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from tutelage.errors import ModelError, UsageError
 from tutelage.models.classifier import name_classifier
-from tutelage.models.dense_boxes import ABSENT, Packed, distances_of, pack
+from tutelage.models.dense_boxes import ABSENT, Packed, distances_of, pack_places
 from tutelage.models.fcos import FCOS, STRIDES, rising
 
 ONE_STAGE, TWO_STAGES = ("fcos_", "retinanet_"), "fasterrcnn_"
@@ -92,8 +92,8 @@ class OneStage(nn.Module):
         maps = list(self.backbone(images).values())
         said, places = self.head(maps), self.anchors(images, maps)
         if self.largest is None:
-            return pack(places, said["bbox_regression"], said["bbox_ctrness"][..., 0], said["cls_logits"])
-        return pack(places, _decoded(_exact(said["bbox_regression"]), self.largest), None, said["cls_logits"])
+            return pack_places(places, said["bbox_regression"], said["bbox_ctrness"][..., 0], said["cls_logits"])
+        return pack_places(places, _decoded(_exact(said["bbox_regression"]), self.largest), None, said["cls_logits"])
 
 
 class TwoStages(nn.Module):
@@ -135,7 +135,7 @@ class TwoStages(nn.Module):
         real = (places[..., 2:] > 0).all(-1, keepdim=True)
         places = torch.cat([places[..., :2], torch.where(real, places[..., 2:], 1)], -1)
         distances = torch.where(real, distances_of(places, boxes), 0)
-        return pack(places, distances, None, torch.where(real, logits.unflatten(0, (batch, count)), ABSENT))
+        return pack_places(places, distances, None, torch.where(real, logits.unflatten(0, (batch, count)), ABSENT))
 
     def _proposed(self, images: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
         height, width = images.shape[2:]

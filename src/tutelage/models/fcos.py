@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tutelage.errors import UsageError
 from tutelage.models.cifar.common import start_convolutions
 from tutelage.models.classifier import name_classifier
-from tutelage.models.dense_boxes import Packed, grid_places, pack
+from tutelage.models.dense_boxes import Packed, grid_places, pack_places
 
 STRIDES = (8, 16, 32)
 RARE = 0.01
@@ -51,7 +51,7 @@ class FCOS(nn.Module):
         cells = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
         distances, centres, logits = self.head(maps, cells)
         places = grid_places((height, width), self.strides, x.device, corners=self.corners)
-        return pack(places, distances, centres, logits)
+        return pack_places(places, distances, centres, logits)
 
 
 def tiny_fcos(num_classes: int, channels: int = 3, *, width: int = 16, depth: int = 2,

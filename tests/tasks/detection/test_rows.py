@@ -14,7 +14,7 @@ from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.objective import edge_loss
 from tutelage.graph.rows import check_rows, row_sets
 from tutelage.graph.sample_weights import binary_entropy
-from tutelage.models.dense_boxes import grid_places, pack
+from tutelage.models.dense_boxes import grid_places, pack_places
 from tutelage.tasks.detection.rows import anchor_classes, boxes, centres, classes
 from tutelage.types import label_ends
 
@@ -34,7 +34,7 @@ def said(seed: int, strides: tuple[int, ...] = STRIDES, number: int = 2, central
     generator = torch.Generator().manual_seed(seed)
     places = grid_places(SIZE, strides).double()
     draw = torch.randn(2, len(places), 5 + number, generator=generator, dtype=torch.float64)
-    return pack(places, draw[..., :4].exp(), draw[..., 4] if central else None, draw[..., 5:])
+    return pack_places(places, draw[..., :4].exp(), draw[..., 4] if central else None, draw[..., 5:])
 
 
 def test_binary_losses_have_the_values_of_the_specification():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tutelage.data.box_augment import UNKNOWN
 from tutelage.errors import ModelError
-from tutelage.models.dense_boxes import LEAD, NO_CENTRE, Places, unpack
+from tutelage.models.dense_boxes import LEAD, NO_CENTRE, Places, unpack_places
 from tutelage.tasks.detection.assign import Assigned, assign_by_centre, assign_by_overlap, centreness
 from tutelage.types import BatchLabels, Rows
 
@@ -55,7 +55,7 @@ class PlaceRows:
 
     def __call__(self, values: Mapping[str, Tensor], labels: BatchLabels) -> Rows:
         """The rows of these ends."""
-        parts = {end: unpack(_packed(end, value)) for end, value in values.items()}
+        parts = {end: unpack_places(_packed(end, value)) for end, value in values.items()}
         _require_alike(values)
         objects = objects_of(labels)
         end = next(reversed(parts))
@@ -68,7 +68,7 @@ class PlaceRows:
 
     def check(self, values: Mapping[str, Tensor]) -> None:
         """Refuse networks whose places are not the same. It looks at numbers: for the start of a run."""
-        grids = {end: unpack(_packed(end, value)).places for end, value in values.items()}
+        grids = {end: unpack_places(_packed(end, value)).places for end, value in values.items()}
         (first, places), *others = grids.items()
         for end, other in others:
             if places.shape != other.shape or bool(((places - other).abs() > 1e-3).any()):
@@ -130,7 +130,7 @@ def _require_alike(values: Mapping[str, Tensor]) -> None:
     (first, one), *others = values.items()
     for end, other in others:
         if one.shape[1] != other.shape[1]:
-            raise _unlike({name: unpack(value.detach()).places for name, value in ((first, one), (end, other))})
+            raise _unlike({name: unpack_places(value.detach()).places for name, value in ((first, one), (end, other))})
         if one.shape[-1] != other.shape[-1]:
             raise ModelError("detectors with unlike numbers of classes",
                              found=", ".join(f"{name}: {value.shape[-1] - LEAD}"

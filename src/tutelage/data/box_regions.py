@@ -14,7 +14,7 @@ import numpy as np
 
 from tutelage.data.box_rows import MOST_BOXES, four_numbers
 from tutelage.data.decoding import printable
-from tutelage.data.strict_json import read_json
+from tutelage.data.strict_json import read_strict_json
 from tutelage.data.upright_size import Size
 from tutelage.errors import DataError, SecurityError
 from tutelage.types import Content
@@ -37,7 +37,7 @@ def read_regions(file: Path, images: Sequence[Path], sizes: Sequence[Size | None
 
     DataError for a name without an image, a region that is none or lies outside of its image, or too many of them.
     """
-    held = read_json(file, _AT_MOST, _EXPECTED)
+    held = read_strict_json(file, _AT_MOST, _EXPECTED)
     told = held.get("regions") if isinstance(held, dict) else None
     if not isinstance(told, dict):
         raise DataError("no regions of images", where=printable(file), expected=_EXPECTED)

@@ -84,7 +84,8 @@ def test_a_plugin_named_in_a_file_is_not_run(tmp_path):
     {"format": "tutelage-2"}, {"format": ""}, {"classes": ""}, {"classes": "7"}, {"architecture": "["},
     {"architecture": '{"arch": "resnet8", "colour": 1}'}, {"architecture": '{"arch": "resnet8", "stem": "x"}'},
     {"architecture": "{}"}, {"channels": "[3]"}, {"channels": '"3"'}, {"mean": "[[1]]"}, {"mean": ""}, {"std": "[0.0]"},
-    {"columns": "[0, 1, 5]"}, {"columns": "[-1]"}, {"columns": '["a"]'}])
+    {"columns": "[0, 1, 5]"}, {"columns": "[-1]"}, {"columns": '["a"]'}, {"absent": '["wren"]'},
+    {"columns": "[0, -1]", "absent": "[]"}, {"columns": "[0, -1]", "absent": "[7]"}, {"absent": "7"}])
 def test_metadata_that_cannot_be_used_is_an_error_that_names_the_file(tmp_path, changes):
     path = written(build(Architecture("resnet8"), class_names=NAMES), tmp_path / "x.safetensors", **changes)
     with pytest.raises(ModelError) as caught:

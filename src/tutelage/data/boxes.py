@@ -17,6 +17,7 @@ from tutelage.data.augment import Augmentation
 from tutelage.data.bad_images import without_damaged
 from tutelage.data.box_check import CheckedBoxes, check_boxes
 from tutelage.data.box_folder import BoxListing, list_boxes
+from tutelage.data.box_regions import content_of, read_regions, regions_file
 from tutelage.data.box_source import BoxSource, PackedBoxes
 from tutelage.data.decoding import fit_factor, fitted_size
 from tutelage.data.images import Preparation, as_image, decode, prepare_image, printable
@@ -43,6 +44,7 @@ class _Found:
     sizes: Sequence[Size | None]
     boxes: Sequence[np.ndarray]
     classes: Sequence[np.ndarray]
+    regions: Sequence[np.ndarray] | None = None
 
 
 def load_boxes(settings: DataSettings, place: PairsAt, *, seed: int = 0, quick: bool = False) -> Data:
@@ -130,7 +132,12 @@ def _folder(settings: DataSettings, place: PairsAt, seed: int, kept: bool | None
     _require_objects(checked, splits, listing)
     contents |= found.contents()
     prepared = _Prepared([image.path for image in listing.images], place.prepared, settings.max_pixels)
-    rows = _Found(checked.names, prepared, checked.sizes, checked.boxes, checked.classes)
+    regions = None
+    if settings.regions is not None:
+        file = regions_file(listing.root, settings.regions)
+        regions = read_regions(file, [image.path.relative_to(listing.root) for image in listing.images], checked.sizes)
+        contents |= {settings.regions: content_of(file)}
+    rows = _Found(checked.names, prepared, checked.sizes, checked.boxes, checked.classes, regions)
     rule = _rule(settings, found)
     data = _made(settings, place, rows, splits, folder.folder_fingerprint(contents), rule, seed, kept)
 
@@ -198,8 +205,11 @@ def _made(settings: DataSettings, place: PairsAt, found: _Found, splits: Mapping
         stream = StreamSource(rows.ids, rows.labels, _RowsOfSplit(found.read, rows.ids), None, shape, len(found.names),
                               Augmentation(seed), place.workers, place.device)
         fits = len(rows.ids) * channels * height * width <= KEPT_BYTES
-        return BoxSource(stream, _packed(found, rows.ids.tolist(), place.prepared.size), how,
-                         fits if kept is None else kept)
+        places, into = rows.ids.tolist(), place.prepared.size
+        regions = None if found.regions is None else _packed(
+            replace(found, boxes=found.regions, classes=[np.zeros(len(one), np.int64) for one in found.regions]),
+            places, into)
+        return BoxSource(stream, _packed(found, places, into), how, fits if kept is None else kept, regions)
 
     sources = {split: source(rows, how if split == "train" else Augmentation(seed)) for split, rows in splits.items()}
     return Data(settings.name, tuple(found.names), shape, sources["train"], sources["validation"], sources.get("test"),
@@ -277,7 +287,7 @@ def _quick(settings: DataSettings, place: PairsAt, seed: int) -> Data:
         root = Path(made)
         shapes_boxes.write_shapes_boxes(root, names, QUICK_PAIRS)
         plain = replace(settings, root=made, test=None, boxes=None, unlabelled=False, on_bad_image="error",
-                        leakage="allow", value_range=None)
+                        leakage="allow", value_range=None, regions=None)
         data = _folder(plain, replace(place, root=root, workers=0), seed, kept=True)
         for source in (data.train, data.validation, data.test):
             assert isinstance(source, BoxSource)

@@ -105,6 +105,7 @@ class TwoStages(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
+        self.takes_regions = True
         self.backbone, self.rpn, self.roi_heads = network.backbone, network.rpn, network.roi_heads
         name_classifier(self, ["roi_heads.box_predictor"])
 

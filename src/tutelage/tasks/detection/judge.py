@@ -15,7 +15,7 @@ from tutelage.tasks.detection.metrics import agreement_of_boxes, box_scores, ima
 from tutelage.tasks.detection.predicted import detections_of
 from tutelage.tasks.overlays import LEAST_SIDE, MOST_SIDE
 from tutelage.tasks.task import Evidence, Judge, Score
-from tutelage.types import BatchLabels, View, one_tensor
+from tutelage.types import BatchLabels, View
 
 SCORES = (
     Score("map", "mAP"),
@@ -42,7 +42,7 @@ def draw_boxes(names: tuple[str, ...], images: View, labels: BatchLabels, taps: 
 
     The class is told where there are several.
     """
-    pixels, truth = one_tensor(images), _truth(labels)
+    pixels, truth = images if isinstance(images, Tensor) else images["images"], _truth(labels)
     height, width = pixels.shape[2:]
     said = sure_boxes(detections_of(taps[""], (height, width)))
     return [_picture(names, *of) for of in zip(pixels, said, truth, strict=True)]

@@ -71,6 +71,8 @@ def test_shares_beyond_the_image_are_refused_by_line(boxes_of_kind):
     assert "outside" in first.what
     assert str(second.where).endswith("labels/train/s01.txt, line 3")
     assert "area" in second.what
+    (root / "labels" / "train" / "s01.txt").write_text("0 1e307 0.5 1e307 1e308\n")
+    assert "without an area" in check_boxes(SETTINGS, list_boxes(root)).problems[0].what
 
 
 @pytest.mark.parametrize("kind", ["coco", "voc", "plain"])

@@ -111,6 +111,15 @@ def test_what_is_wrong_is_named_by_its_entry(change, problem, where, coco):
     assert f"instances_train.json, {where}" in text
 
 
+@pytest.mark.parametrize("name", ["a" * 5000 + ".png", "\ud800.png", "s\n01.png"])
+def test_names_that_no_file_can_have_are_told(name, coco):
+    for place in (0, 3):
+        text = told(changed(coco, lambda held, place=place: held["images"][place].update(file_name=name)))
+        assert "a name of an image without a file" in text
+    changed(coco, lambda held: held["categories"][0].update(name="\ud800"))
+    assert "names of classes" in told(coco)
+
+
 def test_1e999_is_no_number(coco):
     file = coco / "annotations" / "instances_train.json"
     file.write_text(file.read_text().replace("16.0", "1e999", 1))

@@ -140,6 +140,9 @@ def test_a_link_that_leads_out_is_refused_unless_followed(kind, boxes_of_kind, t
         assert "leads out" in told(list_boxes(root))
         assert told(list_boxes(root, follow_symlinks=True)) == ""
         path.unlink()
+        path.symlink_to(tmp_path / "nowhere")
+        assert "a link that leads nowhere" in told(list_boxes(root))
+        path.unlink()
         shutil.move(outside, path)
 
 

@@ -72,6 +72,11 @@ def test_a_list_of_images_is_read(yolo):
     assert splits_of(yolo) == ["train"] * 5 + ["val"] * 2
 
 
+def test_a_place_that_no_folder_can_be_called_is_told(yolo):
+    (yolo / "data.yaml").write_text(f"names: [cat, dog]\ntrain: {'a' * 5000}\n")
+    assert "without a folder or list" in told(yolo)
+
+
 @pytest.mark.parametrize("place", ["/etc", "../../outside", "images/../../x", "a/../b"])
 def test_data_yaml_may_not_lead_out(place, yolo):
     (yolo.parent / "outside").mkdir()

@@ -1,6 +1,7 @@
 """Images as people see them: turned as their EXIF says in every format, of a file's first picture, by its content."""
 
 import io
+import json
 import struct
 import warnings
 from pathlib import Path
@@ -251,3 +252,32 @@ def test_all_kinds_have_suffixes_and_no_suffix_two_kinds():
     suffixes = [suffix for kind in file_kinds.KINDS for suffix in file_kinds.SUFFIXES[kind]]
     assert len(set(suffixes)) == len(suffixes)
     assert every(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes)
+
+
+@pytest.mark.parametrize(("size", "inside"), [((40, 30), (40, 30)), ((80, 60), (40, 30)), ((20, 60), (10, 30)),
+                                              ((64, 21), (48, 16)), ((3000, 1), (48, 1)), ((1, 3000), (1, 30))])
+def test_a_fitted_image_is_whole_in_the_upper_left_and_the_rest_is_grey(size, inside):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image, how = Image.fromarray(noise), Preparation(3, (30, 48), (30, 48), fitted=True)
+    found = pixels(image, how)
+    assert found.shape == how.shape == (3, 30, 48)
+    width, height = inside
+    wanted = np.asarray(image.resize(inside, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert (found[:, :height, :width] == wanted).all()
+    assert (found[:, height:] == 114).all()
+    assert (found[:, :, width:] == 114).all()
+    assert pixels(image.convert("L"), Preparation(1, 32, 32, fitted=True)).shape == (1, 32, 32)
+
+
+def test_a_fitted_preparation_travels_as_json_and_others_are_not_taken_for_one():
+    for how in (Preparation(3, (30, 48), (30, 48), fitted=True),
+                Preparation(1, 64, 64, orientation="as stored", value_range=(0.0, 5.0), fitted=True)):
+        again = preparation(json.loads(json.dumps(how.as_json())))
+        assert (again.size, again.channels, again.fitted) == (how.size, how.channels, True)
+        assert (again.orientation, again.value_range) == (how.orientation, how.value_range)
+        assert again.as_json() == how.as_json()
+    assert "kind" not in Preparation(3, 32, 28).as_json()
+    with pytest.raises(DataError, match="preprocessing cannot be read"):
+        preparation({**Preparation(3, 32, 32, fitted=True).as_json(), "fill": 0})
+    with pytest.raises(DataError, match="preprocessing cannot be read"):
+        preparation({**Preparation(3, 32, 32, fitted=True).as_json(), "size": "32"})

@@ -100,7 +100,8 @@ def _other_size(told: Annotation, image: Path, size: Size, settings: DataSetting
 def _within(told: Annotation, size: Size) -> tuple[np.ndarray, np.ndarray, int, list[UserError]]:
     """The boxes in pixels, clipped, and their classes; how many were clipped by a visible bit, and what is wrong."""
     sides = np.array([*size, *size], np.float64)
-    boxes = told.boxes * sides if told.relative else told.boxes
+    with np.errstate(over="ignore"):  # numbers that are too large are outside
+        boxes = told.boxes * sides if told.relative else told.boxes
     clipped = np.clip(boxes, 0, sides)
     out = np.abs(clipped - boxes).max(1, initial=0)
     flat = np.any(boxes[:, 2:] <= boxes[:, :2], 1)

@@ -20,6 +20,8 @@ from tutelage.data.box_rows import (
     complain,
     folders_of_splits,
     four_numbers,
+    is_link,
+    is_there,
     require_names,
     size_in_file,
     within,
@@ -154,7 +156,7 @@ def _base(root: Path, path: Path, images: Sequence[Mapping[str, Any]]) -> Path:
     bases = [base for base in dict.fromkeys(bases) if base.is_dir()]
     names = [image.get("file_name") for image in images[:100]]
     for base in bases:
-        if any(isinstance(name, str) and within(base, name, printable(path)).is_file() for name in names):
+        if any(isinstance(name, str) and is_there(within(base, name, printable(path))) for name in names):
             return base
     raise DataError("no image that this file names was found", where=printable(path),
                     found=", ".join(printable(str(name)) for name in names[:3]) or "no image in it",
@@ -179,7 +181,7 @@ def _images_of(rows: Sequence[Mapping[str, Any]], base: Path, split: str, file: 
                                      expected="each image once, in one split"))
         elif doors.open(path):
             found[number] = Image(split, "box", path, path.stat().st_size)
-        elif not path.is_symlink():
+        elif not is_link(path):
             complain(walk, DataError("a name of an image without a file", where=where, found=printable(name),
                                      expected=f"in {printable(base)}", fix="add the image, or take its entry out"))
         here.add(path)

@@ -46,7 +46,7 @@ def read_plain(root: Path, walk: Walk) -> ReadBoxes:
         return ReadBoxes((), {}, {}, ())
     held = _held(file)
     images = _by_stem(folder, walk)
-    if (root / SPLITS_FILE).exists() and doors.open(root / SPLITS_FILE):
+    if doors.open(root / SPLITS_FILE):
         files.append(root / SPLITS_FILE)
         images = as_split(images, read_splits(root / SPLITS_FILE), folder, walk)
     size = held.get("size")

@@ -129,20 +129,17 @@ class Doors:
         self.walk, self.known = walk, dict[Path, bool]()
 
     def open(self, path: Path) -> bool:
-        """Whether it is a file that may be read; a link that leads out is noted as a problem."""
-        try:
-            if not path.is_file():
-                return False
-        except (OSError, ValueError):
+        """Whether it is a file that may be read; a link that leads out, or nowhere, is noted as a problem."""
+        if (is_link(path) and not self.walk.may_follow(path)) or not is_there(path) or not path.is_file():
             return False
         if path.parent not in self.known:
             self.known[path.parent] = self.walk.may_follow(path.parent)
-        return self.known[path.parent] and (not path.is_symlink() or self.walk.may_follow(path))
+        return self.known[path.parent]
 
 
 def require_names(names: Sequence[Any], where: str) -> tuple[str, ...]:
     """The names of classes: text, each once, one at least."""
-    odd = [name for name in names if not isinstance(name, str) or not name.strip()]
+    odd = [name for name in names if not isinstance(name, str) or not name.strip() or _is_half(name)]
     if odd or not 0 < len(names) <= CLASSES_AT_MOST:
         raise DataError("names of classes that are none", where=where,
                         found=repr(odd[0])[:100] if odd else f"{len(names)} names",
@@ -153,6 +150,27 @@ def require_names(names: Sequence[Any], where: str) -> tuple[str, ...]:
             raise DataError("two classes of one name", where=where, found=printable(name), expected="each name once")
         seen.add(name)
     return tuple(names)
+
+
+def _is_half(text: str) -> bool:
+    """Whether there are halves of pairs of UTF-16 in it, which no file can hold."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder exists; False too for what no file can be called."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_link(path: Path) -> bool:
+    """Whether it is a link, wherever that leads."""
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
 
 
 def names_in_lines(path: Path) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def read_voc(root: Path, walk: Walk) -> ReadBoxes:
     alone = sum(name.endswith(".xml") for name in entries_of(folders[1])) - len(files)
     told = [f"{alone} files of Annotations are of no image that is used"] if alone > 0 else []
     names = root / "classes.txt"
-    if names.exists() and doors.open(names):
+    if doors.open(names):
         classes, listed = names_in_lines(names), True
         files.append(names)
     else:

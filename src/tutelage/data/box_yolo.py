@@ -22,6 +22,8 @@ from tutelage.data.box_rows import (
     complain,
     entries_of,
     folders_of_splits,
+    is_link,
+    is_there,
     names_in_lines,
     within,
 )
@@ -79,7 +81,8 @@ def read_yolo(root: Path, walk: Walk) -> ReadBoxes:
 
 
 def _yaml(root: Path) -> Path | None:
-    return next((root / name for name in _YAMLS if (root / name).is_file()), None)
+    return next((root / name for name in _YAMLS if (root / name).is_file() or is_link(root / name)),
+                None)
 
 
 def _has_text(folder: Path, deepest: int = 3) -> bool:
@@ -91,7 +94,7 @@ def _has_text(folder: Path, deepest: int = 3) -> bool:
 
 def _names(root: Path, doors: Doors, files: list[Path]) -> tuple[str, ...]:
     for path in (root / "classes.txt", root / "labels" / "classes.txt"):
-        if path.exists() and doors.open(path):
+        if doors.open(path):
             files.append(path)
             return names_in_lines(path)
     raise DataError("numbers of classes without names", where=printable(root), expected="data.yaml with `names`, or "
@@ -111,7 +114,7 @@ def _place(root: Path, text: str, base: str | None, where: str) -> Path:
         if PurePosixPath(one).is_absolute() or ".." in PurePosixPath(one).parts or "\\" in one:
             continue
         for here in bases:
-            if (here / one).exists():
+            if is_there(here / one):
                 return here / one
     if PurePosixPath(plain).is_absolute() or ".." in PurePosixPath(plain.removeprefix("../")).parts:
         raise SecurityError("a path in data.yaml that leads out of the folder", where=where, found=printable(text),
@@ -164,7 +167,7 @@ def _listed(root: Path, place: Path, walk: Walk, doors: Doors) -> Iterator[tuple
         path = within(root, line.strip().removeprefix("./"), where)
         if doors.open(path):
             yield path, path.stat().st_size, where
-        elif not path.is_symlink():
+        elif not is_link(path):
             complain(walk, DataError("a name of an image without a file", where=where, found=printable(line.strip()),
                                      expected=f"in {printable(root)}"))
 

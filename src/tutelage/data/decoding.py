@@ -259,7 +259,10 @@ def printable(path: Path | str) -> str:
     >>> printable("a\nb")
     'a\\nb'
     """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair of UTF-16, which JSON can hold and no file can be called by
+        text = str(path).encode("utf-8", "backslashreplace").decode()
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 

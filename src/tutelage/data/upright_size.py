@@ -32,6 +32,8 @@ def is_turned(path: Path, settings: DataSettings) -> bool:
     head = header(path, settings.max_pixels)
     if settings.orientation != "upright" or (head.format == "PNG" and "exif" not in head.info):
         return False
+    if head.format not in _BY_HEADER:
+        return as_in_file(path, settings.max_pixels).size != head.size
     try:
         return head.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     except Exception:  # a damaged block of EXIF: dozens of kinds of errors, and it turns nothing

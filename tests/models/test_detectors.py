@@ -17,6 +17,7 @@ from torchvision.models.detection import (
     retinanet_resnet50_fpn,
     retinanet_resnet50_fpn_v2,
 )
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, batched_nms, clip_boxes_to_image
 
 from every import every
@@ -92,6 +93,20 @@ def test_a_network_of_16_bits_has_the_same_places():
     assert torch.equal(unpack(whole).places, unpack(half).places)
     apart = boxes_of(*unpack(whole)[:2]) - boxes_of(*unpack(half)[:2])
     assert 0 < float(apart.abs().max()) < 20, "of 362 pixels"
+
+
+@pytest.mark.parametrize("arch", ["tiny_fcos", "fcos:mobilenetv3_small_050"])
+def test_a_small_network_may_have_the_places_of_torchvisions_fcos(arch):
+    strides = (8, 16, 32, 64, 128) if arch == "tiny_fcos" else (8, 16, 32)
+    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(
+        tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
+    images = torch.rand(1, 3, 256, 128)
+    maps = [torch.zeros(1, 1, 256 // stride, 128 // stride) for stride in strides]
+    (theirs,) = anchors(ImageList(images, [(256, 128)]), maps)
+    network = build(Architecture(arch, options={"strides": list(strides), "grid": "corners", "width": 4}),
+                    class_names=NAMES).eval()
+    parts = unpack(network(images))
+    torch.testing.assert_close(boxes_of(parts.places[0], torch.full_like(parts.places[0], 0.5)), theirs, rtol=0, atol=0)
 
 
 def test_networks_that_can_be_adapted_are_named():

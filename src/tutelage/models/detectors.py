@@ -190,14 +190,14 @@ def _one_against_rest(scores: Tensor) -> Tensor:
 
 
 def timm_fcos(name: str, *, num_classes: int, channels: int, width: int = 32,
-              strides: Sequence[int] = STRIDES) -> FCOS:
+              strides: Sequence[int] = STRIDES, grid: str = "middles") -> FCOS:
     """timm's network of this name, cut where it gives maps of these strides, with neck and head of `tiny_fcos`."""
     if not isinstance(width, int) or width < 1:
         raise UsageError("an option of the network that cannot be", where="options, width", found=width,
                          expected="1 or more")
     backbone = timm_backbone(name, channels, rising(strides))
     planes = backbone.feature_info.channels()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-    return FCOS(backbone, planes, rising(strides), width, num_classes)
+    return FCOS(backbone, planes, rising(strides), width, num_classes, grid)
 
 
 def timm_backbone(name: str, channels: int, strides: tuple[int, ...], pretrained: bool = False) -> nn.Module:

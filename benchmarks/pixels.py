@@ -9,6 +9,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -31,21 +32,24 @@ from tutelage.system.distributed import World
 from tutelage.system.machine import describe_machine
 from tutelage.tasks.named import data_for
 from tutelage.tasks.segmentation.task import SEGMENTATION
+from tutelage.tasks.task import Task
 from tutelage.types import Batch, one_tensor
 
 SIZES = {"small": (2, 1, 8), "middle": (6, 2, 16), "large": (16, 3, 16)}
 """Name -> width and depth of the networks, and images of a step."""
 WARM, LR = 4.0, 0.01
+Networks = dict[str, nn.Module]
+Step = Callable[[Networks, Mapping[str, torch.optim.Optimizer], Batch], float]
 
 
-def networks(width: int, depth: int) -> dict[str, nn.Module]:
+def networks(width: int, depth: int) -> Networks:
     torch.manual_seed(0)
     return {node: unet(3, width=width, depth=depth) for node in ("t", "a", "b")}
 
 
-def by_hand(nets: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], images: Tensor,
-            labels: Tensor) -> float:
+def by_hand(nets: Networks, optimizers: Mapping[str, torch.optim.Optimizer], batch: Batch) -> float:
     """One step as one would write it: maps [B, K, h, w] as they come, means over the pixels that count."""
+    images, labels = one_tensor(batch.inputs), one_tensor(batch.labels)
     with torch.no_grad():
         teacher = nets["t"](images)
     said = {node: nets[node](images) for node in "ab"}
@@ -78,10 +82,11 @@ def ours(run: Run, batch: Batch) -> float:
     return sum(pair[0].item() - before.get(name, 0.0) for name, pair in run.means.state().items())
 
 
-def compare(data: Data, name: str, precision: str, steps: int) -> dict[str, object]:
-    width, depth, size = SIZES[name]
-    graph, sgd = dual_student("t", ["a", "b"], task=SEGMENTATION), partial(torch.optim.SGD, lr=LR)
-    mine, hand = networks(width, depth), networks(width, depth)
+def compare(data: Data, task: Task, make: Callable[[], Networks], hand_step: Step, size: int, precision: str,
+            steps: int) -> dict[str, object]:
+    """What a step of dual_student takes of one by hand, with networks t, a and b and `size` images a step."""
+    graph = dual_student("t", ["a", "b"], temperature=WARM, task=task)
+    sgd, mine, hand = partial(torch.optim.SGD, lr=LR), make(), make()
     world, settings = World(torch.device("cpu")), Settings(1, sgd, batch_size=size, precision=precision)
     (first,) = data.train.batches([torch.arange(size)], draw=0)
     choices = default_executions(mine, precision, world.device)
@@ -98,7 +103,7 @@ def compare(data: Data, name: str, precision: str, steps: int) -> dict[str, obje
     ratios, apart, seconds = [], 0.0, {"ours": [], "by hand": []}
     for number, batch in enumerate(batches):
         sides = [("ours", partial(ours, run, batch)),
-                 ("by hand", partial(by_hand, plain, optimizers, one_tensor(batch.inputs), one_tensor(batch.labels)))]
+                 ("by hand", partial(hand_step, plain, optimizers, batch))]
         found = {}
         for side, step in sides if number % 2 else reversed(sides):
             began = time.process_time()
@@ -108,25 +113,32 @@ def compare(data: Data, name: str, precision: str, steps: int) -> dict[str, obje
             apart = abs(found["ours"] / found["by hand"] - 1)
         ratios.append(seconds["ours"][-1] / seconds["by hand"][-1])
     low, middle, high = statistics.quantiles(ratios[5:], n=4)
-    return {"size": name, "precision": precision, "weights": sum(p.numel() for p in hand["a"].parameters()),
+    return {"precision": precision, "weights": sum(p.numel() for p in hand["a"].parameters()),
             "batch": size, "ms_by_hand": round(1000 * statistics.median(seconds["by hand"][5:]), 2),
             "ratio": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)],
             "losses_apart": apart, "n": steps - 5}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def tell(words: str | None, data: Data, task: Task, sides: Mapping[str, tuple[Callable[[], Networks], int]],
+         hand_step: Step) -> None:
+    """Compare networks of each size, by what the command line asks for, and print and keep what was found."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=45)
     parser.add_argument("--to", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    data = data_for(DataSettings("shapes", augment="none"))
-    found = [compare(data, name, precision, asked.steps) for name in SIZES for precision in ("auto", "exact")]
+    found = [{"size": name, **compare(data, task, make, hand_step, size, precision, asked.steps)}
+             for name, (make, size) in sides.items() for precision in ("auto", "exact")]
     for row in found:
         print(f"{row['size']:7} {row['precision']:6} {row['weights']:7} weights, {row['ms_by_hand']:8} ms by hand, "
               f"ratio {row['ratio']} {row['quartiles']}, losses within {row['losses_apart']:.0e}, n = {row['n']}")
     if asked.to:
         asked.to.write_text(json.dumps({"machine": describe_machine("cpu"), "rows": found}, indent=1) + "\n")
+
+
+def main() -> None:
+    sides = {name: (partial(networks, width, depth), size) for name, (width, depth, size) in SIZES.items()}
+    tell(__doc__, data_for(DataSettings("shapes", augment="none")), SEGMENTATION, sides, by_hand)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_without_splits_all_images_are_one(kind, tmp_path, boxes_of_kind):
                     for split in ("train", "val", "test")]
             shutil.rmtree(root / "annotations")
             (root / "train").rename(root / "images")
-            whole = {key: sum((one[key] for one in held), []) for key in ("images", "annotations")}
+            whole = {key: [row for one in held for row in one[key]] for key in ("images", "annotations")}
             (root / "instances_default.json").write_text(json.dumps({**held[0], **whole}))
     listing = list_boxes(root)
     assert told(listing) == ""
@@ -182,7 +182,8 @@ def test_a_name_without_a_file_is_named_with_its_entry(kind, boxes_of_kind):
         where = "images/train.txt, line 2"
     else:
         next(root.rglob("s04.png")).unlink()
-        where = {"coco": "instances_train.json, images[4]", "voc": "train.txt, line 5", "plain": "boxes.json, s04"}[kind]
+        where = {"coco": "instances_train.json, images[4]", "voc": "train.txt, line 5",
+                 "plain": "boxes.json, s04"}[kind]
     problem = told(list_boxes(root))
     assert "a name of an image without a file" in problem
     assert where in problem

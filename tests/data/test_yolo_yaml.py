@@ -47,7 +47,8 @@ def test_it_says_what_another_reader_says(text, tmp_path: Path):
     (tmp_path / "data.yaml").write_text(text)
     found, wanted = read_yolo_yaml(tmp_path / "data.yaml"), yaml.safe_load(text)
     names = wanted["names"]
-    assert list(found.names or ()) == ([names[number] for number in sorted(names)] if isinstance(names, dict) else names)
+    names = [names[number] for number in sorted(names)] if isinstance(names, dict) else names
+    assert list(found.names or ()) == names
     for split in ("train", "val", "test"):
         place = wanted.get(split)
         assert found.splits.get(split) == ((place,) if isinstance(place, str) else place and tuple(place))
@@ -78,11 +79,13 @@ def test_marks_within_names_are_no_tags(tmp_path: Path):
 @pytest.mark.parametrize(("text", "problem"), [
     ("names: [cat, [dog]]\n", "not understood"), ("names: [cat, dog\n", "not understood"), ("names: cat\n", "are none"),
     ("names:\n  0: cat\n  2: dog\n", "leave one out"), ("names:\n  0: cat\n  0: dog\n", "twice"),
-    ("names: {0: cat, 0: dog}\n", "twice"), ("names: {a: cat}\n", "not understood"), ("names: [cat, cat]\n", "one name"),
+    ("names: {0: cat, 0: dog}\n", "twice"), ("names: {a: cat}\n", "not understood"),
+    ("names: [cat, cat]\n", "one name"),
     ("names: []\n", "are none"), ("names: ['']\n", "are none"), ("names: [cat]\nnames: [dog]\n", "a key twice"),
     ("names: [cat]\nnc: 2\n", "another number of classes"), ("names:\n  cat\n", "not understood"),
     ("%YAML 1.2\nnames: [cat]\n", "not understood"), ("[names, cat]\n", "not understood"), ("\xff\n", "no UTF-8"),
-    ("names: [cat] dog\n", "not understood"), ('names: ["a\\q"]\n', "not understood"), ("names: >\n  cat\n", "not understood"),
+    ("names: [cat] dog\n", "not understood"), ('names: ["a\\q"]\n', "not understood"),
+    ("names: >\n  cat\n", "not understood"),
     ("names: [cat]\n? odd\n", "not understood"), ("names: {0: cat, 99999999999999: dog}\n", "not understood"),
     ("names:\n  0: cat\n  sub:\n    1: dog\n", "not understood")])
 def test_what_is_not_understood_is_named_by_its_line(text, problem, tmp_path: Path):

@@ -17,7 +17,6 @@ from torchvision.models.detection import (
     retinanet_resnet50_fpn,
     retinanet_resnet50_fpn_v2,
 )
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d, batched_nms, clip_boxes_to_image
 
 from every import every
@@ -25,8 +24,9 @@ from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.classifier import classifiers_of
-from tutelage.models.dense_boxes import ABSENT, LEAD, boxes_of, grid_places, scores_of, unpack
+from tutelage.models.dense_boxes import ABSENT, LEAD, boxes_of, grid_places, scores_of, unpack_places
 from tutelage.models.detectors import detector_names, torchvision_detector, with_moving_norms
+from tutelage.models.fcos import tiny_fcos
 from tutelage.models.saved import load_network, metadata_of
 from tutelage.models.weights import weights_of
 from tutelage.system.files import pack
@@ -51,7 +51,7 @@ def talkative(network: Any) -> Any:
 
 def detections(packed: Tensor, size: tuple[int, int], threshold: float, overlap: float, most: int) -> dict[str, Tensor]:
     """What is left of one image's places by torchvision's rules."""
-    parts = unpack(packed)
+    parts = unpack_places(packed)
     boxes, scores = clip_boxes_to_image(boxes_of(parts.places, parts.distances), size), scores_of(parts)
     place, label = torch.nonzero(scores > threshold, as_tuple=True)
     kept = batched_nms(boxes[place], scores[place, label], label, overlap)[:most]
@@ -79,7 +79,7 @@ def test_what_is_detected_is_what_torchvision_detects_and_places_are_its_anchors
         for key, value in expected.items():
             torch.testing.assert_close(told[key], value, rtol=1e-5, atol=1e-5)
         places = torch.cat([(anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]], 1)
-        torch.testing.assert_close(unpack(image).places, places, rtol=0, atol=0)
+        torch.testing.assert_close(unpack_places(image).places, places, rtol=0, atol=0)
 
 
 def test_a_network_of_16_bits_has_the_same_places():
@@ -90,23 +90,9 @@ def test_a_network_of_16_bits_has_the_same_places():
     with torch.no_grad():
         whole, half = network(images), deepcopy(network).to(torch.bfloat16)(images.to(torch.bfloat16))
     assert half.dtype == torch.float32
-    assert torch.equal(unpack(whole).places, unpack(half).places)
-    apart = boxes_of(*unpack(whole)[:2]) - boxes_of(*unpack(half)[:2])
+    assert torch.equal(unpack_places(whole).places, unpack_places(half).places)
+    apart = boxes_of(*unpack_places(whole)[:2]) - boxes_of(*unpack_places(half)[:2])
     assert 0 < float(apart.abs().max()) < 20, "of 362 pixels"
-
-
-@pytest.mark.parametrize("arch", ["tiny_fcos", "fcos:mobilenetv3_small_050"])
-def test_a_small_network_may_have_the_places_of_torchvisions_fcos(arch):
-    strides = (8, 16, 32, 64, 128) if arch == "tiny_fcos" else (8, 16, 32)
-    anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(
-        tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
-    images = torch.rand(1, 3, 256, 128)
-    maps = [torch.zeros(1, 1, 256 // stride, 128 // stride) for stride in strides]
-    (theirs,) = anchors(ImageList(images, [(256, 128)]), maps)
-    network = build(Architecture(arch, options={"strides": list(strides), "grid": "corners", "width": 4}),
-                    class_names=NAMES).eval()
-    parts = unpack(network(images))
-    torch.testing.assert_close(boxes_of(parts.places[0], torch.full_like(parts.places[0], 0.5)), theirs, rtol=0, atol=0)
 
 
 def test_networks_that_can_be_adapted_are_named():
@@ -150,7 +136,7 @@ def test_of_a_region_a_second_stage_says_its_box_and_the_softmaxs_mass_on_each_c
     regions = torch.tensor([[[4.0, 8, 36, 40], [0, 0, 64, 64], [10, 10, 20, 50]],
                             [[30.0, 2, 60, 33], [0, 0, 0, 0], [0, 0, 0, 0]]])
     with torch.no_grad():
-        parts = unpack(ours(images=images, regions=regions))
+        parts = unpack_places(ours(images=images, regions=regions))
         features = theirs.roi_heads.box_head(theirs.roi_heads.box_roi_pool(
             theirs.backbone(images), list(regions), [(64, 64)] * 2))
         scores, offsets = theirs.roi_heads.box_predictor(features)
@@ -172,7 +158,7 @@ def test_a_class_that_is_nearly_certain_has_a_finite_logit():
     with torch.no_grad():
         theirs.roi_heads.box_predictor.cls_score.weight.zero_()
         theirs.roi_heads.box_predictor.cls_score.bias.copy_(torch.tensor([-50.0, 60.0, -40.0]))
-        logits = unpack(ours(torch.rand(1, 3, 64, 64), torch.tensor([[[4.0, 8, 36, 40]]]))).logits
+        logits = unpack_places(ours(torch.rand(1, 3, 64, 64), torch.tensor([[[4.0, 8, 36, 40]]]))).logits
     torch.testing.assert_close(logits, torch.tensor([[[100.0, -100.0]]]), rtol=1e-5, atol=1e-4)
 
 
@@ -246,7 +232,7 @@ def test_torchvisions_weights_are_cut_to_the_datas_classes_and_some_may_be_absen
     with torch.no_grad():
         normalised = (images - network.mean) / network.std
         said = made[0].head(list(made[0].backbone(normalised).values()))
-        parts = unpack(network(images))
+        parts = unpack_places(network(images))
     torch.testing.assert_close(parts.logits[..., [0, 2]], said["cls_logits"][..., [37, 1]], rtol=1e-4, atol=1e-4)
     assert every((parts.logits[..., 1] == ABSENT).flatten())
     file = tmp_path / "teacher.safetensors"
@@ -292,8 +278,8 @@ def test_a_teacher_of_one_class_teaches_that_class_among_others(tmp_path):
     assert said.shape[-1] == LEAD + 3
     assert said.is_contiguous()
     assert torch.equal(said[..., :LEAD], whole[..., :LEAD])
-    assert torch.equal(unpack(said).logits[..., 2], unpack(whole).logits[..., 0])
-    assert every((unpack(said).logits[..., :2] == ABSENT).flatten())
+    assert torch.equal(unpack_places(said).logits[..., 2], unpack_places(whole).logits[..., 0])
+    assert every((unpack_places(said).logits[..., :2] == ABSENT).flatten())
     with pytest.raises(ModelError, match="knows none of the data's classes") as caught:
         build(spec, class_names=["cat", "dog"])
     assert "'platelet', 'dust'" in str(caught.value)
@@ -323,7 +309,7 @@ def test_a_backbone_of_timm_gives_boxes_for_images_of_any_size():
     images = torch.rand(2, 3, 40, 33)
     said = network(images)
     assert said.shape == (2, 10 * 9 + 3 * 3, LEAD + 3)
-    assert torch.equal(unpack(said).places[0], grid_places((40, 33), (4, 16)))
+    assert torch.equal(unpack_places(said).places[0], grid_places((40, 33), (4, 16)))
     plain = timm.create_model("test_resnet", features_only=True, out_indices=(1, 3)).eval()
     plain.load_state_dict(network.body.backbone.state_dict())
     grey = build(Architecture(SMALL), class_names=NAMES, channels=1)
@@ -367,3 +353,13 @@ def test_what_cannot_be_is_refused(arch, options, error, said):
     with pytest.raises(error) as caught:
         build(Architecture(arch, options=options), class_names=NAMES)
     assert said in str(caught.value)
+
+
+def test_a_tiny_network_can_have_the_places_of_torchvisions_fcos_and_learn_from_it():
+    teacher = torchvision_detector("fcos_resnet50_fpn", torchvision.models.detection.fcos_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=2)).eval()
+    student = tiny_fcos(2, width=2, strides=(8, 16, 32, 64, 128), corners=True).eval()
+    images = torch.rand(1, 3, 128, 256, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        grids = [unpack_places(network(images)).places for network in (teacher, student)]
+    assert torch.equal(*grids)

@@ -11,7 +11,7 @@ from tutelage.models import cost
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.classifier import classifiers_of
-from tutelage.models.dense_boxes import boxes_of, grid_places, scores_of, unpack
+from tutelage.models.dense_boxes import boxes_of, grid_places, scores_of, unpack_places
 from tutelage.models.fcos import tiny_fcos
 
 
@@ -28,14 +28,14 @@ def test_every_cell_that_begins_in_the_image_is_a_place(size):
     places = places_by_hand(*size, (8, 16, 32))
     assert said.shape == (2, len(places), 12)
     assert said.is_contiguous()
-    torch.testing.assert_close(unpack(said).places, places.expand(2, -1, 4), rtol=0, atol=0)
+    torch.testing.assert_close(unpack_places(said).places, places.expand(2, -1, 4), rtol=0, atol=0)
 
 
 def test_a_place_sees_what_lies_where_it_says():
     torch.manual_seed(0)
     network = tiny_fcos(1, width=4, depth=1).eval()
     images = torch.rand(1, 3, 64, 128, requires_grad=True)
-    parts = unpack(network(images))
+    parts = unpack_places(network(images))
     for number in (16, 25, 72, 110):  # of stride 8: 8 rows of 16 places
         (seen,) = torch.autograd.grad(parts.logits[0, number, 0], images, retain_graph=True)
         weight = seen[0].abs().sum(0)
@@ -56,7 +56,7 @@ def test_what_is_added_to_an_image_of_another_size_is_left_out_again():
 
 def test_before_training_every_class_is_rare_and_no_distance_is_below_nothing():
     network = build(Architecture("tiny_fcos"), class_names=["a", "b"]).eval()
-    parts = unpack(network(torch.rand(2, 3, 64, 64)))
+    parts = unpack_places(network(torch.rand(2, 3, 64, 64)))
     torch.testing.assert_close(parts.logits.sigmoid(), torch.full((2, 84, 2), 0.01), rtol=0.2, atol=0)
     assert every(parts.distances.flatten() > 0)
     assert float(scores_of(parts).detach().max()) < 0.1
@@ -94,7 +94,7 @@ def test_numbers_of_16_bits_do_not_move_its_places():
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         said = network(images)
     assert said.dtype == torch.float32
-    assert torch.equal(unpack(said).places[0], grid_places((16, 1024), (8, 16, 32)))
+    assert torch.equal(unpack_places(said).places[0], grid_places((16, 1024), (8, 16, 32)))
 
 
 def test_its_graph_takes_any_number_of_images_and_gives_the_same():
@@ -124,14 +124,14 @@ def test_it_learns_where_a_bright_square_is():
     inside = ((places[:, :2] > boxes[:, None, :2] + 4) & (places[:, :2] < boxes[:, None, 2:] - 4)).all(-1)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for _ in range(60):
-        parts = unpack(network(images))
+        parts = unpack_places(network(images))
         loss = F.binary_cross_entropy_with_logits(parts.logits[..., 0], inside.float())
         wanted = boxes[:, None].expand(-1, 16, 4)[inside]
         loss = loss + (boxes_of(parts.places, parts.distances)[inside] - wanted).abs().mean() / 8
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    parts = unpack(network.eval()(images))
+    parts = unpack_places(network.eval()(images))
     best = parts.logits[..., 0].argmax(1)
     found = boxes_of(parts.places, parts.distances)[torch.arange(8), best]
     assert float((found - boxes).detach().abs().amax(1).median()) < 4, "half a cell"

@@ -171,24 +171,25 @@ def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help
                                                   "folder of them.")],
             model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
-            to: Annotated[Path | None, typer.Option(help="Where masks are written: a folder.")] = None,
-            force: Annotated[bool, typer.Option("--force", help="Replace masks that are there.")] = False,
-            confidence: Annotated[float, typer.Option(help="Say which are below it.", min=0, max=1)] = 0.5,
+            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder.")] = None,
+            force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+            confidence: Annotated[float | None, typer.Option(
+                help="Say which are below it: 0.5. Boxes that are below it are left out: 0.3.", min=0, max=1)] = None,
             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Classify images or series, or make masks of images; exit code 3 if a file cannot be read.
+    """Classify images or series, make masks of images or find objects; exit code 3 if a file cannot be read.
 
     An .onnx file needs no torch.
 
     tutelage predict my-photos --model resnet8.onnx
     """
     from tutelage.cli.predicting import said_of_files
-    from tutelage.exporting.predict import Classifier, Damaged, open_onnx
+    from tutelage.exporting.predict import Classifier, Damaged, Detector, open_onnx
     if model.suffix.lower() == ".onnx":
         student = open_onnx(model)
     else:
         from tutelage.exporting.from_run import open_predictor
         student = open_predictor(model, node, plugin or [])
-    if isinstance(student, Classifier) and student.prepared.orientation == "as stored":
+    if isinstance(student, Classifier | Detector) and student.prepared.orientation == "as stored":
         note("images are read as stored, as this network has learned them: an EXIF orientation is not applied")
     damaged = 0
     for found in said_of_files(files, student, confidence, to, force):
@@ -315,8 +316,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
     say(f"\nlayers = {{ {node} = {json.dumps(picked)}, ... }}")
 
 
-def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="Images, images and masks, or "
-                                                      "series; of a recipe, those that its [data] names.")],
+def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="Images, images with masks or "
+                                                      "boxes, or series; of a recipe, those that its [data] names.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,
@@ -349,14 +350,14 @@ def pre_resize(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
 
 def init(context: typer.Context,
          folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/* or FOLDER/CLASS/*; "
-                                                "FOLDER/images/* and FOLDER/masks/*; or series.")],
+                                                "FOLDER/images/* with masks or boxes; or series.")],
          teacher: Annotated[str | None, typer.Option(help="The teacher's network, if you want another.")] = None,
          students: Annotated[list[str] | None, typer.Option(help="Two or more networks, one after another.")] = None,
          to: Annotated[Path, typer.Option(help="Where to write the recipes.")] = Path(),
          debug: Debug = False) -> None:
     """Look at your data and write two recipes, teacher.toml and students.toml, with defaults that fit them.
 
-    A folder of classes, one of images and masks, or series: what lies there says the task.
+    A folder of classes, of images with masks or boxes, or series: what lies there says the task.
 
     tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """

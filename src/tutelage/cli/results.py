@@ -130,6 +130,8 @@ def _number(value: float | None, digits: int = 4) -> str:
 def export_text(report: dict, target: Path) -> str:
     """What a person wants to know of an export, in three lines."""
     checked, latency = report["checked"], report["latency"]
+    if "map" in checked:
+        return _of_detector(report, target)
     series, pixels = report.get("task") == "series", " of pixels" if "pixels" in checked else ""
     accuracy = "" if checked["accuracy"] is None else (
         f", accuracy{pixels} {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
@@ -145,6 +147,16 @@ def export_text(report: dict, target: Path) -> str:
             f"one {'series' if series else 'image'} in {latency['median_ms']:.2f} ms "
             f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); "
             f"all numbers: {target}.json")
+
+
+def _of_detector(report: dict, target: Path) -> str:
+    checked, latency = report["checked"], report["latency"]
+    before = "" if report["suppression"] else "; what it gives are places, before suppression"
+    return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, {len(report['classes'])} classes"
+            f"{before}\non {checked['images']} images of {checked['on']}: {checked['same']:.2%} of {checked['boxes']} "
+            f"boxes equal to 1 pixel, scores to 0.001; agreement {checked['agreement']:.2%}, mAP {checked['map']:.2%} "
+            f"(the network: {checked['map_of_network']:.2%})\none image in {latency['median_ms']:.2f} ms "
+            f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); all numbers: {target}.json")
 
 
 PAIRED = (("agreement", "agreement", _share), ("kl", "KL", _number), ("both_right", "both right", _share),

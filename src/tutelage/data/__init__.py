@@ -14,7 +14,7 @@ your own. A split is a `Source`: it is asked for rows, in any order, and gives b
     left_out.py   what is not used, and why                leakage.py      the same image in two places
     bad_images.py  damaged images that are left out        series_files.py  .ts, .npz and CSV -> series
     series.py     series -> splits, padded and scaled      waves.py        made series
-    check_series.py  everything wrong with series
+    check_series.py  everything wrong with series          box_*.py       images with boxes: COCO, VOC, YOLO, boxes.json
     images.py     those pixels as tensors, and as PNG      file_kinds.py   what a file is, by its first bytes
     pixel_modes.py  all kinds of pixels -> 8 bits, upright
 """

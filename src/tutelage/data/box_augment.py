@@ -49,17 +49,26 @@ def moved_boxes(images: Canvases, boxes: Boxes, classes: Classes, extents: Float
     `extents` are height and width of the part of each picture that is image, the rest being grey. Boxes that are left
     come first, in their order; after them boxes are 0 and classes `PADDING`.
     """
-    if draw is None or not (how.resized_crop or how.padding or how.flip):
+    window = window_of(images, extents, ids, how, draw)
+    if window is None or draw is None:
         return unit_range(images), boxes, classes
     if how.resized_crop:
-        window = _resized_windows(images, extents, ids, how, draw)
         pictures = _seen(unit_range(images), window)
     else:
-        window = _shifted_windows(images, ids, how, draw)
         bordered = F.pad(images, [how.padding] * 4, value=GREY)
         rows = torch.arange(len(ids), device=ids.device)
         pictures = unit_range(crop_and_flip(bordered, rows, ids, how, draw=draw, view=""))
     return pictures, *boxes_in(window, boxes, classes, images.shape[2:])
+
+
+def window_of(images: Canvases, extents: Float32[Tensor, "batch 2"], ids: Int[Tensor, " batch"], how: Augmentation,
+              draw: int | None) -> Window | None:
+    """What is shown of each picture; None where all of it is, as it is."""
+    if draw is None or not (how.resized_crop or how.padding or how.flip):
+        return None
+    if how.resized_crop:
+        return _resized_windows(images, extents, ids, how, draw)
+    return _shifted_windows(images, ids, how, draw)
 
 
 def boxes_in(window: Window, boxes: Boxes, classes: Classes, size: tuple[int, int] | torch.Size) -> tuple[Boxes,

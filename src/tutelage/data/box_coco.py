@@ -15,11 +15,11 @@ from tutelage.data.box_rows import (
     BoxesOfImage,
     Doors,
     ReadBoxes,
+    by_bytes,
     called,
     complain,
     folders_of_splits,
     four_numbers,
-    in_order,
     require_names,
     size_in_file,
     within,
@@ -28,7 +28,7 @@ from tutelage.data.decoding import open_regular, printable
 from tutelage.data.folder import Image, Walk
 from tutelage.data.left_out import LeftOut
 from tutelage.data.split_file import SPLIT_OF
-from tutelage.data.strict_json import read_json
+from tutelage.data.strict_json import read_strict_json
 from tutelage.errors import DataError
 
 JSON_AT_MOST = 2**29
@@ -44,12 +44,12 @@ def coco_files(root: Path) -> dict[Path, str]:
     """Files of annotations -> the split of each, by the name of the file or its folder; "all" where they say none."""
     found: dict[Path, str] = {}
     for folder in filter(None, (called(root, "annotations"), root)):
-        for path in in_order([*folder.glob("*.json")]):
+        for path in by_bytes([*folder.glob("*.json")]):
             split = _split_in(path.stem, beside=folder == root)
             if split is not None and _looks_so(path):
                 found[path] = split
     for split, folder in folders_of_splits(root).items():
-        for path in in_order([*folder.glob("*.json")]):
+        for path in by_bytes([*folder.glob("*.json")]):
             if _split_in(path.stem, beside=True) is not None and _looks_so(path):
                 found[path] = split
     return found
@@ -122,7 +122,7 @@ def _require_one_for_each(files: Mapping[Path, str]) -> None:
 
 
 def _held(path: Path) -> dict[str, list[dict[str, Any]]]:
-    held = read_json(path, JSON_AT_MOST, EXPECTED)
+    held = read_strict_json(path, JSON_AT_MOST, EXPECTED)
     if not isinstance(held, dict):
         raise DataError("no annotations as COCO has them", where=printable(path), expected=EXPECTED)
     for key in ("images", "categories", "annotations"):

@@ -17,17 +17,17 @@ from tutelage.data.box_rows import (
     BoxesOfImage,
     Doors,
     ReadBoxes,
+    by_bytes,
     called,
     complain,
     four_numbers,
-    in_order,
     require_names,
     size_in_file,
 )
 from tutelage.data.decoding import printable
 from tutelage.data.folder import Image, Walk
 from tutelage.data.split_file import OTHER_SPLIT, SPLITS_FILE, as_split, name_in, read_splits
-from tutelage.data.strict_json import read_json
+from tutelage.data.strict_json import read_strict_json
 from tutelage.errors import DataError, unknown
 
 BOXES_FILE = "boxes.json"
@@ -74,7 +74,7 @@ def read_plain(root: Path, walk: Walk) -> ReadBoxes:
 
 
 def _held(file: Path) -> dict[str, Any]:
-    held = read_json(file, _AT_MOST, EXPECTED)
+    held = read_strict_json(file, _AT_MOST, EXPECTED)
     if not isinstance(held, dict) or not isinstance(held.get("boxes"), dict) or not all(
             isinstance(rows, list) for rows in held["boxes"].values()):
         raise DataError("boxes.json does not say which boxes an image has", where=printable(file), expected=EXPECTED)
@@ -90,7 +90,7 @@ def _by_stem(folder: Path, walk: Walk) -> dict[str, Image]:
     """ "all/" and the path of each image without its ending -> the image."""
     found: dict[str, Image] = {}
     sizes = dict(walk.files(folder, (folder.resolve(),)))
-    for path in in_order([*sizes]):
+    for path in by_bytes([*sizes]):
         name = f"all/{path.relative_to(folder).with_suffix('').as_posix()}"
         if name in found:
             complain(walk, DataError("two files of one name: which one is meant is not known", where=printable(path),

@@ -189,11 +189,11 @@ def folders_of_splits(root: Path) -> dict[str, Path]:
 def entries_of(folder: Path) -> list[str]:
     """The names of what lies in a folder; of one that cannot be read, none."""
     try:
-        return os.listdir(folder)
+        return [path.name for path in folder.iterdir()]
     except OSError:
         return []
 
 
-def in_order(paths: Sequence[Path]) -> list[Path]:
+def by_bytes(paths: Sequence[Path]) -> list[Path]:
     """Paths by their bytes."""
     return sorted(paths, key=os.fsencode)

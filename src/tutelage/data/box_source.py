@@ -9,11 +9,11 @@ from jaxtyping import Float32, Int
 from torch import Tensor
 
 from tutelage.data.augment import Augmentation
-from tutelage.data.box_augment import PADDING, UNKNOWN, moved_boxes
+from tutelage.data.box_augment import PADDING, UNKNOWN, boxes_in, moved_boxes, window_of
 from tutelage.data.mask_augment import lit
 from tutelage.data.memory import moved_to
 from tutelage.data.stream import StreamSource
-from tutelage.types import Batch
+from tutelage.types import Batch, View, one_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +56,15 @@ class BoxSource:
     M is the same for the whole split; where an image has fewer boxes, they are 0 and the class is -1. Of an image of
     which nothing is known all classes are -2. `stream` reads images [C, H, W], which are `kept` from the first batch
     on, or read for each. What a sample looks like depends on (seed, draw, view, id) alone.
+
+    With `regions` a view is two tensors, "images" and "regions" [B, G, 4], padded with 0, which move with the images.
     """
 
     stream: StreamSource
     packed: PackedBoxes
     how: Augmentation
     kept: bool
+    regions: PackedBoxes | None = None
 
     @property
     def ids(self) -> Tensor:
@@ -81,8 +84,20 @@ class BoxSource:
             ids, extents = (moved_to(part[rows], device) for part in (self.ids, self.packed.extents))
             boxes, classes = (moved_to(part, device) for part in self.packed.of(rows, most, self.labels[rows] >= 0))
             pictures, boxes, classes = moved_boxes(images, boxes, classes, extents, ids, self.how, draw)
-            seen = {view: lit(pictures, ids, self.how, draw, view) for view in views}
-            yield Batch(seen[""] if tuple(views) == ("",) else seen, {"boxes": boxes, "classes": classes}, ids)
+            seen: dict[str, View] = {view: lit(pictures, ids, self.how, draw, view) for view in views}
+            if self.regions is not None:
+                regions = self._moved_regions(self.regions, rows, images, extents, ids, draw)
+                seen = {view: {"images": one_tensor(shown), "regions": regions} for view, shown in seen.items()}
+            plain, alone = seen.get(""), tuple(views) == ("",)
+            inputs = plain if alone and isinstance(plain, Tensor) else seen
+            yield Batch(inputs, {"boxes": boxes, "classes": classes}, ids)
+
+    def _moved_regions(self, regions: PackedBoxes, rows: Tensor, images: Tensor, extents: Tensor, ids: Tensor,
+                       draw: int | None) -> Tensor:
+        known = torch.ones(len(rows), dtype=torch.bool)
+        boxes, classes = (moved_to(part, images.device) for part in regions.of(rows, regions.most, known))
+        window = window_of(images, extents, ids, self.how, draw)
+        return boxes if window is None else boxes_in(window, boxes, classes, images.shape[2:])[0]
 
     @cached_property
     def images(self) -> Tensor:

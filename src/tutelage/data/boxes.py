@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ from tutelage.data.augment import Augmentation
 from tutelage.data.bad_images import without_damaged
 from tutelage.data.box_check import CheckedBoxes, check_boxes
 from tutelage.data.box_folder import BoxListing, list_boxes
+from tutelage.data.box_regions import content_of, read_regions, regions_file
 from tutelage.data.box_source import BoxSource, PackedBoxes
 from tutelage.data.decoding import fit_factor, fitted_size
 from tutelage.data.images import Preparation, as_image, decode, prepare_image, printable
 from tutelage.data.leakage import Read, judge_files
 from tutelage.data.listed_splits import splits_as_listed
 from tutelage.data.masks import QUICK_PAIRS, PairsAt
-from tutelage.data.settings import DataSettings
+from tutelage.data.settings import OF_BOXES, DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import Cut
 from tutelage.data.stream import StreamSource
@@ -42,6 +44,7 @@ class _Found:
     sizes: Sequence[Size | None]
     boxes: Sequence[np.ndarray]
     classes: Sequence[np.ndarray]
+    regions: Sequence[np.ndarray] | None = None
 
 
 def load_boxes(settings: DataSettings, place: PairsAt, *, seed: int = 0, quick: bool = False) -> Data:
@@ -69,6 +72,25 @@ def listed_boxes(settings: DataSettings, root: Path) -> BoxListing:
     return list_boxes(root, settings.boxes, follow_symlinks=settings.follow_symlinks, unlabelled=settings.unlabelled)
 
 
+Labelled = TypeVar("Labelled", "_Found", CheckedBoxes)
+
+
+def only_objects(settings: DataSettings, found: Labelled) -> Labelled:
+    """The same images with the boxes of the classes that `objects` names alone, in the order of the set."""
+    if settings.objects is None:
+        return found
+    for name in settings.objects:
+        if name not in found.names:
+            raise unknown("class", name, found.names, where="[data] objects", error=DataError)
+    kept = [number for number, name in enumerate(found.names) if name in settings.objects]
+    numbers = np.full(len(found.names), -1)
+    numbers[kept] = np.arange(len(kept))
+    there = [numbers[classes] >= 0 for classes in found.classes]
+    return replace(found, names=tuple(found.names[number] for number in kept),
+                   boxes=tuple(boxes[rows] for boxes, rows in zip(found.boxes, there, strict=True)),
+                   classes=tuple(numbers[own[rows]] for own, rows in zip(found.classes, there, strict=True)))
+
+
 def absent_objects(checked: CheckedBoxes, splits: Mapping[str, SplitRows]) -> tuple[str, ...]:
     """A note for each split without a box of some class."""
     notes = []
@@ -83,7 +105,7 @@ def absent_objects(checked: CheckedBoxes, splits: Mapping[str, SplitRows]) -> tu
 
 def _require_fitting(settings: DataSettings) -> None:
     """Refuse what cannot be done with boxes."""
-    if settings.name not in ("folder", "shapes_boxes") or settings.work != "detection":
+    if settings.name not in ("folder", "shapes_boxes") or settings.work not in OF_BOXES:
         raise UsageError(f"the set {settings.name!r} is not one of {settings.work}", where="[data] name",
                          expected='name = "folder" or "shapes_boxes" for detection')
     plain = DataSettings(settings.name)
@@ -99,7 +121,7 @@ def _folder(settings: DataSettings, place: PairsAt, seed: int, kept: bool | None
     found = listed_boxes(settings, place.root)
     listing = found.listing
     folder.require_sound(listing)
-    checked = check_boxes(settings, found)
+    checked = only_objects(settings, check_boxes(settings, found))
     folder.require_sound(replace(listing, problems=checked.problems))
     bad = checked.damaged(found)
     files = found.without(bad)
@@ -110,7 +132,12 @@ def _folder(settings: DataSettings, place: PairsAt, seed: int, kept: bool | None
     _require_objects(checked, splits, listing)
     contents |= found.contents()
     prepared = _Prepared([image.path for image in listing.images], place.prepared, settings.max_pixels)
-    rows = _of_objects(settings, _Found(listing.classes, prepared, checked.sizes, checked.boxes, checked.classes))
+    regions = None
+    if settings.regions is not None:
+        file = regions_file(listing.root, settings.regions)
+        regions = read_regions(file, [image.path.relative_to(listing.root) for image in listing.images], checked.sizes)
+        contents |= {settings.regions: content_of(file)}
+    rows = _Found(checked.names, prepared, checked.sizes, checked.boxes, checked.classes, regions)
     rule = _rule(settings, found)
     data = _made(settings, place, rows, splits, folder.folder_fingerprint(contents), rule, seed, kept)
 
@@ -178,8 +205,11 @@ def _made(settings: DataSettings, place: PairsAt, found: _Found, splits: Mapping
         stream = StreamSource(rows.ids, rows.labels, _RowsOfSplit(found.read, rows.ids), None, shape, len(found.names),
                               Augmentation(seed), place.workers, place.device)
         fits = len(rows.ids) * channels * height * width <= KEPT_BYTES
-        return BoxSource(stream, _packed(found, rows.ids.tolist(), place.prepared.size), how,
-                         fits if kept is None else kept)
+        places, into = rows.ids.tolist(), place.prepared.size
+        regions = None if found.regions is None else _packed(
+            replace(found, boxes=found.regions, classes=[np.zeros(len(one), np.int64) for one in found.regions]),
+            places, into)
+        return BoxSource(stream, _packed(found, places, into), how, fits if kept is None else kept, regions)
 
     sources = {split: source(rows, how if split == "train" else Augmentation(seed)) for split, rows in splits.items()}
     return Data(settings.name, tuple(found.names), shape, sources["train"], sources["validation"], sources.get("test"),
@@ -202,22 +232,6 @@ def _packed(found: _Found, places: Sequence[int], into: tuple[int, int]) -> Pack
     return PackedBoxes(torch.from_numpy(np.concatenate(boxes).astype(np.float32)),
                        torch.from_numpy(np.concatenate(classes)), torch.from_numpy(starts),
                        torch.tensor(extents, dtype=torch.float32).reshape(-1, 2))
-
-
-def _of_objects(settings: DataSettings, found: _Found) -> _Found:
-    """The same images with the boxes of the classes that `objects` names alone, in the order of the set."""
-    if settings.objects is None:
-        return found
-    for name in settings.objects:
-        if name not in found.names:
-            raise unknown("class", name, found.names, where="[data] objects", error=DataError)
-    kept = [number for number, name in enumerate(found.names) if name in settings.objects]
-    numbers = np.full(len(found.names), -1)
-    numbers[kept] = np.arange(len(kept))
-    there = [numbers[classes] >= 0 for classes in found.classes]
-    return replace(found, names=[found.names[number] for number in kept],
-                   boxes=[boxes[rows] for boxes, rows in zip(found.boxes, there, strict=True)],
-                   classes=[numbers[classes[rows]] for classes, rows in zip(found.classes, there, strict=True)])
 
 
 def _require_objects(checked: CheckedBoxes, splits: Mapping[str, SplitRows], listing: folder.Listing) -> None:
@@ -259,7 +273,7 @@ def _shapes(settings: DataSettings, place: PairsAt, seed: int, quick: bool) -> D
     found = _Found(shapes_boxes.CLASSES, _OfArrays(made.images, place.prepared),
                    [(shapes_boxes.SIDE, shapes_boxes.SIDE)] * len(made.images), made.boxes, made.classes)
     rule = f"limit {settings.limit}" + (f", objects {settings.objects}" if settings.objects else "")
-    return _made(settings, place, _of_objects(settings, found), splits, content.hexdigest(), rule, seed)
+    return _made(settings, place, only_objects(settings, found), splits, content.hexdigest(), rule, seed)
 
 
 def _quick(settings: DataSettings, place: PairsAt, seed: int) -> Data:
@@ -273,7 +287,7 @@ def _quick(settings: DataSettings, place: PairsAt, seed: int) -> Data:
         root = Path(made)
         shapes_boxes.write_shapes_boxes(root, names, QUICK_PAIRS)
         plain = replace(settings, root=made, test=None, boxes=None, unlabelled=False, on_bad_image="error",
-                        leakage="allow", value_range=None)
+                        leakage="allow", value_range=None, regions=None)
         data = _folder(plain, replace(place, root=root, workers=0), seed, kept=True)
         for source in (data.train, data.validation, data.test):
             assert isinstance(source, BoxSource)

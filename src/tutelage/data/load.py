@@ -31,7 +31,7 @@ from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.masks import PairsAt, load_masks
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
-from tutelage.data.settings import SERIES, DataSettings
+from tutelage.data.settings import OF_BOXES, SERIES, DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
@@ -60,7 +60,7 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     if settings.work == "segmentation" or settings.name == "shapes":
         root, workers = None if settings.name == "shapes" else root_of(settings), _workers_of(settings, device)
         return load_masks(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
-    if settings.work == "detection" or settings.name == "shapes_boxes":
+    if settings.work in OF_BOXES or settings.name == "shapes_boxes":
         root, workers = None if settings.name == "shapes_boxes" else root_of(settings), _workers_of(settings, device)
         return load_boxes(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
     if settings.name in ("folder", "imagenet100"):
@@ -81,7 +81,7 @@ def preparation_of(settings: DataSettings) -> Preparation:
 
     if settings.work == "segmentation":
         return prepared(3, 64 if settings.name == "shapes" else 224)
-    if settings.work == "detection":
+    if settings.work in OF_BOXES:
         return replace(prepared(3, 64 if settings.name == "shapes_boxes" else 320), fitted=True)
     match settings.name:
         case "digits":

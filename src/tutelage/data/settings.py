@@ -24,7 +24,7 @@ By = Literal["subject"]
 BoxKind = Literal["coco", "voc", "yolo", "plain"]
 SERIES = ("series", "waves")
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
-             "value_range", "boxes", "objects")
+             "value_range", "boxes", "objects", "regions")
 """What series have none of."""
 
 
@@ -83,6 +83,7 @@ class DataSettings:
     ignore: a value of masks, or several, that does not count.
     boxes: the format of a folder of images with boxes, coco, voc, yolo or plain, where its files do not tell.
     objects: the names of classes: boxes of others are left out, as if nobody had drawn them.
+    regions: a JSON file in the folder with regions of each image, for a teacher of two stages (`box_regions`).
     test: "val": a folder's split `val` is its test split, and validation is cut from train.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
@@ -119,6 +120,7 @@ class DataSettings:
     test: Literal["val"] | None = None
     boxes: BoxKind | None = None
     objects: tuple[str, ...] | None = None
+    regions: str | None = None
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -158,6 +160,9 @@ class DataSettings:
         if self.objects is not None and (self.work not in OF_BOXES or not self.objects):
             raise UsageError("names of classes of images with boxes", where="[data] objects",
                              found=repr(list(self.objects)), expected="one or more, with boxes", fix="leave it out")
+        if self.regions is not None and (self.name != "folder" or self.work not in OF_BOXES):
+            raise UsageError("a file of regions of images with boxes", where="[data] regions", found=self.regions,
+                             expected='name = "folder" and task = "detection"', fix="leave it out, or say so")
         if self.boxes is not None and (self.name != "folder" or self.work not in OF_BOXES):
             raise UsageError("a key of images with boxes", where="[data] boxes", found=self.boxes,
                              expected='name = "folder" and task = "detection"', fix="leave it out, or say so")

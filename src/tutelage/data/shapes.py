@@ -120,7 +120,7 @@ def _direction(odds: Odds) -> tuple[float, float]:
     return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
 
-def plane(odds: Odds, side: int, edge: float) -> tuple[np.ndarray, np.ndarray]:
+def turned_plane(odds: Odds, side: int, edge: float) -> tuple[np.ndarray, np.ndarray]:
     """Turned coordinates around a random centre, in sides of the image."""
     steps = (np.arange(side) + 0.5) / side
     x = steps[None, :] - odds.between(edge, 1 - edge)
@@ -131,14 +131,14 @@ def plane(odds: Odds, side: int, edge: float) -> tuple[np.ndarray, np.ndarray]:
 
 def stripe(odds: Odds, side: int) -> np.ndarray:
     """Which pixels are in a random stripe: [side, side]."""
-    u, _ = plane(odds, side, 0.0)
+    u, _ = turned_plane(odds, side, 0.0)
     return np.abs(u) < odds.between(0.02, 0.05)
 
 
 def _shape(odds: Odds, side: int) -> tuple[int, np.ndarray]:
     """The class number of a random shape, and which pixels are in it [side, side]."""
     number, size = 1 + int(_SHAPES * odds.one()), odds.between(0.12, 0.24)
-    u, v = plane(odds, side, 0.15)
+    u, v = turned_plane(odds, side, 0.15)
     if number == 1:
         return number, u * u + v * v < size * size
     return number, np.maximum(np.abs(u), np.abs(v)) < 0.9 * size

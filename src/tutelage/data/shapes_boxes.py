@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from tutelage.data.box_plain import BOXES_FILE
-from tutelage.data.shapes import DARKEST, GRAIN, ODDS, Odds, plane, stripe, texture
+from tutelage.data.shapes import DARKEST, GRAIN, ODDS, Odds, stripe, texture, turned_plane
 from tutelage.data.split_file import SPLITS_FILE
 from tutelage.system.files import write_json
 from tutelage.system.random import derive, uniform
@@ -99,7 +99,7 @@ def _shape(odds: Odds, side: int) -> tuple[int, np.ndarray]:
     """The class of a random shape, and which pixels are in it [side, side]."""
     kind, size = odds.one(), odds.between(0.1, 0.2)
     number = next(place for place, most in enumerate(_UP_TO) if kind < most)
-    u, v = plane(odds, side, 0.15)
+    u, v = turned_plane(odds, side, 0.15)
     if number == 0:
         return number, u * u + v * v < size * size
     if number == 1:

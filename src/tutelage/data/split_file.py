@@ -7,7 +7,7 @@ from tutelage.data.decoding import printable
 from tutelage.data.folder import Image, Walk
 from tutelage.data.layout import WORDS
 from tutelage.data.left_out import LeftOut
-from tutelage.data.strict_json import read_json
+from tutelage.data.strict_json import read_strict_json
 from tutelage.errors import DataError, SecurityError, unknown
 
 SPLITS_FILE = "splits.json"
@@ -63,7 +63,7 @@ def name_in(text: str, found: Mapping[str, Image], folder: str, file: str = SPLI
 
 def read_splits(path: Path) -> dict[str, list[str]]:
     """Split -> names, as splits.json has them."""
-    held = read_json(path, _AT_MOST, '{"train": [NAME, ...], "val": [...], "test": [...]}')
+    held = read_strict_json(path, _AT_MOST, '{"train": [NAME, ...], "val": [...], "test": [...]}')
     if not isinstance(held, dict) or not all(isinstance(names, list) and all(isinstance(name, str) for name in names)
                                              for names in held.values()):
         raise DataError("splits.json does not say which image is of which split", where=printable(path),

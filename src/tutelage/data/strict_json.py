@@ -9,7 +9,7 @@ from tutelage.data.decoding import open_regular, printable
 from tutelage.errors import DataError, SecurityError
 
 
-def read_json(path: Path, at_most: int, expected: str) -> Any:
+def read_strict_json(path: Path, at_most: int, expected: str) -> Any:
     """What a file of at most so many bytes holds; `expected` says in an error what belongs there.
 
     DataError for a key twice in one object, for NaN and infinity, for too many levels, and for what is no JSON;

@@ -13,6 +13,7 @@ from tutelage.engine.precision import Execution, run_network
 from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.store import TeacherCache
 from tutelage.graph import objective
+from tutelage.graph.ends import parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Trained
 from tutelage.system.distributed import World
@@ -23,6 +24,10 @@ from tutelage.tasks.task import Evidence, Score, Task
 from tutelage.types import BatchLabels, Outputs, Reader, Scores, View
 
 Losses = Callable[[Graph, Outputs, BatchLabels, Mapping[str, float]], dict[str, Tensor]]
+
+
+SHOWN = 8
+"""Losses of so many edges are told one by one after an epoch; those of more, by the nodes that they are between."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,19 @@ class Epoch:
 
     def __str__(self) -> str:
         accuracy = "  ".join(f"{node} {self.score.text(share)}" for node, share in self.accuracy.items())
-        loss = "  ".join(f"{edge} {value:.4f}" for edge, value in self.losses.items())
+        losses = self.losses if len(self.losses) <= SHOWN else _by_nodes(self.losses)
+        loss = "  ".join(f"{edge} {value:.4f}" for edge, value in losses.items())
         return f"epoch {self.number}  {accuracy}  |  {loss}  |  {self.images_per_second:.0f} images/s"
+
+
+def _by_nodes(losses: Mapping[str, float]) -> dict[str, float]:
+    """The losses of all edges between two nodes together."""
+    sums: dict[str, float] = {}
+    for name, value in losses.items():
+        teacher, _, student = name.partition(":")[0].partition("->")
+        pair = f"{parse_end(teacher).node}->{parse_end(student).node}"
+        sums[pair] = sums.get(pair, 0.0) + value
+    return sums
 
 
 @dataclass

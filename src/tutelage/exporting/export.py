@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tutelage.data.source import Source
 from tutelage.errors import ResourceError, UsageError
-from tutelage.exporting import formats, int8, verify
+from tutelage.exporting import formats, int8, verify, verify_boxes
 from tutelage.exporting.module import Choice, Student, about, require_alive, require_whole
 from tutelage.runs.folder import versions
 from tutelage.system import files
@@ -56,7 +56,7 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
     exists is replaced only with `force`, and only by a file that passed.
     """
     require_place(target, force)
-    formats.require_possible(choice, student.task == SERIES.name)
+    formats.require_possible(choice, student.task == SERIES.name, student.detects)
     require_alive(student)
     rows = verify.chosen_rows(images.held_out, verify.most_images(student))
     held_out, labels = verify.plain_images(images.held_out, rows)
@@ -65,8 +65,11 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
     require_whole(student, choice, len(data))
     answers, said, seconds = verify.rerun(data, choice, asked, plugins)
     verify.require_same_words(student, choice, said)
-    numbers = verify.compared(asked, answers, labels, student.classes)
-    bound = verify.require_faithful(student, choice, numbers, agreement, accuracy_lost)
+    if student.detects:
+        numbers, bound = verify_boxes.tried(student, choice, asked, answers, labels, accuracy_lost)
+    else:
+        numbers = verify.compared(asked, answers, labels, student.classes)
+        bound = verify.require_faithful(student, choice, numbers, agreement, accuracy_lost)
     report = {**about(student, choice), "file": target.name, "kind": choice.format, "bytes": len(data),
               "sha256": hashlib.sha256(data).hexdigest(), "checked": {"on": images.on, **numbers}, "bound": bound,
               "latency": _latency(seconds, choice), "versions": {**versions(), **_versions()}}
@@ -95,7 +98,8 @@ def _int8(student: Student, choice: Choice, images: Images) -> object:
     rows = verify.chosen_rows(images.training, int8.CALIBRATION_IMAGES)
     calibration, _ = verify.plain_images(images.training, rows)
     given = {name: tensor.numpy() for name, tensor in verify.named_inputs(student, calibration).items()}
-    model = int8.quantised(formats.onnx_model(student, Choice("onnx")), given, f"network {student.node!r}")
+    model = int8.quantised(formats.onnx_model(student, Choice("onnx")), given, f"network {student.node!r}",
+                           int8.OF_DETECTORS if student.detects else ())
     return int8.with_preparation(formats.onnx_preparation(student), model) if choice.resize else model
 
 

@@ -15,11 +15,13 @@ from torch.export import Dim, ExportedProgram
 
 from tutelage.data.series_scaling import SeriesScaling
 from tutelage.errors import ModelError, UsageError, unknown
+from tutelage.exporting.boxes import PLACED, SCORED, append_suppression
 from tutelage.exporting.module import (
     Choice,
     Format,
     Prepare,
     Shipped,
+    ShippedBoxes,
     ShippedSeries,
     Student,
     about_text,
@@ -49,7 +51,7 @@ def format_of(name: str, given: str | None) -> Format:
     raise unknown("format", asked, get_args(Format), where="--format" if given else f"--to {name}")
 
 
-def require_possible(choice: Choice, series: bool = False) -> None:
+def require_possible(choice: Choice, series: bool = False, boxes: bool = False) -> None:
     """Refuse what a format cannot hold, and say which package is missing, before anything is computed."""
     if choice.int8 and choice.format != "onnx":
         raise UsageError("8-bit numbers are made of an ONNX file only", where="--int8", found=choice.format,
@@ -57,6 +59,9 @@ def require_possible(choice: Choice, series: bool = False) -> None:
     if choice.resize and series:
         raise UsageError("series are not resized: a graph takes them at any length", where="--resize",
                          fix="leave --resize out")
+    if choice.resize and boxes:
+        raise UsageError("a detector does not resize: its boxes are in pixels of what it is given", where="--resize",
+                         fix="leave --resize out: `tutelage predict` fits images, and scales boxes back")
     if choice.resize and choice.format == "safetensors":
         raise UsageError("a file of weights computes nothing, so it cannot resize", where="--resize",
                          fix="--format onnx, pt2 or pte")
@@ -86,6 +91,8 @@ def program(student: Student, choice: Choice) -> ExportedProgram:
         require_exportable(student, choice)
         network = whole_units(student.network) if choice.format == "onnx" else student.network
         made = _graph(ShippedSeries(network), student, choice)
+    elif student.detects and choice.format == "onnx":
+        made = _graph(ShippedBoxes(student), student, choice)
     else:
         made = _graph(Shipped(student, choice.resize), student, choice)
     held = sum({parameter.data_ptr(): parameter.numel() for parameter in made.parameters()}.values())  # tied ones once
@@ -107,8 +114,9 @@ def torch_export(student: Student, choice: Choice) -> bytes:
 
 
 def onnx_model(student: Student, choice: Choice) -> Any:
-    """An `onnx.ModelProto`, its norms folded into its convolutions."""
-    return _onnx(program(student, choice), student.node, input_names(student), "logits")
+    """An `onnx.ModelProto`, its norms folded into its convolutions; that of a detector does not suppress yet."""
+    outputs = [PLACED, SCORED] if student.detects else ["logits"]
+    return _onnx(program(student, choice), student.node, input_names(student), *outputs)
 
 
 def onnx_preparation(student: Student) -> Any:
@@ -118,7 +126,9 @@ def onnx_preparation(student: Student) -> Any:
 
 
 def onnx_bytes(model: Any, student: Student, choice: Choice) -> bytes:
-    """An .onnx file in one piece: it has no data in other files."""
+    """An .onnx file in one piece: it has no data in other files. Boxes are suppressed in it."""
+    if student.detects:
+        append_suppression(model)
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = ABOUT, about_text(student, choice)
@@ -181,10 +191,10 @@ def _batch(choice: Choice) -> Any:
     return Dim("batch", min=1, max=LARGEST_BATCH) if choice.format == "pte" else Dim("batch")
 
 
-def _onnx(made: ExportedProgram, node: str, inputs: list[str], output: str) -> Any:
+def _onnx(made: ExportedProgram, node: str, inputs: list[str], *outputs: str) -> Any:
     with _quiet():
         try:
-            converted = torch.onnx.export(made, (), dynamo=True, input_names=inputs, output_names=[output],
+            converted = torch.onnx.export(made, (), dynamo=True, input_names=inputs, output_names=list(outputs),
                                           verbose=False, custom_translation_table=translations(made))
         except Exception as problem:
             raise _unsupported(made, problem, node, "onnx") from problem

@@ -16,12 +16,13 @@ from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.exporting.export import Images, export_network, require_place
 from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student, said_of
-from tutelage.exporting.predict import Classifier, SeriesClassifier, predictor
+from tutelage.exporting.predict import BOXES, Classifier, Detector, SeriesClassifier, predictor
 from tutelage.exporting.verify import ACCURACY_LOST
 from tutelage.models.saved import load_network
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.trained_run import recipe_of_run
 from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.detection.predicted import detections_of
 from tutelage.tasks.named import data_for, task_of
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
@@ -41,7 +42,7 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     require_place(target, force)
     require_possible(wanted)
     recipe = recipe_of_run(run, plugins)
-    require_possible(wanted, recipe.data.work == SERIES.name)
+    require_possible(wanted, recipe.data.work == SERIES.name, recipe.data.work in BOXES)
     network, classes = load(run, node, plugins=recipe.plugins)
     data = data_for(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
     if data.classes != classes:
@@ -61,7 +62,8 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
                           accuracy_lost=accuracy_lost, plugins=recipe.plugins)
 
 
-def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier:
+def open_predictor(place: Path, node: str | None,
+                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector:
     """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
     if place.suffix.lower() in NEVER_READ:
         raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",
@@ -73,6 +75,8 @@ def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -
     if isinstance(prepared, SeriesScaling):
         return predictor(classes, SERIES.name, prepared, _runner(network.eval(), None))
     task = told.get("task", CLASSIFICATION.name)
+    if task in BOXES:
+        return predictor(classes, task, prepared, _finder(network.eval(), prepared.size))
     size = prepared.shape[1:] if task == SEGMENTATION.name else None
     return predictor(classes, task, prepared, _runner(network.eval(), size))
 
@@ -111,3 +115,9 @@ def _runner(network: nn.Module, size: tuple[int, int] | None) -> Callable[[Mappi
             return said_of(network, view if len(view) > 1 else next(iter(view.values())), size).numpy()
 
     return logits
+
+
+def _finder(network: nn.Module, size: tuple[int, int]) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    """What finds boxes in images of this size."""
+    packed = _runner(network, None)
+    return lambda given: detections_of(torch.from_numpy(packed(given)), size).numpy()

@@ -6,7 +6,7 @@ calibration images bring there (QDQ form, S8S8, the default of onnxruntime).
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +19,8 @@ CALIBRATION_IMAGES = 256
 BATCH = 16
 LEAST_SHARE = 0.9
 """Of the weights' numbers that must have become 8 bits wide."""
+OF_DETECTORS = ("Conv", "Gemm", "MatMul")
+"""What becomes 8 bits wide in a detector: 256 steps are too few for the pixels of a box."""
 
 
 class Calibration:
@@ -34,10 +36,10 @@ class Calibration:
         return next(self._batches, None)
 
 
-def quantised(model: Any, given: Mapping[str, np.ndarray], where: str) -> Any:
+def quantised(model: Any, given: Mapping[str, np.ndarray], where: str, only: Sequence[str] = ()) -> Any:
     """The `onnx.ModelProto` with 8-bit numbers; `given` are its inputs by name, [N, ...], prepared as for the network.
 
-    Those of images are [N, C, H, W] in [0, 1].
+    Those of images are [N, C, H, W] in [0, 1]. `only` names operations, where others are to keep their full width.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -49,7 +51,8 @@ def quantised(model: Any, given: Mapping[str, np.ndarray], where: str) -> Any:
             place = Path(folder) / "int8.onnx"
             reader: Any = Calibration(given)  # onnxruntime asks for get_next and for no more
             quantize_static(model, place, reader, quant_format=QuantFormat.QDQ, per_channel=True,
-                            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8)
+                            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+                            op_types_to_quantize=list(only) or None)
             made = onnx.load(place)
     finally:
         logging.disable(before)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from tutelage.data.decoding import Preparation
 from tutelage.data.series_scaling import SeriesScaling
 from tutelage.errors import ModelError
+from tutelage.exporting.boxes import about_outputs, best_placed
 from tutelage.graph.taps import call, logits_of
 from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
 from tutelage.tasks.segmentation.rows import resized
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.types import View
@@ -49,6 +51,11 @@ class Student:
         return self.images.shape[1:] if self.task == SEGMENTATION.name else None
 
     @property
+    def detects(self) -> bool:
+        """Whether it gives boxes."""
+        return self.task in (DETECTION.name, ANCHOR_DETECTION.name)
+
+    @property
     def parameters(self) -> int:
         """How many numbers were learned."""
         return sum(parameter.numel() for parameter in self.network.parameters())
@@ -66,11 +73,12 @@ class Choice:
 def about(student: Student, choice: Choice) -> dict[str, object]:
     """What the file says of itself, as JSON: all that is needed to get from an image file to a label."""
     task = {} if student.task == CLASSIFICATION.name else {"task": student.task}
+    output: dict[str, object] = {"output": {"name": "logits", "shape": ["batch", len(student.classes),
+                                                                        *(student.map_size or ())], "type": "float32"}}
     return {"format": VERSION, "node": student.node, "classes": list(student.classes), **task,
             "preprocessing": student.prepared.as_json(), "resize": choice.resize, "int8": choice.int8,
             "parameters": student.parameters, **_inputs(student, choice),
-            "output": {"name": "logits", "shape": ["batch", len(student.classes), *(student.map_size or ())],
-                       "type": "float32"}}
+            **(about_outputs(len(student.classes), choice.format == "onnx") if student.detects else output)}
 
 
 def input_names(student: Student) -> list[str]:
@@ -116,7 +124,7 @@ class Prepare(nn.Module):
 
 
 def said_of(network: nn.Module, view: View, size: tuple[int, int] | None) -> Tensor:
-    """The logits of a view, [B, classes], or a map of them [B, classes, height, width] of this `size`."""
+    """What it says of a view: logits [B, classes], packed boxes, or maps [B, classes, height, width] of a `size`."""
     logits = logits_of(call(network, view))
     return logits if size is None else resized(logits, size)
 
@@ -133,6 +141,19 @@ class Shipped(nn.Module):
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
         """Logits alone, whatever else the network returns."""
         return said_of(self.network, self.prepare(images), self.size)
+
+
+class ShippedBoxes(nn.Module):
+    """Images [B, C, H, W] in [0, 1] -> the box of each place [B, P, 4], and its scores [B, classes, P]."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.network = student.network
+        self.size = student.images.size
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, Tensor]:
+        """What suppression takes."""
+        return best_placed(said_of(self.network, images, None), self.size)
 
 
 class ShippedSeries(nn.Module):

@@ -1,6 +1,6 @@
 """What a student says of image files. With an exported .onnx file: numpy, Pillow and onnxruntime, and no torch.
 
-Masks of images are made by `predict_masks`, classes of series by `predict_series`.
+Masks of images are made by `predict_masks`, boxes by `predict_boxes`, classes of series by `predict_series`.
 """
 
 import json
@@ -32,6 +32,8 @@ from tutelage.errors import DataError, ModelError, SecurityError, UserError
 BATCH = 16
 CLASSES, MASKS, SERIES = "classification", "segmentation", "series"
 """The tasks by their names; an export that names none is one of classification."""
+BOXES = ("detection", "anchor_detection")
+"""The tasks whose networks give boxes."""
 _EXTERNAL = b"\x0a\x08location"
 """How the key of external data begins in a protobuf file; JSON escapes such bytes, so class names cannot hold them."""
 
@@ -58,6 +60,17 @@ class SeriesClassifier:
     classes: tuple[str, ...]
     scaling: SeriesScaling
     logits: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What finds objects: `boxes` maps images [B, C, H, W], float32 in [0, 1], prepared as `prepared` says, to
+    [B, N, 6]: left, top, right, lower in pixels of these, score, and the number of the class, -1 where there is none.
+    """
+
+    classes: tuple[str, ...]
+    prepared: Preparation
+    boxes: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,7 @@ def image_files(place: Path) -> list[Path]:
     return found
 
 
-def require_channels_of_files(student: Classifier) -> None:
+def require_channels_of_files(student: Classifier | Detector) -> None:
     """ModelError if the student takes images of other channels than a file has."""
     if student.prepared.channels not in (1, 3):
         raise ModelError("this network does not take images of files", found=f"it wants {student.prepared.channels} "
@@ -143,15 +156,17 @@ def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> I
 
 def predictor(classes: tuple[str, ...], task: str, prepared: Preparation | SeriesScaling,
               run: Callable[[Mapping[str, np.ndarray]], np.ndarray],
-              resizes: bool = False) -> Classifier | SeriesClassifier:
-    """What predicts by `run`, which maps inputs by name to logits."""
+              resizes: bool = False) -> Classifier | SeriesClassifier | Detector:
+    """What predicts by `run`, which maps inputs by name to logits, or to boxes."""
     if isinstance(prepared, SeriesScaling):
         return SeriesClassifier(classes, prepared, lambda values, mask: run(
             {"values": values} if mask is None else {"values": values, "mask": mask}))
+    if task in BOXES:
+        return Detector(classes, prepared, lambda images: run({"images": images}))
     return Classifier(classes, prepared, lambda images: run({"images": images}), resizes, task)
 
 
-def open_onnx(path: Path) -> Classifier | SeriesClassifier:
+def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector:
     """The student of an .onnx file that `tutelage export` wrote. Data outside the file are refused: ours has none."""
     try:
         import onnxruntime
@@ -175,14 +190,21 @@ def open_onnx(path: Path) -> Classifier | SeriesClassifier:
     classes = tuple(map(str, told["classes"]))
 
     def run(given: Mapping[str, np.ndarray]) -> np.ndarray:
+        if task in BOXES:
+            return detections(*session.run(["boxes", "scores", "classes"], dict(given)))
         return np.asarray(session.run(["logits"], dict(given))[0])
 
     how, task = told["preprocessing"], str(told.get("task", CLASSES))
     prepared = series_scaling(how) if how.get("kind") == KIND else preparation(how)
-    if task not in (CLASSES, MASKS, SERIES) or (task == SERIES) != isinstance(prepared, SeriesScaling):
+    if task not in (CLASSES, MASKS, SERIES, *BOXES) or (task == SERIES) != isinstance(prepared, SeriesScaling):
         raise ModelError("this model is of a task that is not known here", where=printable(path), found=task,
-                         expected=f"{CLASSES}, {MASKS} or {SERIES}", fix="predict with a later version")
+                         expected=f"{CLASSES}, {MASKS}, {SERIES} or {BOXES[0]}", fix="predict with a later version")
     return predictor(classes, task, prepared, run, bool(told["resize"]))
+
+
+def detections(boxes: Any, scores: Any, classes: Any) -> np.ndarray:
+    """The outputs of an exported detector, arrays [B, N, 4], [B, N] and [B, N], as one: [B, N, 6]."""
+    return np.concatenate([boxes, scores[..., None], classes[..., None].astype(np.float32)], -1)
 
 
 def _begins_as_image(folder: str, name: str) -> bool:

@@ -52,11 +52,12 @@ class MaskPrediction:
         return f"{printable(self.file)}  {shares}{note}{written}"
 
 
-def mask_files(images: Sequence[Path], place: Path, folder: Path, force: bool = False) -> dict[Path, Path]:
+def mask_files(images: Sequence[Path], place: Path, folder: Path, force: bool = False,
+               what: str = "mask") -> dict[Path, Path]:
     """Image -> its mask in `folder`, NAME.png where the image lies under `place`, or NAME.SUFFIX.png for all of them.
 
     The second is needed where two images differ in their suffix alone. UsageError if a mask is there already, unless
-    `force`, and in any case if it would take the place of an image.
+    `force`, and in any case if it would take the place of an image. `what` else is written may be called otherwise.
     """
     own = [image.relative_to(place) if place.is_dir() else Path(image.name) for image in images]
     names = [name.with_suffix(".png") for name in own]
@@ -64,14 +65,14 @@ def mask_files(images: Sequence[Path], place: Path, folder: Path, force: bool = 
         names = [name.with_name(f"{name.name}.png") for name in own]
     made = dict(zip(images, [folder / name for name in names], strict=True))
     if os.path.lexists(folder) and not folder.is_dir():
-        raise UsageError("not a folder for masks", where=f"--to {printable(folder)}", found="a file")
+        raise UsageError(f"not a folder for {what}s", where=f"--to {printable(folder)}", found="a file")
     real = {os.path.realpath(image) for image in images}
     for mask in made.values():
         if os.path.realpath(mask) in real:
-            raise UsageError("a mask would take the place of an image", where=f"--to {printable(folder)}",
+            raise UsageError(f"a {what} would take the place of an image", where=f"--to {printable(folder)}",
                              found=printable(mask), fix="choose another folder")
         if os.path.lexists(mask) and not force:
-            raise UsageError("a mask exists and was kept", where=printable(mask), fix="--force, or another --to")
+            raise UsageError(f"a {what} exists and was kept", where=printable(mask), fix="--force, or another --to")
     return made
 
 
@@ -93,7 +94,7 @@ def segment(paths: Sequence[Path], student: Classifier, confidence: float,
             continue
         target = (masks or {}).get(path)
         if target is not None:
-            _write(target, mask_png(mask, len(student.classes)))
+            write_image(target, mask_png(mask, len(student.classes)))
         counts = np.bincount(mask.ravel(), minlength=len(student.classes))
         shares = {student.classes[number]: float(counts[number] / mask.size)
                   for number in np.argsort(-counts, kind="stable").tolist() if counts[number]}
@@ -173,7 +174,7 @@ def _prepared(image: Image.Image, part: Part, student: Classifier) -> np.ndarray
     return levels.astype(np.float32) / np.float32(255)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_image(path: Path, data: bytes) -> None:
     """Write a whole file or none; a link that is there is replaced, and never followed."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -182,5 +183,5 @@ def _write(path: Path, data: bytes) -> None:
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise ResourceError("a mask cannot be written", where=printable(path), found=error.strerror,
+        raise ResourceError("an image cannot be written", where=printable(path), found=error.strerror,
                             fix="choose another --to") from None

@@ -17,6 +17,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import safetensors.numpy
 
+from tutelage.exporting.predict import detections
+
 Inputs = Mapping[str, np.ndarray]
 """What the file is given: "images", or "values" and, of series of unlike lengths, "mask"."""
 Run = Callable[[Inputs], np.ndarray]
@@ -68,6 +70,8 @@ def onnx(data: bytes) -> tuple[Run, str]:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map["tutelage"]
+    if any(output.name == "boxes" for output in session.get_outputs()):
+        return lambda given: detections(*session.run(["boxes", "scores", "classes"], dict(given))), about
     return lambda given: np.asarray(session.run(["logits"], dict(given))[0]), about
 
 
@@ -115,7 +119,8 @@ def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
         path.write_bytes(data)
         network, told = load_network(path, plugins=plugins)[0].eval(), read_metadata(path)["tutelage"]
 
-    size = tuple(json.loads(told)["output"]["shape"][2:]) or None  # of a map
+    shape = json.loads(told)["output"]["shape"]
+    size = (shape[2], shape[3]) if len(shape) == 4 else None  # of a map
 
     def run(given: Inputs) -> np.ndarray:
         view = {name: torch.from_numpy(array) for name, array in given.items()}

@@ -21,10 +21,13 @@ from tutelage.data.source import Source
 from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError
 from tutelage.exporting.module import Choice, Student, about, input_names, said_of
+from tutelage.models.dense_boxes import LEAD
 from tutelage.system import files
 from tutelage.tasks.classification import metrics
 from tutelage.tasks.classification.skill import mark_of
 from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.detection.judge import truth_of
+from tutelage.tasks.detection.predicted import detections_of
 from tutelage.tasks.segmentation.metrics import count_pixels, mask_scores
 from tutelage.tasks.segmentation.task import first_class
 from tutelage.tasks.series import SERIES
@@ -46,13 +49,15 @@ AGREED, RESIZED_AGREED = 0.999, 0.98
 """Of pixels, and of series at each of two lengths: the share whose class must stay, or all but one of them."""
 LARGEST_ANSWER = 2**27
 """Logits of all maps together: of larger maps fewer images are run, but `FEW`."""
+PIXELS_A_PLACE = 48
+"""Of strides of 8, 16 and 32 pixels."""
 _SIZES = ((1.3, 0, 7), (2.0, 5, 0), (1.0, 0, 0), (3.1, 0, 20))
 """How much larger, and how many pixels more above and below, left and right."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A batch: of how many images (the last may have fewer), what the file is given, and the network's own logits.
+    """A batch: of how many images (the last may have fewer), what the file is given, and what the network says.
 
     `shortened` series are cut to half their length.
     """
@@ -64,18 +69,27 @@ class Trial:
 
 
 def plain_images(source: Source, rows: Tensor) -> tuple[View, Tensor]:
-    """The prepared images [N, C, H, W] in [0, 1] of these rows, or their series, not augmented; and their labels."""
+    """The prepared images [N, C, H, W] in [0, 1] of these rows, or their series, not augmented; and their labels.
+
+    Labels that are boxes are [N, M, 5]: left, top, right, lower, class.
+    """
     if not len(rows):
         raise DataError("there is no image to run the file on", fix="--on another split")
     batches = list(source.batches(rows.split(64), draw=None))
     views = [plain_view(batch.inputs) for batch in batches]
     parts = [{"": view} if isinstance(view, Tensor) else view for view in views]
     whole = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
-    return whole.get("", whole), torch.cat([one_tensor(batch.labels).cpu() for batch in batches])
+    labels = [truth_of(batch.labels) if isinstance(batch.labels, Mapping) and "boxes" in batch.labels
+              else one_tensor(batch.labels) for batch in batches]
+    return whole.get("", whole), torch.cat(labels).cpu()
 
 
 def most_images(student: Student) -> int:
-    """On how many images the file is run: fewer, where maps of logits are large."""
+    """On how many images the file is run: fewer, where maps of logits are large, or places are many."""
+    if student.detects:
+        height, width = student.images.size
+        columns = LEAD + len(student.classes)
+        return max(FEW, min(IMAGES, PIXELS_A_PLACE * LARGEST_ANSWER // (height * width * columns)))
     if student.map_size is None:
         return IMAGES
     height, width = student.map_size
@@ -101,7 +115,10 @@ def trials(student: Student, images: View, choice: Choice) -> list[Trial]:
             given = seen if student.task != SERIES.name else named_inputs(student, seen)
             if choice.resize:
                 given, seen = _as_they_came(one_tensor(seen), student, number)
-            made.append(Trial(size, given, said_of(student.network, seen, student.map_size)))
+            wanted = said_of(student.network, seen, student.map_size)
+            if student.detects:
+                wanted = detections_of(wanted, student.images.size)
+            made.append(Trial(size, given, wanted))
     if student.task == SERIES.name:
         for part in torch.arange(rows_in(images)).split(SIZES[-1]):
             half = {name: tensor[..., :max(1, tensor.shape[-1] // 2)] for name, tensor in

@@ -79,10 +79,7 @@ def dual_student(teacher: str, students: Sequence[str], *, preset: str = "publis
     sure = partial(task.certainty, temperature=entropy_temperature) if entropy_temperature != 1 else task.certainty
     by_teacher = _teacher_weight(how, sure, task)
     peer_trust = _peer_weight(sure, peer_weighting or usual["peer_weighting"])
-    if not task.has_certainty():
-        _check_unweighed(task, by_teacher, peer_trust, label_weighting, target)
-    if not task.has_choices():
-        _check_no_choice(task, how, label_weighting, target)
+    _check_for(task, how, by_teacher, peer_trust, label_weighting, target)
     nodes: dict[str, Kind] = {teacher: Frozen(), **{student: Trained() for student in students}}
 
     # What a batch-wide scale, or no weight at all, takes from the teacher is no part of a row: the labels get 1 - w.
@@ -196,8 +193,13 @@ def _check_unweighed(task: Task, *weights: object) -> None:
                          fix="leave out uncertainty, peer_weighting, label_weighting and target")
 
 
-def _check_no_choice(task: Task, uncertainty: bool | str, label_weighting: str | None, target: str) -> None:
-    """Where classes do not exclude each other, a row has no one choice that is right or wrong."""
+def _check_for(task: Task, uncertainty: bool | str, by_teacher: object, peer_trust: object,
+               label_weighting: str | None, target: str) -> None:
+    """What a task has no certainty for, or no one choice that is right or wrong: its classes may not be exclusive."""
+    if not task.has_certainty():
+        _check_unweighed(task, by_teacher, peer_trust, label_weighting, target)
+    if task.has_choices():
+        return
     for key, value, refused in (("uncertainty", uncertainty, "correct"), ("label_weighting", label_weighting,
                                 "true_class"), ("target", target, "mixture")):
         if value == refused:

@@ -35,11 +35,11 @@ class Places(NamedTuple):
     logits: Float[Tensor, "*any classes"]
 
 
-def pack(places: Float[Tensor, "*any 4"], distances: Float[Tensor, "batch places 4"],
+def pack_places(places: Float[Tensor, "*any 4"], distances: Float[Tensor, "batch places 4"],
          centres: Float[Tensor, "batch places"] | None, logits: Float[Tensor, "batch places classes"]) -> Packed:
     """One tensor of the parts; `places` [P, 4] may be those of every image. No `centres`: NO_CENTRE.
 
-    >>> pack(torch.zeros(5, 4), torch.zeros(2, 5, 4), None, torch.zeros(2, 5, 3)).shape
+    >>> pack_places(torch.zeros(5, 4), torch.zeros(2, 5, 4), None, torch.zeros(2, 5, 3)).shape
     torch.Size([2, 5, 12])
     """
     batch, count = distances.shape[:2]
@@ -49,7 +49,7 @@ def pack(places: Float[Tensor, "*any 4"], distances: Float[Tensor, "batch places
     return torch.cat([places, distances, central[..., None], logits], -1)
 
 
-def unpack(packed: Float[Tensor, "*any columns"]) -> Places:
+def unpack_places(packed: Float[Tensor, "*any columns"]) -> Places:
     """The parts, as views of the tensor."""
     return Places(packed[..., :4], packed[..., 4:8], packed[..., 8], packed[..., LEAD:])
 
@@ -80,9 +80,11 @@ def scores_of(parts: Places) -> Float[Tensor, "*any classes"]:
     return torch.where(central > NO_CENTRE / 2, classes, (classes * central.sigmoid()).sqrt())
 
 
-def grid_places(size: tuple[int, int], strides: tuple[int, ...],
-                device: torch.device | None = None) -> Float[Tensor, "places 4"]:
+def grid_places(size: tuple[int, int], strides: tuple[int, ...], device: torch.device | None = None, *,
+                corners: bool = False) -> Float[Tensor, "places 4"]:
     """The cells of grids over an image of `size` (height, width): stride by stride, row by row, each by its middle.
+
+    With `corners` a place is around the upper left corner of its cell, as torchvision has it.
 
     >>> grid = grid_places((32, 32), (8, 16))
     >>> len(grid), grid[0].tolist(), grid[-1].tolist()
@@ -93,6 +95,6 @@ def grid_places(size: tuple[int, int], strides: tuple[int, ...],
         rows, columns = -(-size[0] // stride), -(-size[1] // stride)
         y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device),
                               indexing="ij")
-        centres = torch.stack([x, y], -1).reshape(-1, 2) * stride + stride / 2
+        centres = torch.stack([x, y], -1).reshape(-1, 2) * stride + (0.0 if corners else stride / 2)
         found.append(torch.cat([centres, torch.full_like(centres, stride)], 1))
     return torch.cat(found).float()

@@ -20,7 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from tutelage.errors import ModelError, UsageError
 from tutelage.models.classifier import name_classifier
-from tutelage.models.dense_boxes import ABSENT, Packed, distances_of, pack
+from tutelage.models.dense_boxes import ABSENT, Packed, distances_of, pack_places
 from tutelage.models.fcos import FCOS, STRIDES, rising
 
 ONE_STAGE, TWO_STAGES = ("fcos_", "retinanet_"), "fasterrcnn_"
@@ -92,8 +92,8 @@ class OneStage(nn.Module):
         maps = list(self.backbone(images).values())
         said, places = self.head(maps), self.anchors(images, maps)
         if self.largest is None:
-            return pack(places, said["bbox_regression"], said["bbox_ctrness"][..., 0], said["cls_logits"])
-        return pack(places, _decoded(_exact(said["bbox_regression"]), self.largest), None, said["cls_logits"])
+            return pack_places(places, said["bbox_regression"], said["bbox_ctrness"][..., 0], said["cls_logits"])
+        return pack_places(places, _decoded(_exact(said["bbox_regression"]), self.largest), None, said["cls_logits"])
 
 
 class TwoStages(nn.Module):
@@ -105,6 +105,7 @@ class TwoStages(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
+        self.takes_regions = True
         self.backbone, self.rpn, self.roi_heads = network.backbone, network.rpn, network.roi_heads
         name_classifier(self, ["roi_heads.box_predictor"])
 
@@ -134,7 +135,7 @@ class TwoStages(nn.Module):
         real = (places[..., 2:] > 0).all(-1, keepdim=True)
         places = torch.cat([places[..., :2], torch.where(real, places[..., 2:], 1)], -1)
         distances = torch.where(real, distances_of(places, boxes), 0)
-        return pack(places, distances, None, torch.where(real, logits.unflatten(0, (batch, count)), ABSENT))
+        return pack_places(places, distances, None, torch.where(real, logits.unflatten(0, (batch, count)), ABSENT))
 
     def _proposed(self, images: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
         height, width = images.shape[2:]
@@ -190,14 +191,14 @@ def _one_against_rest(scores: Tensor) -> Tensor:
 
 
 def timm_fcos(name: str, *, num_classes: int, channels: int, width: int = 32,
-              strides: Sequence[int] = STRIDES, grid: str = "middles") -> FCOS:
+              strides: Sequence[int] = STRIDES, corners: bool = False) -> FCOS:
     """timm's network of this name, cut where it gives maps of these strides, with neck and head of `tiny_fcos`."""
     if not isinstance(width, int) or width < 1:
         raise UsageError("an option of the network that cannot be", where="options, width", found=width,
                          expected="1 or more")
     backbone = timm_backbone(name, channels, rising(strides))
     planes = backbone.feature_info.channels()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-    return FCOS(backbone, planes, rising(strides), width, num_classes, grid)
+    return FCOS(backbone, planes, rising(strides), width, num_classes, corners)
 
 
 def timm_backbone(name: str, channels: int, strides: tuple[int, ...], pretrained: bool = False) -> nn.Module:

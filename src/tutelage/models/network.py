@@ -4,7 +4,7 @@ What is no image is scaled by its data, and goes to the network as it is.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,13 @@ from tutelage.models.architecture import KNOWN, Architecture
 from tutelage.models.dense_boxes import ABSENT, LEAD
 from tutelage.models.wrappers import read_wrapped
 from tutelage.types import View
+
+
+@runtime_checkable
+class TakesRegions(Protocol):
+    """A network that says something of the regions of a view, besides its images."""
+
+    takes_regions: bool
 
 
 class Network(nn.Module):
@@ -45,12 +52,18 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         cut = None if columns is None else torch.tensor(columns)
         self.register_buffer("columns", cut, persistent=False)
+        self.takes_regions = isinstance(body, TakesRegions)
         self.knows_some = columns is not None and -1 in columns
 
     def forward(self, plain: Tensor | None = None, /, **view: Tensor) -> Tensor | Mapping[str, Any]:
         """Logits [B, classes], or the body's mapping with such logits, of a tensor, or of a view's tensors by name."""
         if "images" in view:
             view["images"] = self._normalised(view["images"])
+            if not self.takes_regions:  # what only teachers of two stages are asked about
+                view.pop("regions", None)
+            if len(view) == 1:
+                output = self.body(view["images"])
+                return output if self.columns is None else _cut(output, self.columns, self.knows_some)
         output = self.body(**view) if plain is None else self.body(self._normalised(plain))
         return output if self.columns is None else _cut(output, self.columns, self.knows_some)
 

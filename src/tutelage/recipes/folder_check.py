@@ -1,8 +1,10 @@
-"""What `check-data` checks: a folder of classes, one of images and masks, series, or what a recipe's [data] names."""
+"""What `check-data` checks: a folder of classes, of masks or of boxes, series, or what a recipe's [data] names."""
 
 from dataclasses import replace
 from pathlib import Path
 
+from tutelage.data.box_folder import kinds_of_boxes
+from tutelage.data.box_report import BoxReport, check_box_folder
 from tutelage.data.check import Report, check_folder
 from tutelage.data.check_series import SeriesReport, check_series, holds_series
 from tutelage.data.folder import list_folder
@@ -10,7 +12,7 @@ from tutelage.data.images import Range
 from tutelage.data.load import root_of
 from tutelage.data.mask_folder import holds_masks
 from tutelage.data.mask_report import MaskReport, check_mask_folder
-from tutelage.data.settings import DataSettings
+from tutelage.data.settings import OF_BOXES, DataSettings
 from tutelage.errors import DataError, UsageError
 from tutelage.recipes.recipe import read_recipe
 
@@ -18,22 +20,26 @@ from tutelage.recipes.recipe import read_recipe
 def task_of_folder(place: Path) -> str:
     """The name of the task that a folder or file is for, by what lies there.
 
-    A table beside the folders of images, such as `labels.csv`, makes them no series.
+    A table beside the folders of images, such as `labels.csv`, makes them no series; a folder with masks and boxes is
+    one of masks.
     """
     try:
         if place.is_dir() and holds_masks(place):
             return "segmentation"
-    except DataError:  # folders that may be splits of masks, and are not; those who read classes judge them themselves
+        if place.is_dir() and kinds_of_boxes(place):
+            return "detection"
+    except DataError:  # folders that may be splits of these, and are not; those who read classes judge them themselves
         return "classification"
     if holds_series(place) and not (place.is_dir() and list_folder(place).images):
         return "series"
     return "classification"
 
 
-def check_any_folder(place: Path, value_range: Range | None = None) -> Report | MaskReport | SeriesReport:
+def check_any_folder(place: Path, value_range: Range | None = None) -> (
+        Report | MaskReport | BoxReport | SeriesReport):
     """Check a folder, or the one of a recipe by the recipe's keys; with masks if it holds `images` and `masks`.
 
-    Series are known by their files.
+    Boxes and series are known by their files.
     """
     if place.suffix == ".toml" and place.is_file():
         settings = read_recipe(place).data
@@ -42,15 +48,17 @@ def check_any_folder(place: Path, value_range: Range | None = None) -> Report | 
         if settings.name != "folder":
             raise UsageError("a recipe without a folder to check", where=f"{place}, [data] name", found=settings.name,
                              expected='name = "folder"')
-        root, masks = root_of(settings), settings.work == "segmentation"
+        root = root_of(settings)
         settings = settings if value_range is None else replace(settings, value_range=value_range)
     else:
         task = task_of_folder(place)
         if task == "series":
             return check_series(place)
-        root, masks = place, task == "segmentation"
+        root = place
         settings = DataSettings("folder", task=task, value_range=value_range)
-    if masks:
+    if settings.work == "segmentation":
         return check_mask_folder(root, settings)
+    if settings.work in OF_BOXES:
+        return check_box_folder(root, settings)
     return check_folder(root, max_pixels=settings.max_pixels, follow_symlinks=settings.follow_symlinks,
                         value_range=settings.value_range)

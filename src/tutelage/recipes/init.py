@@ -1,7 +1,7 @@
 """Two recipes for data of your own: what `tutelage init` writes.
 
-What lies there says the task: classes of images, images and masks, or series. The defaults follow from it: how many
-rows and classes there are, and how large the images are.
+What lies there says the task: classes of images, images with masks or boxes, or series. The defaults follow from it:
+how many rows and classes there are, and how large the images are.
 """
 
 import json
@@ -22,6 +22,7 @@ from tutelage.graph.ends import BATCH_ENDS
 from tutelage.models.architecture import Architecture
 from tutelage.models.sources import find
 from tutelage.recipes.folder_check import task_of_folder
+from tutelage.recipes.init_boxes import start_of_boxes
 from tutelage.recipes.init_masks import start_of_masks
 from tutelage.recipes.init_series import start_of_series
 from tutelage.recipes.names import usual_run
@@ -84,7 +85,9 @@ def write_recipes(given: Path, teacher: str | None, students: Sequence[str], to:
     for path in paths.values():
         if path.exists():
             raise UsageError("this recipe is already there", where=path, fix="give another folder as --to")
-    start = {"classification": start_of_classes, "segmentation": start_of_masks, "series": start_of_series}[task](given)
+    starts = {"classification": start_of_classes, "segmentation": start_of_masks, "detection": start_of_boxes,
+              "series": start_of_series}
+    start = starts[task](given)
     if teacher is not None:
         start = replace(start, teacher=Architecture(teacher))
     if students:
@@ -173,13 +176,14 @@ def _students(start: Start, pretrained: bool, path: Path) -> str:
     networks = "\n".join(_network(name, arch, start.small) for name, arch in start.students.items())
     peers = ('peers = "all"                 # helps students that get 95 % of their training images right (`tutelage\n'
              '#                               evaluate` says); where yours do not, "none" is better\n')
+    more = {"classification": peers, "detection": "temperature = 1\n"}.get(start.task, "")
     return (f"# {start.subject}: students of a teacher, as far as it is sure, and of each other.\n"
             f"#   {_command(path, '--with-teachers')}\n"
             "# --with-teachers trains the teacher first, teacher.toml, unless ./runs has a finished run of it.\n\n"
             f"[data]\n{start.data}\n\n{_network('teacher', start.teacher, start.small and not pretrained)}"
             f'weights = {{ recipe = "teacher" }}\n\n{networks}\n'
             f'[method]\nname = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(list(start.students))}\n'
-            f"{peers if start.task == 'classification' else ''}\n{_train(start, 1.0)}")
+            f"{more}\n{_train(start, 1.0)}")
 
 
 def _command(path: Path, more: str = "") -> str:

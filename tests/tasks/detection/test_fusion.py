@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import ModelError
-from tutelage.models.dense_boxes import NO_CENTRE, boxes_of, pack, scores_of, unpack
+from tutelage.models.dense_boxes import NO_CENTRE, boxes_of, pack_places, scores_of, unpack_places
 from tutelage.tasks.detection.fusion import fused_boxes, mean_of_places
 from tutelage.tasks.detection.predicted import detections_of
 
@@ -20,7 +20,7 @@ def says(boxes: dict[int, tuple[list[float], int, float]], classes: int = 2) -> 
         corners = torch.tensor(box)
         distances[0, place] = torch.cat([(centre - corners[:2]) / size, (corners[2:] - centre) / size])
         logits[0, place, label] = torch.tensor(score).logit()
-    return pack(PLACES, distances, None, logits)
+    return pack_places(PLACES, distances, None, logits)
 
 
 def merged(*said: Tensor) -> list[list[float]]:
@@ -63,18 +63,18 @@ def test_images_with_unlike_numbers_of_boxes_are_filled_up_with_nothing():
 def test_the_mean_is_of_probabilities_and_of_boxes():
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(2, 4, 7, generator=generator) for _ in range(3)]
-    said = [pack(PLACES, draw[..., :4], draw[..., 4], draw[..., 5:]) for draw in parts]
-    mean = unpack(mean_of_places(*said))
+    said = [pack_places(PLACES, draw[..., :4], draw[..., 4], draw[..., 5:]) for draw in parts]
+    mean = unpack_places(mean_of_places(*said))
     assert torch.allclose(mean.logits.sigmoid(), torch.stack([draw[..., 5:].sigmoid() for draw in parts]).mean(0))
     assert torch.allclose(mean.centres.sigmoid(), torch.stack([draw[..., 4].sigmoid() for draw in parts]).mean(0))
     assert torch.allclose(mean.distances, torch.stack([draw[..., :4] for draw in parts]).mean(0))
-    assert torch.equal(mean.places, unpack(said[0]).places)
+    assert torch.equal(mean.places, unpack_places(said[0]).places)
 
 
 def test_the_mean_with_a_network_that_says_nothing_of_centres_says_nothing_of_them():
-    silent = pack(PLACES, torch.ones(1, 4, 4), None, torch.zeros(1, 4, 1))
-    speaking = pack(PLACES, torch.ones(1, 4, 4), torch.zeros(1, 4), torch.zeros(1, 4, 1))
-    parts = unpack(mean_of_places(silent, speaking))
+    silent = pack_places(PLACES, torch.ones(1, 4, 4), None, torch.zeros(1, 4, 1))
+    speaking = pack_places(PLACES, torch.ones(1, 4, 4), torch.zeros(1, 4), torch.zeros(1, 4, 1))
+    parts = unpack_places(mean_of_places(silent, speaking))
     assert (parts.centres == NO_CENTRE).all()
     assert torch.allclose(scores_of(parts), torch.full((1, 4, 1), 0.5))
     assert torch.equal(boxes_of(parts.places, parts.distances), boxes_of(PLACES, torch.ones(4, 4))[None])

@@ -16,7 +16,7 @@ from box_toys import made_split
 from every import every
 from tutelage.engine.predict import evidence_of, scored
 from tutelage.errors import DataError
-from tutelage.models.dense_boxes import ABSENT, pack
+from tutelage.models.dense_boxes import ABSENT, pack_places
 from tutelage.tasks.detection.drawing import COLOURS, Box, draw_on
 from tutelage.tasks.detection.judge import SCORES, judge_of_boxes
 from tutelage.tasks.detection.metrics import box_scores, image_map
@@ -35,7 +35,7 @@ def packed_of(detections: Tensor) -> Tensor:
     scores = torch.where(there, detections[..., 4].clamp(1e-4, 1 - 1e-4).logit(), ABSENT)
     logits.scatter_(-1, detections[..., 5:].long().clamp(min=0), scores[..., None])
     size = (corners[..., 2:] - corners[..., :2]).clamp(min=1e-3)
-    whole = pack(torch.zeros(1, 4), torch.full((*detections.shape[:2], 4), 0.5), None, logits)
+    whole = pack_places(torch.zeros(1, 4), torch.full((*detections.shape[:2], 4), 0.5), None, logits)
     whole[..., :4] = torch.cat([(corners[..., :2] + corners[..., 2:]) / 2, size], -1)
     return whole
 

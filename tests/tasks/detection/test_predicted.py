@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from every import every
-from tutelage.models.dense_boxes import ABSENT, NO_CENTRE, boxes_of, grid_places, pack, scores_of, unpack
+from tutelage.models.dense_boxes import ABSENT, NO_CENTRE, boxes_of, grid_places, pack_places, scores_of, unpack_places
 from tutelage.tasks.detection import predicted
 from tutelage.tasks.detection.predicted import detections_of, scored_boxes
 
@@ -17,7 +17,7 @@ def random_packed(seed: int, batch: int = 3, classes: int = 4, central: bool = T
     g = torch.Generator().manual_seed(seed)
     places = grid_places(SIZE, (4, 8))
     count = len(places)
-    return pack(places, torch.rand(batch, count, 4, generator=g) * 3,
+    return pack_places(places, torch.rand(batch, count, 4, generator=g) * 3,
                 torch.randn(batch, count, generator=g) if central else None,
                 torch.randn(batch, count, classes, generator=g) * 2 - 1)
 
@@ -26,7 +26,7 @@ def by_loop(packed: Tensor, size: tuple[int, int]) -> list[list[tuple[float, ...
     """The same rule, one candidate after the other."""
     images = []
     for image in packed:
-        parts = unpack(image)
+        parts = unpack_places(image)
         boxes, scores = boxes_of(parts.places, parts.distances), scores_of(parts)
         boxes[:, 0::2] = boxes[:, 0::2].clamp(0, size[1])
         boxes[:, 1::2] = boxes[:, 1::2].clamp(0, size[0])
@@ -57,7 +57,7 @@ def test_boxes_are_those_of_a_loop_over_candidates(central):
 def test_few_boxes_are_filled_up_and_none_are_all_filling():
     places = torch.tensor([[8.0, 8, 8, 8], [24, 8, 8, 8]])
     logits = torch.tensor([[[3.0, ABSENT], [ABSENT, 2.0]], [[-9.0, -9], [-9, -9]]])
-    found = detections_of(pack(places, torch.full((2, 2, 4), 0.5), None, logits), (16, 32))
+    found = detections_of(pack_places(places, torch.full((2, 2, 4), 0.5), None, logits), (16, 32))
     torch.testing.assert_close(found[0, :2], torch.tensor([[4.0, 4, 12, 12, torch.tensor(3.0).sigmoid(), 0],
                                                            [20.0, 4, 28, 12, torch.tensor(2.0).sigmoid(), 1]]))
     filling = torch.tensor([0.0, 0, 0, 0, 0, -1])
@@ -68,16 +68,16 @@ def test_few_boxes_are_filled_up_and_none_are_all_filling():
 def test_boxes_are_cut_at_the_image_and_what_lies_outside_is_none():
     places = torch.tensor([[4.0, 4, 8, 8], [44, 4, 8, 8], [20, 4, 8, 8]])
     distances = torch.tensor([[[1.0, 1, 1, 1], [0.5, 0.5, 0.5, 0.5], [0, 0, -0.5, 1]]])  # beside it, and inside out
-    boxes, scores = scored_boxes(pack(places, distances, None, torch.full((1, 3, 1), 2.0)), (10, 40))
+    boxes, scores = scored_boxes(pack_places(places, distances, None, torch.full((1, 3, 1), 2.0)), (10, 40))
     assert boxes[0, 0].tolist() == [0, 0, 12, 10]
     assert (scores[0, 0] > 0).tolist() == [True, False, False]
-    assert int((detections_of(pack(places, distances, None, torch.full((1, 3, 1), 2.0)), (10, 40))[..., 5] >= 0)
+    assert int((detections_of(pack_places(places, distances, None, torch.full((1, 3, 1), 2.0)), (10, 40))[..., 5] >= 0)
                .sum()) == 1
 
 
 def test_two_classes_at_one_place_do_not_suppress_each_other_but_two_of_one_class_do():
     places = torch.tensor([[16.0, 16, 8, 8], [17.0, 16, 8, 8]])
-    packed = pack(places, torch.ones(1, 2, 4), None, torch.tensor([[[3.0, 1.0], [2.0, ABSENT]]]))
+    packed = pack_places(places, torch.ones(1, 2, 4), None, torch.tensor([[[3.0, 1.0], [2.0, ABSENT]]]))
     found = detections_of(packed, (32, 32))[0]
     assert found[found[:, 5] >= 0][:, 5].tolist() == [0, 1]
     assert found[0, :4].tolist() == [8, 8, 24, 24]
@@ -88,13 +88,13 @@ def test_the_best_candidates_are_looked_at_and_no_more(monkeypatch):
     monkeypatch.setattr(predicted, "MOST_CANDIDATES", 5)
     few = detections_of(packed, SIZE)
     assert every(int((image[:, 5] >= 0).sum()) <= 5 for image in few)
-    best = scores_of(unpack(packed)).flatten(1).max(1).values
+    best = scores_of(unpack_places(packed)).flatten(1).max(1).values
     torch.testing.assert_close(few[:, 0, 4], best)
 
 
 def test_scores_that_are_alike_keep_the_order_of_classes_and_places():
     places = torch.tensor([[x, 8.0, 8, 8] for x in (8.0, 40.0, 24.0)])
-    found = detections_of(pack(places, torch.full((1, 3, 4), 0.5), None, torch.zeros(1, 3, 2)), (16, 48))[0, :6]
+    found = detections_of(pack_places(places, torch.full((1, 3, 4), 0.5), None, torch.zeros(1, 3, 2)), (16, 48))[0, :6]
     assert found[:, 5].tolist() == [0, 0, 0, 1, 1, 1]
     assert found[:, 0].tolist() == [4, 36, 20] * 2
 

@@ -8,7 +8,7 @@ from tutelage.errors import ModelError
 from tutelage.graph.edge import Edge
 from tutelage.graph.objective import edge_loss
 from tutelage.graph.rows import check_rows
-from tutelage.models.dense_boxes import ABSENT, NO_CENTRE, grid_places, pack
+from tutelage.models.dense_boxes import ABSENT, NO_CENTRE, grid_places, pack_places
 from tutelage.tasks.detection.regions import Relevant, one_class, region, relevant
 
 LABELS = {"boxes": torch.tensor([[[4.0, 4, 24, 28]]]).double(), "classes": torch.tensor([[1]])}
@@ -19,7 +19,7 @@ GRID = grid_places((32, 32), (8, 16)).double()
 def said(logits: Tensor) -> Tensor:
     """A detector's output of one image from its logits [P, K]."""
     places = len(logits)
-    return pack(GRID[:places], torch.ones(1, places, 4).double(), torch.zeros(1, places).double(), logits[None])
+    return pack_places(GRID[:places], torch.ones(1, places, 4).double(), torch.zeros(1, places).double(), logits[None])
 
 
 def teacher_of(number: int, logit: float, count: int = 3) -> Tensor:
@@ -95,7 +95,8 @@ def test_a_region_of_a_two_stage_teacher_is_compared_with_the_place_that_is_for_
     # size, and one that nobody asks about, for padding has no class.
     regions = torch.tensor([[14.0, 16, 20, 24], [0.5, 0.5, 1, 1]]).double()
     logits = torch.tensor([[ABSENT, 0.7, ABSENT], [ABSENT] * 3]).double()
-    teacher = pack(regions, torch.full((1, 2, 4), 0.5).double(), torch.full((1, 2), NO_CENTRE).double(), logits[None])
+    teacher = pack_places(regions, torch.full((1, 2, 4), 0.5).double(), torch.full((1, 2), NO_CENTRE).double(),
+                          logits[None])
     mine = student()
     loss = edge_loss(Edge("t", "a", one_class, rows=relevant), {"t": teacher, "a": said(mine)}, LABELS)
     by_place = {place: one_class(mine[place:place + 1], logits[:1], index=1).item() for place in range(20)}

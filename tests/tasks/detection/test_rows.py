@@ -11,9 +11,10 @@ from tutelage.graph.divergences import absolute, binary_cross_entropy, binary_kl
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
+from tutelage.graph.objective import edge_loss
 from tutelage.graph.rows import check_rows, row_sets
 from tutelage.graph.sample_weights import binary_entropy
-from tutelage.models.dense_boxes import grid_places, pack
+from tutelage.models.dense_boxes import grid_places, pack_places
 from tutelage.tasks.detection.rows import anchor_classes, boxes, centres, classes
 from tutelage.types import label_ends
 
@@ -33,7 +34,7 @@ def said(seed: int, strides: tuple[int, ...] = STRIDES, number: int = 2, central
     generator = torch.Generator().manual_seed(seed)
     places = grid_places(SIZE, strides).double()
     draw = torch.randn(2, len(places), 5 + number, generator=generator, dtype=torch.float64)
-    return pack(places, draw[..., :4].exp(), draw[..., 4] if central else None, draw[..., 5:])
+    return pack_places(places, draw[..., :4].exp(), draw[..., 4] if central else None, draw[..., 5:])
 
 
 def test_binary_losses_have_the_values_of_the_specification():
@@ -99,11 +100,33 @@ def test_nothing_is_learned_of_how_central_a_place_is_where_a_network_does_not_s
     assert objective.losses(graph, {"a": silent, "t": silent}, LABELS)[LEARN[2].name].item() == 0
 
 
-def test_a_place_that_an_anchor_covers_by_a_little_less_than_half_does_not_count():
-    rows = row_sets([Edge("labels.classes", "a", focal, rows=anchor_classes)], {"a": said(0)}, LABELS)[anchor_classes]
-    labels = label_ends(rows.labels)["labels.classes"]
-    assert rows.counts is not None
-    assert torch.equal(rows.counts, (labels >= 0).double())
+def test_an_anchor_that_covers_a_little_less_than_half_of_an_object_learns_nothing_from_the_label():
+    # Of 9 x 16 = 144 pixels the anchor 16 covers all, with 256 of its own, and 0 and 4 cover their 64.
+    labels = {"boxes": torch.tensor([[[0.0, 0, 9, 16]]] * 2).double(), "classes": torch.tensor([[1]] * 2)}
+    a = said(0).requires_grad_()
+    edge = Edge("labels.classes", "a", focal, rows=anchor_classes)
+    rows = row_sets([edge], {"a": a}, labels)[anchor_classes]
+    wanted = label_ends(rows.labels)["labels.classes"].view(2, 20)[0].tolist()
+    assert {place for place, label in enumerate(wanted) if label == 1} == {16}
+    assert {place for place, label in enumerate(wanted) if label == -1} == {0, 4}
+    edge_loss(edge, {"a": a}, labels).backward()
+    assert a.grad is not None
+    assert (a.grad[0, [0, 4]] == 0).all()
+    assert (a.grad[0, [1, 16], 9:] != 0).all()
+
+
+def test_an_image_of_which_nothing_is_known_learns_nothing_from_labels_and_all_from_another_network():
+    unknown = {"boxes": LABELS["boxes"], "classes": torch.tensor([[1, -1], [-2, -2]])}
+    graph = Graph({"t": Frozen(), "a": Trained()}, [*LEARN, *IMITATE])
+    a = said(0).requires_grad_()
+    found = objective.losses(graph, {"a": a, "t": said(1)}, unknown)
+    alone = objective.losses(graph, {"a": a[:1], "t": said(1)[:1]}, {key: x[:1] for key, x in unknown.items()})
+    for edge in (*LEARN, IMITATE[1], IMITATE[2]):
+        assert found[edge.name].item() == pytest.approx(alone[edge.name].item(), abs=1e-12)
+    assert found[IMITATE[0].name] > alone[IMITATE[0].name]
+    found[LEARN[0].name].backward()
+    assert a.grad is not None
+    assert (a.grad[1] == 0).all()
 
 
 def test_networks_of_unlike_grids_are_refused_and_both_grids_named():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.engine.run import Epoch
 from tutelage.errors import UsageError
 from tutelage.graph import fused_losses, objective
 from tutelage.graph.divergences import binary_kl, focal, focal_kd, giou
@@ -18,7 +19,7 @@ from tutelage.methods.distill import distill
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.mutual import mutual
 from tutelage.methods.peer_cohort import peer_cohort
-from tutelage.models.dense_boxes import grid_places, pack
+from tutelage.models.dense_boxes import grid_places, pack_places
 from tutelage.recipes.methods import method_names
 from tutelage.tasks.detection.assign import assign_by_centre, centreness
 from tutelage.tasks.detection.fusion import fused_boxes, mean_of_places
@@ -32,7 +33,7 @@ LABELS = {"boxes": torch.tensor([[[4.0, 4, 24, 28], [0, 0, 0, 0]], [[2, 2, 14, 1
 
 def said(seed: int) -> Tensor:
     draw = torch.randn(2, len(GRID), 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return pack(GRID, draw[..., :4].exp(), draw[..., 4], draw[..., 5:])
+    return pack_places(GRID, draw[..., :4].exp(), draw[..., 4], draw[..., 5:])
 
 
 ENDS = {"t": said(0), "a": said(1), "b": said(2)}
@@ -125,8 +126,7 @@ def test_a_class_aware_loss_of_weight_nothing_is_the_plain_loss_to_the_last_bit(
     graph = class_aware("t", "a", weight=0.0, task=DETECTION)
     found = objective.losses(graph, ENDS, LABELS)
     assert {name: value.item() for name, value in found.items()} == {name: x.item() for name, x in plain.items()}
-    assert all(parse_end(end).node != "t" for edge in graph.live(graph.weights()) for end in edge.ends
-               if not is_of_batch(end))
+    assert "t" not in {parse_end(end).node for end in graph.ends(graph.weights()) if not is_of_batch(end)}
 
 
 @pytest.mark.parametrize(("option", "value"), [("uncertainty", "correct"), ("label_weighting", "true_class"),
@@ -143,3 +143,15 @@ def test_methods_that_need_a_softmax_are_not_for_detection():
     assert names.isdisjoint({"abkd", "pld", "dynamic_rectification", "akd", "channel_wise", "alm", "peeraid"})
     assert {"scratch", "distill", "mutual", "peer_cohort", "dual_student", "learning_styles",
             "class_aware"} <= names == set(method_names(ANCHOR_DETECTION))
+
+
+def test_the_line_of_an_epoch_tells_the_losses_of_many_edges_by_the_nodes_that_they_are_between():
+    graph = mutual(["a", "b"], task=DETECTION)
+    found = {edge.name: 0.25 * (number + 1) for number, edge in enumerate(graph.edges)}
+    line = str(Epoch(1, 10, found, {"a": 0.5}, 1.0, 100.0, DETECTION.scores[0]))
+    by_hand = {f"{teacher}->{me}": sum(value for name, value in found.items()
+                                       if name.startswith((f"{teacher}.", f"{teacher}->")) and f"->{me}:" in name)
+               for teacher, me in (("labels", "a"), ("labels", "b"), ("b", "a"), ("a", "b"))}
+    assert line.split("  |  ")[1] == "  ".join(f"{pair} {value:.4f}" for pair, value in by_hand.items())
+    few = {edge.name: 0.25 for edge in graph.edges[:3]}
+    assert str(Epoch(1, 10, few, {}, 1.0, 100.0)).count("[") == 3

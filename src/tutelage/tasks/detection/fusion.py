@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import ModelError
-from tutelage.models.dense_boxes import NO_CENTRE, Packed, pack, unpack
+from tutelage.models.dense_boxes import NO_CENTRE, Packed, pack_places, unpack_places
 from tutelage.tasks.detection.predicted import detections_of
 
 SAME = 0.55
@@ -22,7 +22,7 @@ LOWEST = 1e-6
 def mean_of_places(*packed: Tensor) -> Packed:
     """Of each place the mean box, the mean probability of the class and of the centre, as what one detector says.
 
-    >>> one = pack(torch.ones(1, 4), torch.ones(1, 1, 4), None, torch.zeros(1, 1, 2))
+    >>> one = pack_places(torch.ones(1, 4), torch.ones(1, 1, 4), None, torch.zeros(1, 1, 2))
     >>> bool((mean_of_places(one, one) == one).all())
     True
     """
@@ -30,12 +30,12 @@ def mean_of_places(*packed: Tensor) -> Packed:
     if any(len(shape) != 3 or shape != shapes[0] for shape in shapes):
         raise ModelError("a mean of detectors with unlike places or classes", found=str(shapes),
                          expected="[B, places, columns], the same of each")
-    parts = [unpack(one) for one in packed]
+    parts = [unpack_places(one) for one in packed]
     distances = torch.stack([part.distances for part in parts]).mean(0)
     centres = torch.stack([part.centres for part in parts])
     silent = (centres >= NO_CENTRE).any(0)
     central = torch.where(silent, NO_CENTRE, _mean_logit(centres))
-    return pack(parts[0].places, distances, central, _mean_logit(torch.stack([part.logits for part in parts])))
+    return pack_places(parts[0].places, distances, central, _mean_logit(torch.stack([part.logits for part in parts])))
 
 
 def fused_boxes(*packed: Tensor) -> Packed:
@@ -44,7 +44,7 @@ def fused_boxes(*packed: Tensor) -> Packed:
     Weighted boxes fusion (Solovyev, Wang & Gabruseva, 2021, arXiv:1910.13302): boxes of one class that overlap become
     their mean, weighted by score; its score is the mean score, times the share of detectors that have it.
     """
-    classes = unpack(packed[0]).logits.shape[-1]
+    classes = unpack_places(packed[0]).logits.shape[-1]
     said = [detections_of(one.detach(), EVERYWHERE).double().cpu().numpy() for one in packed]
     images = [_fused([of_one[row] for of_one in said]) for row in range(len(packed[0]))]
     most = max(1, *map(len, images))
@@ -56,7 +56,7 @@ def fused_boxes(*packed: Tensor) -> Packed:
             scores[row, place, one.label] = one.score
     places = torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)], -1)
     logits = scores.clamp(LOWEST, 1 - LOWEST).logit().to(packed[0])
-    return pack(places.to(packed[0]), torch.full_like(places, 0.5).to(packed[0]), None, logits)
+    return pack_places(places.to(packed[0]), torch.full_like(places, 0.5).to(packed[0]), None, logits)
 
 
 class _Fused(NamedTuple):

@@ -15,7 +15,7 @@ from tutelage.tasks.detection.metrics import agreement_of_boxes, box_scores, ima
 from tutelage.tasks.detection.predicted import detections_of
 from tutelage.tasks.overlays import LEAST_SIDE, MOST_SIDE
 from tutelage.tasks.task import Evidence, Judge, Score
-from tutelage.types import BatchLabels, View, one_tensor
+from tutelage.types import BatchLabels, View
 
 SCORES = (
     Score("map", "mAP"),
@@ -42,7 +42,7 @@ def draw_boxes(names: tuple[str, ...], images: View, labels: BatchLabels, taps: 
 
     The class is told where there are several.
     """
-    pixels, truth = one_tensor(images), _truth(labels)
+    pixels, truth = images if isinstance(images, Tensor) else images["images"], truth_of(labels)
     height, width = pixels.shape[2:]
     said = sure_boxes(detections_of(taps[""], (height, width)))
     return [_picture(names, *of) for of in zip(pixels, said, truth, strict=True)]
@@ -70,10 +70,11 @@ def _measure(classes: int, size: tuple[int, int], taps: Mapping[str, Tensor], la
     packed = taps[""]
     if packed.dim() != 3 or packed.shape[2] != LEAD + classes:
         return None
-    return {"detections": detections_of(packed, size), "truth": _truth(labels)}
+    return {"detections": detections_of(packed, size), "truth": truth_of(labels)}
 
 
-def _truth(labels: BatchLabels) -> Tensor:
+def truth_of(labels: BatchLabels) -> Tensor:
+    """The true boxes of a batch, [B, M, 5]: left, top, right, lower, class."""
     assert not isinstance(labels, Tensor), "checked when the data were made"
     return torch.cat([labels["boxes"].float(), labels["classes"][..., None].float()], -1)
 

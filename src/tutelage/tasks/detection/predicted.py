@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from tutelage.models.dense_boxes import Packed, boxes_of, scores_of, unpack
+from tutelage.models.dense_boxes import Packed, boxes_of, scores_of, unpack_places
 
 LEAST_SCORE = 0.05
 MOST_CANDIDATES = 1000
@@ -30,7 +30,7 @@ def scored_boxes(packed: Packed, size: tuple[int, int]
 
     The score of a box that has no area in the image is 0.
     """
-    parts = unpack(packed.float())
+    parts = unpack_places(packed.float())
     boxes = clip_boxes_to_image(boxes_of(parts.places, parts.distances), size)
     there = (boxes[..., 2:] > boxes[..., :2]).all(-1)
     return boxes, scores_of(parts).transpose(1, 2) * there[:, None]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.errors import ModelError
 from tutelage.graph.divergences import binary_kl
-from tutelage.models.dense_boxes import ABSENT, LEAD, Places, boxes_of, unpack
+from tutelage.models.dense_boxes import ABSENT, LEAD, Places, boxes_of, unpack_places
 from tutelage.tasks.detection.assign import assign_by_centre, assign_by_overlap
 from tutelage.tasks.detection.rows import Assign, objects_of
 from tutelage.types import BatchLabels, Features, PerSample, Rows
@@ -40,7 +40,7 @@ class Relevant:
 
     def __call__(self, values: Mapping[str, Tensor], labels: BatchLabels) -> Rows:
         """The rows of these ends."""
-        parts = {end: unpack(value) for end, value in values.items()}
+        parts = {end: unpack_places(value) for end, value in values.items()}
         teacher = next(iter(parts.values()))
         objects = objects_of(labels)
         number = teacher.logits.shape[-1]
@@ -61,7 +61,7 @@ class Relevant:
         if value.dim() != 3 or value.shape[-1] <= LEAD:
             raise ModelError("an end that says nothing of places", where=f"end {end!r}",
                              found=f"shape {list(value.shape)}", expected=f"[B, places, {LEAD} + classes]")
-        count = int(known(unpack(value).logits).flatten(0, 1).any(0).sum())
+        count = int(known(unpack_places(value).logits).flatten(0, 1).any(0).sum())
         if self.index is None and count != 1:
             raise ModelError("a teacher of one class is wanted", where=f"end {end!r}", found=f"{count} classes",
                              expected="1 of the data's classes", fix="with a teacher of several classes take method "

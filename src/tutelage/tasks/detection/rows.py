@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tutelage.data.box_augment import UNKNOWN
 from tutelage.errors import ModelError
-from tutelage.models.dense_boxes import LEAD, NO_CENTRE, Places, unpack
+from tutelage.models.dense_boxes import LEAD, NO_CENTRE, Places, unpack_places
 from tutelage.tasks.detection.assign import Assigned, assign_by_centre, assign_by_overlap, centreness
 from tutelage.types import BatchLabels, Rows
 
@@ -22,7 +23,10 @@ Assign = Callable[[Tensor, Tensor, Tensor, int], Assigned]
 
 
 class Objects(NamedTuple):
-    """The labels of a batch: boxes [B, M, 4] in pixels and class numbers [B, M], -1 for padding."""
+    """The labels of a batch: boxes [B, M, 4] in pixels and class numbers [B, M], -1 for padding.
+
+    Of an image of which nothing is known all classes are UNKNOWN.
+    """
 
     boxes: Tensor
     classes: Tensor
@@ -51,18 +55,20 @@ class PlaceRows:
 
     def __call__(self, values: Mapping[str, Tensor], labels: BatchLabels) -> Rows:
         """The rows of these ends."""
-        parts = {end: unpack(_packed(end, value)) for end, value in values.items()}
+        parts = {end: unpack_places(_packed(end, value)) for end, value in values.items()}
         _require_alike(values)
         objects = objects_of(labels)
         end = next(reversed(parts))
         places, count = parts[end].places.detach(), values[end].shape[-1] - LEAD
         wanted = self.assign(places, objects.boxes.to(places), objects.classes, count)
+        unknown = (objects.classes == UNKNOWN).any(1, keepdim=True)
+        wanted = wanted._replace(classes=wanted.classes.masked_fill(unknown, -1))
         batch = torch.arange(len(places), device=places.device)
         return self.part(_Seen(parts, wanted, batch.repeat_interleave(places.shape[1])))
 
     def check(self, values: Mapping[str, Tensor]) -> None:
         """Refuse networks whose places are not the same. It looks at numbers: for the start of a run."""
-        grids = {end: unpack(_packed(end, value)).places for end, value in values.items()}
+        grids = {end: unpack_places(_packed(end, value)).places for end, value in values.items()}
         (first, places), *others = grids.items()
         for end, other in others:
             if places.shape != other.shape or bool(((places - other).abs() > 1e-3).any()):
@@ -81,7 +87,8 @@ def objects_of(labels: BatchLabels) -> Objects:
 def _classes(seen: _Seen) -> Rows:
     values = {end: parts.logits.flatten(0, 1) for end, parts in seen.parts.items()}
     labels, found = seen.wanted.classes.flatten(), _found(seen)
-    return Rows(values, {"classes": labels}, (labels >= 0).to(found.dtype), _at_least_one(found), seen.sample)
+    # Without a label a place costs nothing on an edge from labels, and is heard from another network all the same.
+    return Rows(values, {"classes": labels}, torch.ones_like(found), _at_least_one(found), seen.sample)
 
 
 def _boxes(seen: _Seen) -> Rows:
@@ -123,7 +130,7 @@ def _require_alike(values: Mapping[str, Tensor]) -> None:
     (first, one), *others = values.items()
     for end, other in others:
         if one.shape[1] != other.shape[1]:
-            raise _unlike({name: unpack(value.detach()).places for name, value in ((first, one), (end, other))})
+            raise _unlike({name: unpack_places(value.detach()).places for name, value in ((first, one), (end, other))})
         if one.shape[-1] != other.shape[-1]:
             raise ModelError("detectors with unlike numbers of classes",
                              found=", ".join(f"{name}: {value.shape[-1] - LEAD}"
@@ -146,12 +153,12 @@ def _grid(places: Tensor) -> str:
 
 
 classes = PlaceRows("classes", _classes, assign_by_centre)
-"""A row is a place: its logits [R, K], R = B P, and the class that it is to find, K for none. All places count."""
+"""A row is a place: its logits [R, K], R = B P, and the class that it is to find, K for none, -1 where that is open."""
 boxes = PlaceRows("boxes", _boxes, assign_by_centre)
 """A row is a place: the distances [R, 4] to the sides of its box. Only places that are to find an object count."""
 centres = PlaceRows("centres", _centres, assign_by_centre)
 """A row is a place: the logit [R] of how central it is. Only places that are to find an object count."""
 anchor_classes = PlaceRows("anchor_classes", _classes, assign_by_overlap)
-"""`classes` of anchors, which find what they cover. Those that cover an object by half, or a little less, count not."""
+"""`classes` of anchors, which find what they cover. It is open what one finds that covers nearly half of an object."""
 anchor_boxes = PlaceRows("anchor_boxes", _boxes, assign_by_overlap)
 """`boxes` of anchors."""

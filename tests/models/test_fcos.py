@@ -72,8 +72,7 @@ def test_options_of_a_recipe_and_how_many_weights_there_are():
 
 
 @pytest.mark.parametrize("options", [{"width": 0}, {"depth": 0}, {"strides": []}, {"strides": [16, 8]},
-                                     {"strides": [8, 8]}, {"strides": [8, 12]}, {"strides": [1, 2]},
-                                     {"grid": "corner"}])
+                                     {"strides": [8, 8]}, {"strides": [8, 12]}, {"strides": [1, 2]}])
 def test_a_network_that_cannot_be_is_refused(options):
     with pytest.raises(UsageError, match="an option of the network that cannot be"):
         tiny_fcos(2, **options)

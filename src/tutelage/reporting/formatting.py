@@ -56,9 +56,11 @@ def score_words(score: Score, *, begins: bool = True) -> str:
     ('Accuracy', 'accuracy')
     >>> score_words(Score("error", "mean error", "number", "lower"))
     'Mean error'
+    >>> score_words(Score("map", "mAP"))
+    'mAP'
     """
     words = "accuracy" if score == CLASSIFICATION.scores[0] else score.title
-    return words[:1].upper() + words[1:] if begins else words
+    return words[:1].upper() + words[1:] if begins and not words[1:2].isupper() else words
 
 
 def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:

@@ -142,7 +142,7 @@ def test_the_score_of_an_image_is_torchmetrics_of_it_alone():
 
 
 def test_an_image_without_an_object_is_worst_if_something_is_said_there_for_sure():
-    said = torch.tensor([[[0.0, 0, 9, 9, score, 0], NONE] for score in (0.31, 0.29)])
+    said = torch.tensor([[[0.0, 0, 9, 9, score, 0], NONE] for score in (0.51, 0.49)])
     found = image_map(said, torch.tensor([[[0.0, 0, 0, 0, -1]]]).expand(2, 1, 5))
     assert found[0] == 0
     assert math.isnan(found[1])

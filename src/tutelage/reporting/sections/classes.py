@@ -29,6 +29,8 @@ def precision_section(group: Group, evaluation: EvaluationRecord) -> Section:
         return Section("Precision and recall")
     shown = dict(list(curves.items())[:MOST_NODES])
     about = "Precision at each recall, as the score asked for falls."
+    if any(score.key == "map50" for score in evaluation.judged_by):
+        about += " A box is right from IoU 0.5 on."
     means = {node: _mean([curve for curve in found if curve is not None]) for node, found in shown.items()
              if any(curve is not None for curve in found)}
     several = len(names) > 1

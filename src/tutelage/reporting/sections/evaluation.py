@@ -44,7 +44,7 @@ def _training_words(evaluation: EvaluationRecord) -> str:
         return ""
     found = ", ".join(f"{node} {first.text(number)}" for node, number in training[first.key].items()
                       if number is not None)
-    name = f"{first.title[:1].upper()}{first.title[1:]}" + " accuracy" * (first == CLASSIFICATION.scores[0])
+    name = "Top-1 accuracy" if first == CLASSIFICATION.scores[0] else score_words(first)
     return (f"{name} on {training['images']} of the {training['of']} labelled training images, as they are: "
             f"{found}.")
 

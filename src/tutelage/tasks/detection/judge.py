@@ -26,6 +26,8 @@ SCORES = (
     Score("map_large", "mAP of large", each_epoch=False, main=False),
     Score("recall", "recall at 1 false positive per image"),
 )
+MOST_DRAWN = 10
+"""Boxes in a picture: more hide it, and each other."""
 
 
 def judge_of_boxes(names: tuple[str, ...], size: tuple[int, int]) -> Judge:
@@ -40,7 +42,7 @@ def judge_of_boxes(names: tuple[str, ...], size: tuple[int, int]) -> Judge:
 def draw_boxes(names: tuple[str, ...], images: View, labels: BatchLabels, taps: Mapping[str, Tensor]) -> list[bytes]:
     """A PNG file of each image: the boxes that a network is sure of, with class and score; dashed those that are true.
 
-    The class is told where there are several.
+    The class is told where there are several, and of what is said the MOST_DRAWN surest are drawn.
     """
     pixels, truth = images if isinstance(images, Tensor) else images["images"], truth_of(labels)
     height, width = pixels.shape[2:]
@@ -61,7 +63,7 @@ def _picture(names: Sequence[str], image: Tensor, said: Tensor, true: Tensor) ->
         return left, top, right, lower
 
     told = [Box(corners(box), int(box[5]), f"{names[int(box[5])]} {box[4]:.0%}" if len(names) > 1 else f"{box[4]:.0%}")
-            for box in said if box[5] >= 0]
+            for box in said[:MOST_DRAWN] if box[5] >= 0]
     return png_of(draw_on(shown, told, [Box(corners(box), int(box[4])) for box in true if box[4] >= 0]))
 
 

@@ -25,6 +25,8 @@ FOUND = 0.5
 """The IoU at which a box is found, where one is asked for alone."""
 SURE = 0.3
 """The score from which a box counts as said, where boxes are shown, or compared between networks."""
+ALARM = 0.5
+"""The score from which a box in an image without an object is a false alarm."""
 _NAMES = {"map": "map", "map50": "map_50", "map75": "map_75", "map_small": "map_small", "map_medium": "map_medium",
           "map_large": "map_large"}
 """Our names of scores, and those of torchmetrics."""
@@ -90,7 +92,7 @@ def matched(detections: Detections, truth: Truth,
 def image_map(detections: Detections, truth: Truth) -> Float[Tensor, " batch"]:
     """"map" of each image alone.
 
-    Of an image without an object it is 0 if a box is said with the score SURE at least, and else NaN.
+    Of an image without an object it is 0 if a box is said with the score ALARM at least, and else NaN.
     """
     right = matched(detections, truth, OVERLAPS) >= 0
     said, true = detections[..., 5], truth[..., 4]
@@ -101,7 +103,7 @@ def image_map(detections: Detections, truth: Truth) -> Float[Tensor, " batch"]:
         objects = (true[rows] == k).sum(1)
         total[rows] += _precisions(right[:, rows] & own, own, objects).mean((0, 2))
         count[rows] += 1
-    alarm = ((detections[..., 4] >= SURE) & (said >= 0)).any(1)
+    alarm = ((detections[..., 4] >= ALARM) & (said >= 0)).any(1)
     return torch.where(count > 0, total / count, torch.where(alarm, 0.0, float("nan")))
 
 

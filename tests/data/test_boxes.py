@@ -280,3 +280,15 @@ def test_workers_change_nothing(boxes_of_kind):
                     strict=True):
         assert torch.equal(a.inputs, b.inputs)
         assert every(torch.equal(a.labels[name], b.labels[name]) for name in ("boxes", "classes"))
+
+
+@pytest.mark.parametrize(("name", "classes", "counts", "boxes"), [
+    ("bccd", ("Platelets", "RBC", "WBC"), (205, 87, 72), 4886), ("kvasir_seg", ("polyp",), (790, 88, 120), 1069)])
+def test_real_sets_are_read(name, classes, counts, boxes, real_data):
+    if not (real_data / name).is_dir():
+        pytest.skip(f"{name} is not there")
+    data = load_data(settings(real_data / name, test="val" if name == "kvasir_seg" else None))
+    assert data.classes == classes
+    parts = data.train, data.validation, data.test
+    assert tuple(len(part.ids) for part in parts) == counts
+    assert sum(len(part.packed.boxes) for part in parts) == boxes

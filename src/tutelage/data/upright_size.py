@@ -33,7 +33,8 @@ def is_turned(path: Path, settings: DataSettings) -> bool:
     if settings.orientation != "upright" or (head.format == "PNG" and "exif" not in head.info):
         return False
     if head.format not in _BY_HEADER:
-        return as_in_file(path, settings.max_pixels).size != head.size
+        stored = as_in_file(path, settings.max_pixels, orientation="as stored").size
+        return as_in_file(path, settings.max_pixels).size != stored
     try:
         return head.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     except Exception:  # a damaged block of EXIF: dozens of kinds of errors, and it turns nothing

@@ -16,11 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.source import Data, Source
+from tutelage.data.source import Data, Part, Source
 from tutelage.data.splits import first
 from tutelage.engine.dry_run import Prepared, read_as
 from tutelage.engine.precision import on_device
-from tutelage.engine.predict import predict
+from tutelage.engine.predict import evidence_of, predict
 from tutelage.engine.settings import Settings
 from tutelage.errors import ModelError
 from tutelage.graph.ends import is_of_batch, parse_end
@@ -38,6 +38,10 @@ from tutelage.types import Batch, View, plain_view, rows_in
 SMALL = 64
 """Pixels of a side up to which a network is given 8 images to be probed by; larger ones get 4."""
 TOGETHER = 64
+FEWEST_PAIRS = 16
+"""Images that a network of another task than classification is judged by at least."""
+SURELY = 2.0
+"""By so many standard errors it must do better by the labels of its images than by those of others."""
 
 Result = Literal["passed", "warned", "not judged"]
 
@@ -90,8 +94,9 @@ def check_networks(prepared: Prepared, data: Data, settings: Settings, world: Wo
             known = isinstance(kind, Frozen) and skilled and kind.before is None and not kind.early
             _check_form(findings, node, prepared.networks[node], shown, taps, trained=isinstance(kind, Trained),
                         known=known, more=partial(_images, data, world, TOGETHER))
-            if known and "" in taps and task_of(data).classifies:
-                _check_skill(findings, node, prepared, data, world)
+            if known and "" in taps:
+                check = _check_skill if task_of(data).classifies else _check_by_judge
+                check(findings, node, prepared, data, world)
     return findings.made
 
 
@@ -271,7 +276,7 @@ def _check_skill(findings: Findings, node: str, prepared: Prepared, data: Data, 
     if len(rows) < skill.FEWEST:
         note("class_order", not_judged=f"{skill.FEWEST} labelled images are needed")
         return
-    part = _Part(data.validation, rows)
+    part = Part(data.validation, rows)
     logits = predict(prepared.graph, prepared.networks, part, classes=len(data.classes), batch_size=TOGETHER,
                      nodes=[node], world=world).get(node)
     if logits is None:
@@ -298,6 +303,36 @@ def _check_skill(findings: Findings, node: str, prepared: Prepared, data: Data, 
     note("one_class", wrong=mark["text"] if mark is not None and mark["kind"] == "one class" else None)
 
 
+def _check_by_judge(findings: Findings, node: str, prepared: Prepared, data: Data, world: World) -> None:
+    """Whether a frozen network does better by the labels of its images than by those of others: else it knows nothing.
+
+    For tasks whose samples have no one class. The scores of the same images are compared in pairs.
+    """
+    task, rows = task_of(data), _by_class(data.validation, TOGETHER)
+    judge, note = task.judge(data), partial(findings.note, node=node, looked_at=f"{len(rows)} images of validation")
+    if judge.by_sample is None or len(rows) < FEWEST_PAIRS:
+        note("chance", not_judged=f"{FEWEST_PAIRS} labelled images are needed")
+        return
+    part = Part(data.validation, rows)
+    found = [evidence_of(prepared.graph, prepared.networks, source, judge, batch_size=TOGETHER, nodes=[node],
+                         world=world).get(node) for source in (part, _Shifted(part))]
+    scores = [judge.by_sample(seen).double() for seen in found if seen is not None]
+    if len(scores) < 2:
+        note("chance", not_judged="it cannot be scored")
+        return
+    own, others = scores
+    pairs = ~(own.isnan() | others.isnan())
+    if int(pairs.sum()) < FEWEST_PAIRS:
+        note("chance", not_judged=f"{int(pairs.sum())} of these images have a score, {FEWEST_PAIRS} are needed")
+        return
+    score, better = task.scores[0], own[pairs] - others[pairs]
+    better = -better if score.better == "lower" else better
+    sure = bool(better.mean() > SURELY * better.std() / len(better) ** 0.5)
+    shown, shifted = (score.text(float(scores[pairs].mean())) for scores in (own, others))
+    note("chance", wrong=None if sure else "cannot be told from a network that ignores the image: by image, "
+         f"{score.title} {shown}, and {shifted} by the labels of other images; was it trained for these?")
+
+
 def _other_order(order: skill.ClassOrder) -> ModelError:
     return ModelError(f"outputs fit the classes better in another order ({100 * order.own:.0f} %, "
                       f"{100 * order.other:.0f} %): another class order, or a head that was never trained",
@@ -308,23 +343,25 @@ def _other_order(order: skill.ClassOrder) -> ModelError:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """Some rows of a split."""
+class _Shifted:
+    """The same rows, each with the labels of the one before it in its batch."""
 
-    source: Source
-    rows: Tensor
+    part: Source
 
     @property
     def ids(self) -> Tensor:
-        return self.source.ids[self.rows]
+        return self.part.ids
 
     @property
     def labels(self) -> Tensor:
-        return self.source.labels[self.rows]
+        return self.part.labels
 
     def batches(self, plan: Sequence[Tensor], *, draw: int | None,
                 views: Sequence[str] = ("",)) -> Iterator[Batch]:
-        return self.source.batches([self.rows[entry] for entry in plan], draw=draw, views=views)
+        for batch in self.part.batches(plan, draw=draw, views=views):
+            told = batch.labels
+            yield batch._replace(labels=told.roll(1, 0) if isinstance(told, Tensor) else
+                                 {name: values.roll(1, 0) for name, values in told.items()})
 
 
 def _by_class(source: Source, limit: int) -> Tensor:

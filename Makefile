@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-gpu test-browser bench-peers evidence-tasks lint lock clean
+.PHONY: setup demo test test-gpu test-browser bench-peers evidence-tasks evidence-boxes lint lock clean
 
 setup: .venv/ready
 
@@ -33,6 +33,12 @@ evidence-tasks: setup
 	test -n "$$TUTELAGE_DATA"  # the folder of the data sets
 	OMP_NUM_THREADS=1 $(BIN)/tutelage compare recipes/ucr/study.toml --seeds 5 --jobs 2 --out out/evidence/ucr
 	OMP_NUM_THREADS=1 $(BIN)/tutelage compare recipes/kvasir/study.toml --seeds 5 --jobs 2 --out out/evidence/kvasir
+
+# The same for boxes.
+evidence-boxes: setup
+	test -n "$$TUTELAGE_DATA"  # the folder of the data sets
+	OMP_NUM_THREADS=1 $(BIN)/tutelage compare recipes/bccd/study.toml --seeds 5 --jobs 2 --out out/evidence/bccd
+	OMP_NUM_THREADS=1 $(BIN)/tutelage compare recipes/kvasir_boxes/study.toml --seeds 5 --jobs 2 --out out/evidence/kvasir_boxes
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ from tutelage.graph.divergences import cross_entropy, kl, mse
 from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Computed, Ema, Frozen, Trained
+from tutelage.models.dense_boxes import pack_places
 from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint
 
@@ -513,3 +514,16 @@ def test_the_run_says_in_its_records_how_it_computes(tmp_path, monkeypatch):
     train_to(tmp_path, monkeypatch, LAST)
     first = json.loads((tmp_path / "records.jsonl").read_text().splitlines()[0])
     assert first["computed"] == dict.fromkeys(["t", "a", "slow"], str(LAST))
+
+
+def test_a_detector_says_the_same_where_its_classes_are_as_likely_and_its_boxes_where_they_were():
+    generator = torch.Generator().manual_seed(0)
+    logits, distances = (torch.randn(2, 5, count, generator=generator) for count in (3, 4))
+    said = pack_places(torch.ones(5, 4), distances.exp(), torch.zeros(2, 5), logits)
+    assert autotune._alike(said, said) == (0.0, 1.0)
+    larger = pack_places(torch.ones(5, 4), 1.5 * distances.exp(), torch.zeros(2, 5), logits)
+    assert autotune._alike(said, larger) == (0.0, 0.0)
+    surer = pack_places(torch.ones(5, 4), distances.exp(), torch.zeros(2, 5), logits + 1)
+    p, q = ((rows / 4).sigmoid() for rows in (logits, logits + 1))
+    by_hand = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean().item()
+    assert autotune._alike(said, surer) == (pytest.approx(by_hand, rel=1e-4), 1.0)

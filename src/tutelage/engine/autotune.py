@@ -38,9 +38,11 @@ from tutelage.engine.run import Run
 from tutelage.engine.settings import Settings
 from tutelage.engine.teacher_cache.use import attach, cache_folder, wanted
 from tutelage.errors import ResourceError
+from tutelage.graph.divergences import binary_kl
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.graph.taps import read
+from tutelage.models.dense_boxes import unpack_places
 from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint, write_json
 from tutelage.system.machine import describe_machine
@@ -257,11 +259,7 @@ def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module,
     if "" not in whole:
         return all(torch.allclose(rows.float(), others[tap].float(), rtol=1e-2, atol=1e-2)
                    for tap, rows in whole.items())
-    # Of maps [B, C, ...] each place is a row.
-    exact, other = (rows.float().movedim(1, -1).flatten(0, -2) for rows in (whole[""], others[""]))
-    log_exact, log_other = (exact / 4).log_softmax(-1), (other / 4).log_softmax(-1)
-    kl = float((log_exact.exp() * (log_exact - log_other)).sum(-1).mean())
-    agree = float((exact.argmax(-1) == other.argmax(-1)).float().mean())
+    kl, agree = _alike(whole[""].float(), others[""].float())
     if kl <= SIGNAL_KL and agree >= SIGNAL_AGREE:
         return True
     note = f"{node} {verdict} {'bf16' if choice.bf16 else choice}: KL at T = 4 is"
@@ -269,6 +267,22 @@ def _keeps_the_signal(tuned: Tuned, graph: Graph, node: str, network: nn.Module,
         tuned.notes.append(f"{note} {kl:.1e} (at most {SIGNAL_KL:.0e}), "
                            f"{agree:.1%} of its first choices stay (at least {SIGNAL_AGREE:.0%})")
     return False
+
+
+def _alike(exact: Tensor, other: Tensor) -> tuple[float, float]:
+    """KL of what a teacher says in two formats, at temperature 4, and the share of its first choices that stay.
+
+    Of maps [B, C, ...] each place is a row. Of places with boxes [B, P, 9 + K] it is KL of yes and no of each class,
+    and the share of the sides of boxes that stay within a fiftieth, of them or of their place.
+    """
+    if exact.dim() == 3:
+        first, second = unpack_places(exact), unpack_places(other)
+        kl = float(binary_kl(second.logits.flatten() / 4, first.logits.flatten() / 4).mean())
+        return kl, float(torch.isclose(second.distances, first.distances, rtol=0.02, atol=0.02).float().mean())
+    exact, other = (rows.movedim(1, -1).flatten(0, -2) for rows in (exact, other))
+    log_exact, log_other = (exact / 4).log_softmax(-1), (other / 4).log_softmax(-1)
+    kl = float((log_exact.exp() * (log_exact - log_other)).sum(-1).mean())
+    return kl, float((exact.argmax(-1) == other.argmax(-1)).float().mean())
 
 
 def _compiles(tuned: Tuned, what: str = "losses are not") -> bool:

@@ -21,7 +21,7 @@ from tutelage.data.settings import DataSettings
 from tutelage.engine.loop import start, steps_of
 from tutelage.engine.settings import Settings
 from tutelage.engine.train import train_in_folder
-from tutelage.errors import Interrupted, UsageError
+from tutelage.errors import Interrupted, ModelError, UsageError
 from tutelage.graph.graph import Graph
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.peer_cohort import peer_cohort
@@ -162,3 +162,12 @@ def test_micro_batches_are_refused_for_how_many_places_find_something_is_not_kno
     graph = dual_student("t", ["a", "b"], task=DETECTION)
     with pytest.raises(UsageError, match="accumulat"):
         start(graph, networks(graph), data(), Settings(1, SGD, batch_size=BATCH, accumulate=2), CPU)
+
+
+def test_a_teacher_whose_places_lie_elsewhere_is_refused_before_the_first_step():
+    graph = dual_student("t", ["a", "b"], task=DETECTION)
+    models = networks(graph)
+    models["t"] = tiny_fcos(3, width=2, depth=1, strides=(4, 8), corners=True)  # as many places, half a place away
+    with pytest.raises(ModelError, match="unlike grids") as refused:
+        start(graph, models, data(), Settings(1, SGD, batch_size=BATCH), CPU)
+    assert str(refused.value.found).count("places of sizes 4, 8") == 2

@@ -140,7 +140,7 @@ def _agreement(metrics: Metrics) -> Section:
     items: list[Item] = []
     if len(names) <= MOST_CLASSES:
         values = [[1.0 if a == b else shares.get((a, b), shares.get((b, a))) for b in names] for a in names]
-        items.append(charts.matrix("Who agrees with whom", "Share of images on which two networks say the same.", names,
+        items.append(charts.matrix("Who agrees with whom", "How often two networks say the same.", names,
                                    values))
     kept = [told for told in PAIRED if any(told[0] in pair for pair in metrics["pairs"].values())]
     columns = (Column("networks"), *(Column(name, kind) for _, name, kind in kept))

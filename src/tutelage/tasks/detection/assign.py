@@ -37,22 +37,21 @@ def assign_by_centre(places: Float[Tensor, "batch places 4"], boxes: Float[Tenso
     Of several objects the smallest. The finest grid is for all that is smaller too, the coarsest for all that is larger
     (Tian et al., 2019, arXiv:1904.01355, with the centre sampling and ranges of torchvision).
     """
-    centre, size = places[:, :, None, :2], places[:, :, None, 2]
-    # One number more than needed, of no object, so that there is always one to choose from.
+    # One object more than needed, which is none, so that there is always one to choose from.
     boxes = torch.cat([boxes, boxes.new_zeros(len(boxes), 1, 4)], 1)
     labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], 1)
-    of = boxes[:, None]
-    sides = torch.cat([centre - of[..., :2], of[..., 2:] - centre], -1)
-    farthest = sides.amax(-1)
-    sizes = places[..., 2]
-    finest = (sizes <= sizes.amin(1, keepdim=True))[..., None]
-    coarsest = (sizes >= sizes.amax(1, keepdim=True))[..., None]
-    middle = (of[..., :2] + of[..., 2:]) / 2
-    fits = ((centre - middle).abs().amax(-1) < NEAR * size) & (sides.amin(-1) > 0)
+    # [B, objects, places]: what is compared lies along memory.
+    x, y, size, _ = places.transpose(1, 2).contiguous()[:, :, None].unbind(1)
+    left, top, right, lower = boxes[..., None].unbind(2)
+    sides = x - left, y - top, right - x, lower - y
+    farthest = torch.maximum(torch.maximum(sides[0], sides[2]), torch.maximum(sides[1], sides[3]))
+    nearest = torch.minimum(torch.minimum(sides[0], sides[2]), torch.minimum(sides[1], sides[3]))
+    finest, coarsest = size <= size.amin(-1, keepdim=True), size >= size.amax(-1, keepdim=True)
+    beside = torch.maximum((x - (left + right) / 2).abs(), (y - (top + lower) / 2).abs())
+    fits = (beside < NEAR * size) & (nearest > 0) & (labels >= 0)[..., None]
     fits &= (finest | (farthest > FINEST * size)) & (coarsest | (farthest < COARSEST * size))
-    fits &= labels[:, None] >= 0
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1)[:, None]
-    least, of_object = areas.where(fits, torch.inf).min(-1)
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1)[..., None]
+    least, of_object = areas.where(fits, torch.inf).min(1)
     found = least < torch.inf
     chosen = labels.gather(1, of_object)
     distances = distances_of(places, boxes.gather(1, of_object[..., None].expand(-1, -1, 4)))

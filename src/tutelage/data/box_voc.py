@@ -5,7 +5,6 @@
 Pixels are counted from 1 there, and the last one is in the box: 1 .. WIDTH is the whole width.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,28 +219,13 @@ def parse_xml(path: Path) -> Element:
         text = file.read(XML_AT_MOST + 1)
     if len(text) > XML_AT_MOST:
         raise _refused("an XML file that is too large to read", path, f"more than {XML_AT_MOST / 2**20:.0f} MiB")
-    builder, parser, depth = TreeBuilder(), expat.ParserCreate(), Counter[str]()
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        depth["now"] += 1
-        depth["things"] += name == "object"
-        if depth["now"] > _DEEPEST or depth["things"] > MOST_BOXES:
-            what = "XML of too many levels" if depth["now"] > _DEEPEST else "more boxes in one image than allowed"
-            raise _refused(what, path, f"line {parser.CurrentLineNumber}")
-        builder.start(name, {"line": str(parser.CurrentLineNumber)} if name == "object" else attributes)
-
-    def end(name: str) -> None:
-        depth["now"] -= 1
-        builder.end(name)
-
-    def document_type(*_: Any) -> None:
-        raise _refused("an XML file with a document type", path, f"line {parser.CurrentLineNumber}")
-
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, builder.data
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = document_type
+    parser = expat.ParserCreate()
+    tree = _Tree(path, parser)
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = tree.start, tree.end, tree.data
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = tree.refuse_type
     try:
         parser.Parse(text, True)
-        return builder.close()
+        return tree.made.close()
     except expat.ExpatError as error:
         raise DataError("an XML file that cannot be read", where=f"{printable(path)}, line {error.lineno}",
                         found=expat.ErrorString(error.code)) from None
@@ -249,6 +233,35 @@ def parse_xml(path: Path) -> Element:
         if isinstance(error, UserError):
             raise
         raise DataError("an XML file that cannot be read", where=printable(path), found=error) from None
+
+
+class _Tree:
+    """Elements as a parser meets them, as long as they are few and not deep."""
+
+    def __init__(self, path: Path, parser: Any):
+        self.path, self.parser, self.made, self.depth, self.things = path, parser, TreeBuilder(), 0, 0
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        """An element begins."""
+        self.depth += 1
+        self.things += name == "object"
+        if self.depth > _DEEPEST or self.things > MOST_BOXES:
+            what = "XML of too many levels" if self.depth > _DEEPEST else "more boxes in one image than allowed"
+            raise _refused(what, self.path, f"line {self.parser.CurrentLineNumber}")
+        self.made.start(name, {"line": str(self.parser.CurrentLineNumber)} if name == "object" else attributes)
+
+    def end(self, name: str) -> None:
+        """It ends."""
+        self.depth -= 1
+        self.made.end(name)
+
+    def data(self, text: str) -> None:
+        """Text in it."""
+        self.made.data(text)
+
+    def refuse_type(self, *_: Any) -> None:
+        """A document type, or an entity."""
+        raise _refused("an XML file with a document type", self.path, f"line {self.parser.CurrentLineNumber}")
 
 
 def _refused(what: str, path: Path, found: str) -> SecurityError:

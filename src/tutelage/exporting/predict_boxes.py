@@ -91,8 +91,9 @@ def box_in_image(box: np.ndarray, size: tuple[int, int], how: Preparation) -> tu
         across, down, left, top = how.size[1] / wide, how.size[0] / tall, (width - wide) / 2, (height - tall) / 2
     sides = [(float(side) - how.pad) / scale + start for side, scale, start in zip(
         box[:4], (across, down, across, down), (left, top, left, top), strict=True)]
-    return (min(max(sides[0], 0.0), width), min(max(sides[1], 0.0), height),
-            min(max(sides[2], 0.0), width), min(max(sides[3], 0.0), height))
+    left, top, right, lower = (float(min(max(side, 0), most)) for side, most in zip(
+        sides, (width, height, width, height), strict=True))
+    return left, top, right, lower
 
 
 def _in_image(row: np.ndarray, size: tuple[int, int], student: Detector) -> FoundBox | None:

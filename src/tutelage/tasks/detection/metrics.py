@@ -127,16 +127,20 @@ def sure_boxes(detections: Detections, least: float = SURE) -> Detections:
 def _matched(detections: Detections, truth: Truth, overlaps: Sequence[float]) -> Int[Tensor, "overlaps batch most"]:
     same = (detections[..., None, 5] == truth[:, None, :, 4]) & (truth[:, None, :, 4] >= 0)
     ious = _ious(detections[..., :4].double(), truth[..., :4].double()) * same
+    near = (ious >= min(overlaps)).any(-1)  # of a hundred boxes a few
+    order = near.long().sort(descending=True, stable=True).indices[:, : int(near.sum(1).max()) if near.numel() else 0]
+    ious = ious.gather(1, order[..., None].expand(-1, -1, truth.shape[1]))
     least = torch.tensor(overlaps, dtype=ious.dtype, device=ious.device)[:, None, None]
     free = same.new_ones(len(overlaps), *truth.shape[:2])
-    found = torch.full((len(overlaps), *detections.shape[:2]), -1, device=truth.device)
-    for d in same.any(-1).any(0).nonzero()[:, 0].tolist():  # the surest of each image, then the next
+    taken = torch.full((len(overlaps), *order.shape), -1, device=truth.device)
+    for d in range(order.shape[1]):  # the surest of each image, then the next
         could = torch.where(free & (ious[:, d] >= least), ious[:, d], 0.0)
         best, at = could.max(-1)
         there = best > 0
-        found[..., d] = torch.where(there, at, -1)
+        taken[..., d] = torch.where(there, at, -1)
         free.scatter_(-1, at[..., None], free.gather(-1, at[..., None]) & ~there[..., None])
-    return found
+    found = torch.full((len(overlaps), *detections.shape[:2]), -1, device=truth.device)
+    return found.scatter(-1, order.expand(len(overlaps), -1, -1), taken)
 
 
 def _ious(one: Float[Tensor, "batch some 4"], other: Float[Tensor, "batch others 4"]) -> Tensor:
@@ -172,11 +176,14 @@ def _averaged(detections: Detections, truth: Truth) -> dict[str, Tensor]:
     from torchmetrics.detection import MeanAveragePrecision
 
     metric = MeanAveragePrecision(backend="faster_coco_eval")
-    detections, truth = detections.cpu(), truth.cpu()
-    said = [boxes[boxes[:, 5] >= 0] for boxes in detections]
-    true = [boxes[boxes[:, 4] >= 0] for boxes in truth]
-    metric.update([{"boxes": x[:, :4], "scores": x[:, 4], "labels": x[:, 5].long()} for x in said],
-                  [{"boxes": x[:, :4], "labels": x[:, 4].long()} for x in true])
+    said, true = detections[..., 5] >= 0, truth[..., 4] >= 0
+    all_said, all_true = detections[said].cpu(), truth[true].cpu()
+    of_each, truth_of_each = said.sum(1).tolist(), true.sum(1).tolist()
+    metric.update([{"boxes": boxes, "scores": scores, "labels": labels} for boxes, scores, labels in zip(
+                      all_said[:, :4].split(of_each), all_said[:, 4].split(of_each),
+                      all_said[:, 5].long().split(of_each), strict=True)],
+                  [{"boxes": boxes, "labels": labels} for boxes, labels in zip(
+                      all_true[:, :4].split(truth_of_each), all_true[:, 4].long().split(truth_of_each), strict=True)])
     return metric.compute()
 
 

@@ -3,6 +3,7 @@
 What stands around it (the run folder, resuming, `train` itself) is in `train`.
 """
 
+import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -60,6 +61,7 @@ from tutelage.types import (
     plain_view,
 )
 
+logger = logging.getLogger("tutelage")
 TOGETHER_JUDGED = 256
 """Images that an accelerator is given at a time where nothing is learned, or more if a batch has more."""
 NO_SHARES: Mapping[str, float] = {}
@@ -164,9 +166,18 @@ def _steps(run: Run) -> Generator[Epoch | None, None, None]:
             use.finish_draw(run, run.cache)
         seconds = time.perf_counter() - began
         means, run.means = mean_losses(run), Means()
+        _tell_of_silence(run, number, means)
         run.scores = _evaluate(run)
         speed = (run.step - first) * run.settings.batch_size / seconds
         yield Epoch(number, run.step, means, run.first_scores, seconds, speed, run.task.scores[0])
+
+
+def _tell_of_silence(run: Run, epoch: int, means: Mapping[str, float]) -> None:
+    """A note of edges of which no row counted in a whole epoch, such as those of a class that no image has."""
+    for edge in run.graph.edges if run.world.main else ():
+        if edge.rows is not None and means.get(edge.name) == 0:
+            logger.warning("note: edge %s taught nothing in epoch %d: no row of it counted, or both ends say the same",
+                           edge.name, epoch)
 
 
 def _evaluate(run: Run) -> Scores:

@@ -6,25 +6,29 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from toys import free_port
 from tutelage import Trained, train
 from tutelage.data import Data
 from tutelage.data.balance import rows_of_epoch
 from tutelage.data.settings import DataSettings
+from tutelage.data.source import Part
 from tutelage.engine.loop import start, steps_of
 from tutelage.engine.settings import Settings
 from tutelage.engine.train import train_in_folder
 from tutelage.errors import Interrupted, ModelError, UsageError
 from tutelage.graph.graph import Graph
+from tutelage.methods.class_aware import class_aware
 from tutelage.methods.dual_student import dual_student
 from tutelage.methods.peer_cohort import peer_cohort
+from tutelage.models.dense_boxes import ABSENT, grid_places, pack_places
 from tutelage.models.fcos import tiny_fcos
 from tutelage.runs import checkpoint
 from tutelage.runs.folder import read_json
@@ -171,3 +175,30 @@ def test_a_teacher_whose_places_lie_elsewhere_is_refused_before_the_first_step()
     with pytest.raises(ModelError, match="unlike grids") as refused:
         start(graph, models, data(), Settings(1, SGD, batch_size=BATCH), CPU)
     assert str(refused.value.found).count("places of sizes 4, 8") == 2
+
+
+def test_a_class_that_no_image_has_teaches_nothing_and_that_is_said_after_the_epoch(caplog):
+    """A teacher that knows one class and finds it nowhere, on images that have no object of it."""
+    class Blind(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            light = 1e-3 * x.mean((1, 2, 3))[:, None, None]
+            logits = torch.full((len(x), 80, 3), ABSENT).index_fill(2, torch.tensor([2]), -4.0) + light
+            return pack_places(grid_places((32, 32), (4, 8)), torch.ones(len(x), 80, 4), None, logits)
+
+    some = data()
+    nobody = replace(some, train=Part(some.train, torch.tensor(
+        [row for row in range(len(some.train.ids)) if 2 not in labels_of_row(some, row)])))
+    graph = class_aware("t", "a", task=DETECTION)
+    models = {"t": Blind(), "a": tiny_fcos(3, width=2, depth=1, strides=(4, 8))}
+    assert len(nobody.train.ids) >= 2
+    run = start(graph, models, nobody, Settings(1, SGD, batch_size=2), CPU)
+    for _ in steps_of(run):
+        pass
+    (told,) = [record.getMessage() for record in caplog.records if "taught nothing" in record.getMessage()]
+    assert told == ("note: edge t->a:one_class[relevant] taught nothing in epoch 1: no row of it counted, or both ends "
+                    "say the same")
+
+
+def labels_of_row(some: Data, row: int) -> set[int]:
+    (batch,) = some.train.batches([torch.tensor([row])], draw=None)
+    return set(batch.labels["classes"].flatten().tolist())

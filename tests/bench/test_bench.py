@@ -320,12 +320,26 @@ def test_the_command_prints_the_rows_and_notes_that_its_json_holds(tuned_at_once
 
 
 @pytest.mark.parametrize(("name", "task"), [("shapes", "segmentation"), ("waves", "series")])
-def test_a_recipe_of_another_task_is_refused_in_one_line(tmp_path, name, task):
+def test_loops_by_hand_are_for_classes_and_a_recipe_of_another_task_is_told_so(tmp_path, name, task):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f'[data]\nname = "{name}"\n[models.t]\narch = "resnet8"\n[models.s]\narch = "resnet8"\n'
                       '[method]\nname = "distill"\nteacher = "t"\nstudent = "s"\n')
-    with pytest.raises(UsageError, match=rf"the bench of a recipe is for classification alone[\s\S]*task {task}"):
-        bench(recipe, ["dual"], [])
+    with pytest.raises(UsageError, match=rf"single is for classification alone[\s\S]*task {task}[\s\S]*--only dual"):
+        bench(recipe, ["dual", "single"], [])
+
+
+@pytest.mark.parametrize(("name", "arch"), [("shapes", "unet"), ("shapes_boxes", "tiny_fcos")])
+def test_a_step_of_another_task_is_measured_beside_the_floor_of_its_students(tmp_path, monkeypatch, tuned_at_once,
+                                                                            name, arch):
+    recipe = tmp_path / "recipe.toml"
+    nodes = "".join(f'[models.{node}]\narch = "{arch}"\noptions = {{ width = 2, depth = 1 }}\n' for node in "tab")
+    recipe.write_text(f'[data]\nname = "{name}"\nbatch_size = 4\nimage_size = 32\n{nodes}'
+                      '[method]\nname = "dual_student"\nteacher = "t"\nstudents = ["a", "b"]\n')
+    monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "memory"))
+    found, _ = bench(recipe, ["dual"], [])
+    assert [row["name"] for row in found["rows"]] == ["whole step, cached teacher / floor",
+                                                      "whole step, online teacher / floor"]
+    assert every(0.2 < row["value"] < 20 for row in found["rows"])
 
 
 def test_a_small_number_is_not_printed_as_nothing():

@@ -1,7 +1,7 @@
 """The floor of a step: the best that training the students alone can do.
 
-Images already on the device and laid out, cross-entropy alone, each student in the fastest of the formats that the
-tuner knows, the same optimizers; recorded, and side by side, where our own steps are.
+Images already on the device and laid out, the losses from labels alone, each student in the fastest of the formats that
+the tuner knows, the same optimizers; recorded, and side by side, where our own steps are.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,30 +15,56 @@ from torch import Tensor, nn
 from tutelage.data.source import Data
 from tutelage.engine.cuda_graph import NetworkStreams, make_capturable, warm_graph
 from tutelage.engine.optimizers import make_optimizers
-from tutelage.engine.precision import Execution, lay_out, prepared_for, run_network
+from tutelage.engine.precision import Execution, lay_out, on_device, prepared_for, run_network
 from tutelage.engine.settings import Settings
+from tutelage.graph import objective
+from tutelage.graph.graph import Graph
+from tutelage.graph.nodes import Trained
 from tutelage.system.distributed import World
+from tutelage.tasks.named import task_of
+from tutelage.tasks.task import Task
+from tutelage.types import BatchLabels, one_tensor
 
 Step = Callable[[], object]
+FromLabels = Callable[[str, Tensor, BatchLabels], Tensor]
+"""(student, what it says, labels) -> its loss."""
+
+
+def by_task(task: Task) -> FromLabels:
+    """The loss by which a task learns from labels, as the reference has it; of classes plain cross-entropy."""
+    def loss(student: str, said: Tensor, labels: BatchLabels) -> Tensor:
+        graph = Graph({student: Trained()}, task.from_labels(student))
+        return torch.stack(list(objective.losses(graph, {student: said}, labels).values())).sum()
+    return by_class if task.classifies else loss
+
+
+def by_class(student: str, said: Tensor, labels: BatchLabels) -> Tensor:
+    """Cross-entropy of one class a sample."""
+    return F.cross_entropy(said, one_tensor(labels), ignore_index=-1)
 
 
 def floor_of(students: Mapping[str, nn.Module], data: Data, settings: Settings, choices: Mapping[str, Execution],
            world: World, *, recorded: bool) -> Step:
     """The floor of a recipe's students: a step on its first batch."""
     (batch,) = data.train.batches([torch.arange(settings.batch_size)], draw=0)
-    labels = data.train.labels[: settings.batch_size].to(world.device)
-    step = partial(floor_step(students, settings, choices, world, recorded=recorded), laid_out(batch.inputs), labels)
+    task, told = task_of(data), on_device(batch, world.device).labels
+    labels = data.train.labels[: settings.batch_size].to(world.device) if task.classifies else told
+    step = partial(floor_step(students, settings, choices, world, recorded=recorded, loss_of=by_task(task)),
+                   laid_out(batch.inputs), labels)
     return warm_graph(step) if recorded else step
 
 
 def laid_out(inputs: object) -> dict[bool, Tensor]:
     """The images channels first (False) and channels last (True)."""
     assert isinstance(inputs, Tensor), "one view was asked for"
+    if inputs.dim() != 4:
+        return {False: inputs, True: inputs}
     return {last: inputs.contiguous(memory_format=torch.channels_last) if last else inputs for last in (False, True)}
 
 
 def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: Mapping[str, Execution], world: World,
-               gently: float = 1.0, *, recorded: bool = False) -> Callable[[Mapping[bool, Tensor], Tensor], Tensor]:
+               gently: float = 1.0, *, recorded: bool = False,
+               loss_of: FromLabels = by_class) -> Callable[[Mapping[bool, Tensor], BatchLabels], Tensor]:
     """(images in both layouts, labels) -> the loss of a step that trains each student, alone, on labels."""
     networks = {node: deepcopy(model).to(world.device).train() for node, model in students.items()}
     for node, network in networks.items():
@@ -52,7 +78,7 @@ def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: M
     if recorded:
         make_capturable(optimizers.values(), world.device)
 
-    def step(inputs: Mapping[bool, Tensor], labels: Tensor) -> Tensor:
+    def step(inputs: Mapping[bool, Tensor], labels: BatchLabels) -> Tensor:
         losses, lanes = dict[str, Tensor](), NetworkStreams(ready) if recorded else None
         works = {node: partial(learn, node, inputs, labels) for node in ready}
         for node, work in (lanes.branch(works) if lanes else works).items():
@@ -61,10 +87,10 @@ def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: M
             lanes.join()
         return torch.stack(list(losses.values())).sum()
 
-    def learn(node: str, inputs: Mapping[bool, Tensor], labels: Tensor) -> Tensor:
+    def learn(node: str, inputs: Mapping[bool, Tensor], labels: BatchLabels) -> Tensor:
         logits = run_network(ready[node], choices[node], inputs[choices[node].channels_last], [""])[""]
         optimizers[node].zero_grad(set_to_none=True)
-        loss = F.cross_entropy(logits, labels, ignore_index=-1)
+        loss = loss_of(node, logits, labels)
         loss.backward()
         optimizers[node].step()
         return loss.detach()

@@ -1,7 +1,7 @@
 """A recipe on the bench: its networks and images, what the machine is, and the table of all rows."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from tutelage.engine.autotune import Tuned, memory_folder, records, tune
 from tutelage.engine.precision import default_executions
 from tutelage.engine.settings import Settings
 from tutelage.errors import DataError, ModelError, UsageError, unknown
-from tutelage.graph.nodes import Frozen
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.recipes.job import Job
@@ -27,7 +27,6 @@ from tutelage.system.distributed import World
 from tutelage.system.machine import describe_machine, keep_memory, peak_memory
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.named import data_for, task_named
-from tutelage.tasks.task import for_classes_alone
 
 BATCHES = 4
 """How many batches of images the steps go round; a recipe's epoch has more, and each of them costs the same."""
@@ -36,6 +35,9 @@ STEPS = {"cpu": 10_000, "cuda": 200_000}
 GROUPS = ("losses", "augmentation", "overhead", "same", "dual", "single", "students")
 """Of rows; those after "overhead" need the recipe's images and networks."""
 
+OF_CLASSES = frozenset({"same", "single", "students"})
+"""Those that compare with loops by hand, which are written for samples of one class each."""
+
 
 def bench_recipe(recipe: Recipe, world: World, rounds: int, only: Sequence[str] | None = None, *,
                  where: object = "recipe", tell: Callable[[str], None] = print) -> dict[str, object]:
@@ -43,10 +45,12 @@ def bench_recipe(recipe: Recipe, world: World, rounds: int, only: Sequence[str] 
     for group in only or ():
         if group not in GROUPS:
             raise unknown("group of rows", group, GROUPS, where="--only")
-    groups = [group for group in GROUPS if not only or group in only]
+    classes = recipe.data.work == CLASSIFICATION.name
+    groups = [group for group in GROUPS if (group in only if only else classes or group not in OF_CLASSES)]
     kept = world.device.type == "cpu" and keep_memory()
     job, notes, tuned = None, list[str](), None
     if set(GROUPS[3:]) & set(groups):
+        _require_classes(recipe, set(groups), where)
         job, notes = _job(recipe, world, where)
         began = time.perf_counter()
         tuned = _tuned(job, world)
@@ -85,19 +89,28 @@ def _rows(groups: Sequence[str], job: Job | None, tuned: Tuned | None, world: Wo
     if "same" in groups:
         yield from benchmarking.sameness_rows(*work)
     if "dual" in groups:
-        yield from benchmarking.dual_rows(*work, rounds)
+        classes = job.recipe.data.work == CLASSIFICATION.name
+        yield from (benchmarking.dual_rows if classes else benchmarking.floor_rows)(*work, rounds)
     if "single" in groups:
         yield from benchmarking.single_rows(*work, rounds)
     if "students" in groups:
         yield from benchmarking.student_rows(*work, rounds)
 
 
+def _require_classes(recipe: Recipe, groups: Set[str], where: object) -> None:
+    """Refuse the rows that are of classes alone: naive loops are written for those."""
+    others = groups & OF_CLASSES
+    if recipe.data.work != CLASSIFICATION.name and others:
+        raise UsageError(f"the group of rows {', '.join(sorted(others))} is for classification alone", where=where,
+                         found=f"task {task_named(recipe.data.work).name}",
+                         fix="--only dual: our step beside the floor of its students")
+
+
 def _job(recipe: Recipe, world: World, where: object) -> tuple[Job, list[str]]:
     """The recipe made real, with few images; images and weights that are not here are replaced, and that is said."""
-    if recipe.data.work != CLASSIFICATION.name:
-        raise for_classes_alone("the bench of a recipe", task_named(recipe.data.work), str(where))
     graph, notes = graph_of(recipe, where), []
-    if len(graph.named(Frozen)) != 1 or not is_plain(graph):
+    of_classes = recipe.data.work == CLASSIFICATION.name
+    if len(graph.named(Frozen)) != 1 or not (is_plain(graph) if of_classes else graph.named(Trained)):
         raise UsageError("the bench compares recipes with one frozen teacher", where=where,
                          found=f"{len(graph.named(Frozen))} frozen networks in\n{graph}",
                          expected="one frozen network, trained ones, and losses between their logits",

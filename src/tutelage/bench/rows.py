@@ -127,6 +127,22 @@ def dual_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, setting
     yield more("naive / floor (what there is to win)", below=["floor"], reach=2.6)
 
 
+def floor_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
+               world: World, rounds: int) -> Iterator[Row]:
+    """The whole training step of a recipe of any task, with one frozen teacher, against the floor."""
+    floor = floor_of({node: models[node] for node in graph.named(Trained)}, data, settings, tuned.choices, world,
+                     recorded=tuned.recorded)
+    made, kept = dict[str, Step](), ""
+    for way in ("online", "cached"):
+        made[way], note = _ours(graph, models, data, settings, tuned.choices, world, cached=way == "cached",
+                                tuned=tuned)
+        kept = kept or note
+    seconds = ratios({"floor": floor} | made, rounds, world.device)
+    limits = (1.02, 1.28) if world.device.type == "cpu" else (1.05, 1.20)
+    yield compare_runs("whole step, cached teacher / floor", seconds, "cached", ["floor"], limits[0], note=kept)
+    yield compare_runs("whole step, online teacher / floor", seconds, "online", ["floor"], limits[1])
+
+
 def single_rows(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: Settings, tuned: Tuned,
                 world: World, rounds: int) -> Iterator[Row]:
     """Plain distillation of one teacher into one student, the work that other tools do too, against a naive loop.

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tutelage.data.load import load_data
+from tutelage.data.shapes import write_shapes
 from tutelage.data.shapes_boxes import write_shapes_boxes
-from tutelage.errors import UserError
+from tutelage.errors import UsageError, UserError
 from tutelage.recipes.folder_check import check_any_folder, task_of_folder
 from tutelage.recipes.init import write_recipes
 from tutelage.recipes.init_boxes import picture_that_fits
@@ -74,3 +75,19 @@ def test_check_data_and_the_task_are_those_of_boxes(photos, tmp_path):
     again = check_any_folder(tmp_path / "students.toml")
     assert again.counts == {"train": 24, "validation": 6}
     assert "64 x 64" in str(again)
+
+
+def test_a_folder_with_masks_and_boxes_is_what_it_is_said_to_be(tmp_path):
+    write_shapes(tmp_path / "both", [0, 1, 2], {"train": 4})
+    for part in ("images", "masks"):
+        (tmp_path / "both" / "train" / part).rename(tmp_path / "both" / part)
+    (tmp_path / "both" / "boxes.json").write_text(json.dumps({"class": "thing", "boxes": {
+        str(row): [[4, 4, 24, 28]] for row in range(4)}}))
+    (tmp_path / "both" / "splits.json").write_text(json.dumps({"train": ["0", "1", "2"], "val": ["3"]}))
+    assert task_of_folder(tmp_path / "both") == "segmentation"
+    write_recipes(tmp_path / "both", None, [], tmp_path / "to", reachable=lambda: False, told="detection")
+    assert read_recipe(tmp_path / "to" / "students.toml").data.work == "detection"
+    assert "with boxes" in check_any_folder(tmp_path / "both", told="detection").text()
+    with pytest.raises(UsageError, match="unknown task 'detecton'") as refused:
+        task_of_folder(tmp_path / "both", "detecton")
+    assert "detection" in str(refused.value)

@@ -15,6 +15,8 @@ from tutelage.system.text import table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+TaskOfFiles = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What the files are for, where they do "
+                                                "not say it: classification, segmentation, detection or series.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
 Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
 RECIPE = "A TOML recipe, or the name of one that comes along: `tutelage recipes`."
@@ -321,14 +323,14 @@ def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", h
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,
-               as_json: Json = False, debug: Debug = False) -> None:
+               task: TaskOfFiles = None, as_json: Json = False, debug: Debug = False) -> None:
     """Open every image or series and say what is wrong, kind by kind; exit code 3 if a run would stop at it.
 
     tutelage check-data my-photos
     """
     from tutelage.recipes.folder_check import check_any_folder
 
-    report = check_any_folder(folder, value_range)
+    report = check_any_folder(folder, value_range, task)
     say(report.as_json() if as_json else report.text(every=every))
     if report.errors:
         raise typer.Exit(3)
@@ -354,7 +356,7 @@ def init(context: typer.Context,
          teacher: Annotated[str | None, typer.Option(help="The teacher's network, if you want another.")] = None,
          students: Annotated[list[str] | None, typer.Option(help="Two or more networks, one after another.")] = None,
          to: Annotated[Path, typer.Option(help="Where to write the recipes.")] = Path(),
-         debug: Debug = False) -> None:
+         task: TaskOfFiles = None, debug: Debug = False) -> None:
     """Look at your data and write two recipes, teacher.toml and students.toml, with defaults that fit them.
 
     A folder of classes, of images with masks or boxes, or series: what lies there says the task.
@@ -363,4 +365,4 @@ def init(context: typer.Context,
     """
     from tutelage.recipes.init import write_recipes
 
-    say(write_recipes(folder, teacher, [*(students or []), *context.args], to))
+    say(write_recipes(folder, teacher, [*(students or []), *context.args], to, told=task))

@@ -13,16 +13,23 @@ from tutelage.data.load import root_of
 from tutelage.data.mask_folder import holds_masks
 from tutelage.data.mask_report import MaskReport, check_mask_folder
 from tutelage.data.settings import OF_BOXES, DataSettings
-from tutelage.errors import DataError, UsageError
+from tutelage.errors import DataError, UsageError, unknown
 from tutelage.recipes.recipe import read_recipe
 
+TASKS_OF_FILES = ("classification", "segmentation", "detection", "series")
+"""What a folder or file may be for."""
 
-def task_of_folder(place: Path) -> str:
-    """The name of the task that a folder or file is for, by what lies there.
+
+def task_of_folder(place: Path, told: str | None = None) -> str:
+    """The name of the task that a folder or file is for: what one is `told`, or by what lies there.
 
     A table beside the folders of images, such as `labels.csv`, makes them no series; a folder with masks and boxes is
     one of masks.
     """
+    if told is not None:
+        if told not in TASKS_OF_FILES:
+            raise unknown("task", told, TASKS_OF_FILES, where="--task")
+        return told
     try:
         if place.is_dir() and holds_masks(place):
             return "segmentation"
@@ -35,7 +42,7 @@ def task_of_folder(place: Path) -> str:
     return "classification"
 
 
-def check_any_folder(place: Path, value_range: Range | None = None) -> (
+def check_any_folder(place: Path, value_range: Range | None = None, told: str | None = None) -> (
         Report | MaskReport | BoxReport | SeriesReport):
     """Check a folder, or the one of a recipe by the recipe's keys; with masks if it holds `images` and `masks`.
 
@@ -51,7 +58,7 @@ def check_any_folder(place: Path, value_range: Range | None = None) -> (
         root = root_of(settings)
         settings = settings if value_range is None else replace(settings, value_range=value_range)
     else:
-        task = task_of_folder(place)
+        task = task_of_folder(place, told)
         if task == "series":
             return check_series(place)
         root = place

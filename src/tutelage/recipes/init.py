@@ -68,16 +68,17 @@ class TrainingPlan:
 
 
 def write_recipes(given: Path, teacher: str | None, students: Sequence[str], to: Path, *,
-                  reachable: Callable[[], bool] | None = None) -> str:
+                  reachable: Callable[[], bool] | None = None, told: str | None = None) -> str:
     """Write `to`/teacher.toml and `to`/students.toml for what lies in `given`; what was found and what to run next.
 
-    Without names, teacher and students are networks that fit the task. `reachable` says whether pretrained weights can
-    be downloaded; by default their server is asked, for seconds only.
+    The task is the one `told`, or what lies there says it. Without names, teacher and students are networks that fit
+    the task. `reachable` says whether pretrained weights can be downloaded; by default their server is asked, for
+    seconds only.
     """
     if len(students) == 1:
         raise UsageError("two students or more are needed", where="--students", found=", ".join(students),
                          fix="name them one after another: --students NETWORK NETWORK")
-    task = task_of_folder(given)
+    task = task_of_folder(given, told)
     for arch, option in [*([(teacher, "--teacher")] if teacher else []), *((arch, "--students") for arch in students)]:
         find(Architecture(arch), 3)
         require_fitting_network(arch, task, option)

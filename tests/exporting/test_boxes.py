@@ -33,7 +33,7 @@ from tutelage.exporting.verify_boxes import held_against, tried
 from tutelage.models.architecture import Architecture
 from tutelage.models.build import build
 from tutelage.models.dense_boxes import ABSENT, grid_places
-from tutelage.models.dense_boxes import pack as pack_boxes
+from tutelage.models.dense_boxes import pack_places as pack_boxes
 from tutelage.tasks.detection.predicted import detections_of
 from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
 from tutelage.tasks.named import data_for

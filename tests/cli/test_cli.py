@@ -272,7 +272,8 @@ def test_methods_and_graph_are_there_for_people_and_programs(tutelage):
     assert tutelage("methods", "--names")[1].split() == [
         "abkd", "akd", "alm", "channel_wise", "class_aware", "class_incremental", "cooperative", "distill",
         "dual_student", "dynamic_rectification", "feature_only", "learning_styles", "mean_teacher", "mutual",
-        "peer_cohort", "peeraid", "pesf", "pld", "scratch", "self_distill", "snapshot_teacher", "stochastic_teacher", "switokd", "wavelet"]
+        "peer_cohort", "peeraid", "pesf", "pld", "scratch", "self_distill", "snapshot_teacher",
+        "stochastic_teacher", "switokd", "wavelet"]
     assert "arXiv:2511.18826" in json.loads(tutelage("methods", "--json")[1])["dual_student"]
     code, out, _ = tutelage("graph", "recipe.toml", "--set", "method.peers=none", "--json")
     assert code == 0

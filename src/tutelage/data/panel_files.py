@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.data.decoding import printable
-from tutelage.errors import DataError, MissingDependencyError, SecurityError, unknown
+from tutelage.errors import DataError, SecurityError, UsageError, unknown
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 LARGEST_TABLE = 2**31
@@ -108,7 +108,7 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
     try:
         import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
-        raise MissingDependencyError("parquet files need pyarrow", where=path, fix="pip install pyarrow, or give a CSV file"
+        raise UsageError("parquet files need pyarrow", where=path, fix="pip install pyarrow, or give CSV"
                                      ) from None
     try:
         return parquet.read_table(path).to_pydict()

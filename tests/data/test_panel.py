@@ -138,7 +138,7 @@ def swapped(lines):
     (lambda lines: [*lines[:6], "yesterday" + lines[6][10:], *lines[7:]], "not a time", "line 8"),
     (lambda lines: [*lines[:6], lines[6] + ",1", *lines[7:]], "another length", "line 8"),
     (lambda lines: lines[:DAYS] + lines[DAYS:DAYS + 3], "longer than the series", "series b"),
-    (lambda lines: [line for line in lines if ",b," not in line or "-02-" in line and line[8:10] > "05"],
+    (lambda lines: [line for line in lines if ",b," not in line or ("-02-" in line and line[8:10] > "05")],
      "without a step to train on", "b"), (lambda lines: [], "without a row", "panel.csv")])
 def test_what_cannot_be_a_panel_is_refused_with_its_place(tmp_path, spoil, what, where):
     lines = spoil(rows_of())
@@ -178,7 +178,7 @@ def test_what_panels_alone_have_is_refused_elsewhere():
 def test_parquet_is_read_or_the_way_to_it_is_told(tmp_path):
     path = tmp_path / "panel.parquet"
     path.write_bytes(b"PAR1")
-    with pytest.raises((UsageError, DataError), match="pyarrow|not a parquet file"):
+    with pytest.raises((UsageError, DataError), match=r"pyarrow|not a parquet file"):
         load_data(settings(path))
     with pytest.raises(DataError, match="no such file"):
         load_data(settings(tmp_path / "none.csv"))

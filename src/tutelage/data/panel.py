@@ -137,8 +137,8 @@ def panel_data(settings: DataSettings, panel: Panel, *, device: torch.device = C
     with np.errstate(invalid="ignore"):
         scaled = np.nan_to_num((panel.values - mean[..., None]) / std[..., None]).astype(np.float32)
     values = torch.from_numpy(scaled)
-    numbers = [torch.tensor([panel.columns.index(name) for name in those], device=device)
-               for those in (panel.inputs, panel.targets)]
+    inputs, targets = (torch.tensor([panel.columns.index(name) for name in those], device=device)
+                       for those in (panel.inputs, panel.targets))
     sources, splits = {}, {}
     for split, period in periods.items():
         rows = windows_in(panel, settings, period)
@@ -152,7 +152,7 @@ def panel_data(settings: DataSettings, panel: Panel, *, device: torch.device = C
             raise DataError(f"no window for {split}", where="[data] window, horizon, gap",
                             found=f"{len(period)} of {len(panel.times)} steps", fix="shorten them, or add data")
         # Nothing that comes later than its own period lies with a split.
-        sources[split] = PanelSource(ids, values[..., :period.stop].contiguous().to(device), rows, *numbers,
+        sources[split] = PanelSource(ids, values[..., :period.stop].contiguous().to(device), rows, inputs, targets,
                                      settings.window, settings.horizon)
         splits[split] = SplitRows(ids, torch.zeros_like(ids))
     classes = tuple(f"{target} +{step}" for target in panel.targets for step in range(1, settings.horizon + 1))
@@ -170,8 +170,8 @@ def _check_lengths(panel: Panel, settings: DataSettings) -> None:
     short = int(lengths.argmin())
     if lengths[short] < settings.window + settings.horizon:
         raise DataError("a window that is longer than the series", where=f"series {printable(panel.names[short])}",
-                        found=f"{int(lengths[short])} steps", expected=f"{settings.window} + {settings.horizon} or more: "
-                        "[data] window + horizon", fix="shorten them, or leave the series out")
+                        found=f"{int(lengths[short])} steps", expected=f"window + horizon = {settings.window} "
+                        f"+ {settings.horizon} or more", fix="shorten them, or leave the series out")
 
 
 def periods_of(panel: Panel, settings: DataSettings) -> dict[str, range]:
@@ -206,10 +206,10 @@ def windows_in(panel: Panel, settings: DataSettings, period: range) -> Tensor:
     there = ~np.isnan(panel.values).any(1)
     length = settings.window + settings.horizon
     whole = np.lib.stride_tricks.sliding_window_view(there, length, axis=1).all(2)
-    begin = np.arange(whole.shape[1])
+    begin = np.arange(whole.shape[-1])
     first, last = begin + settings.window, begin + length - 1
     found = np.argwhere(whole & (first >= period.start) & (last < period.stop))
-    return torch.from_numpy(found + [0, settings.window - 1]).long()
+    return torch.from_numpy(found + np.array([0, settings.window - 1])).long()
 
 
 def scaling_of_panel(panel: Panel, last: int) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +236,7 @@ def _series_of(table: Table, settings: DataSettings) -> tuple[tuple[str, ...], n
 
 def _calendar(table: Table, times: np.ndarray, names: Sequence[str], whose: np.ndarray) -> np.ndarray:
     """The place of each row in the calendar of all series; times rise in each series, and none is left out."""
-    calendar, place = np.unique(times, return_inverse=True)
+    place = np.unique(times, return_inverse=True)[1]
     for number, name in enumerate(names):
         rows = (whose == number).nonzero()[0]
         steps = np.diff(place[rows])

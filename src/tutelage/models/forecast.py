@@ -17,8 +17,8 @@ def forecast_gru(num_classes: int, channels: int = 1, *, width: int = 32, depth:
                  dropout: float = 0.0) -> nn.Module:
     """Gated recurrent units: 3 thousand weights for one channel and the defaults.
 
-    Each of `depth` layers reads the window with `width` units; what the last knows at the end tells all steps. `dropout`
-    is the share of features left out before that.
+    Each of `depth` layers reads the window with `width` units; what the last knows at the end tells all steps.
+    `dropout` is the share of features left out before that.
     """
     _require(depth >= 1, "depth", depth, "1 or more layers")
     _require(width >= 1, "width", width, "1 or more")

@@ -35,7 +35,8 @@ def small():
 def test_there_are_both_tasks_and_the_methods_that_are_for_them():
     assert (TASKS["forecast"], TASKS["regression"]) == (FORECAST, REGRESSION)
     names = set(method_names(FORECAST))
-    assert {"distill", "dckd", "dual_student", "mutual", "peer_cohort", "scratch"} <= names == set(method_names(REGRESSION))
+    assert {"distill", "dckd", "dual_student", "mutual", "peer_cohort", "scratch"} <= names
+    assert names == set(method_names(REGRESSION))
     assert not names & {"abkd", "pld", "akd", "channel_wise", "class_aware", "switokd"}
     assert "dckd" not in method_names(CLASSIFICATION)
 
@@ -52,12 +53,12 @@ def test_dckd_adds_its_terms_with_the_weights_of_its_preset():
                              ({"distance": 0.0, "soft": 2.0}, (1, 2, 0.5))):
         graph = dckd("t", "s", task=FORECAST, **options)
         assert [edge.weight for edge in graph.edges] == [*weights]
-        found = losses(graph, values, {"target": target})
+        found = [*losses(graph, values, {"target": target}).values()]
         student, teacher = gaussians_of(values["s"], 2), gaussians_of(values["t"], 2)
-        assert [*found.values()][0] == pytest.approx(gaussian_nll(student, target).mean())
-        assert [*found.values()][1] == pytest.approx(weights[1] * gaussian_kl(student, teacher).mean())
+        assert found[0] == pytest.approx(gaussian_nll(student, target).mean())
+        assert found[1] == pytest.approx(weights[1] * gaussian_kl(student, teacher).mean())
         if len(weights) == 4:
-            assert [*found.values()][2] == pytest.approx(weights[2] * relation_distance(student, teacher).mean())
+            assert found[2] == pytest.approx(weights[2] * relation_distance(student, teacher).mean())
     with pytest.raises(UsageError, match="give Gaussians"):
         dckd("t", "s", task=CLASSIFICATION)
     with pytest.raises(UsageError, match="preset"):

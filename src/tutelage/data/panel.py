@@ -18,7 +18,7 @@ from torch import Tensor
 from tutelage.data.assemble import SplitRows
 from tutelage.data.decoding import printable
 from tutelage.data.memory import moved_to
-from tutelage.data.panel_files import Table, read_table
+from tutelage.data.panel_files import ReadTable, read_table
 from tutelage.data.settings import DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE
@@ -224,7 +224,7 @@ def scaling_of_panel(panel: Panel, last: int) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(std > 1e-12 * np.maximum(np.abs(mean), 1e-300), std, 1.0)
 
 
-def _series_of(table: Table, settings: DataSettings) -> tuple[tuple[str, ...], np.ndarray]:
+def _series_of(table: ReadTable, settings: DataSettings) -> tuple[tuple[str, ...], np.ndarray]:
     """The names of the series, and which each row is of."""
     if settings.series is None:
         return ("all",), np.zeros(table.rows, dtype=int)
@@ -234,7 +234,7 @@ def _series_of(table: Table, settings: DataSettings) -> tuple[tuple[str, ...], n
     return names, np.array([numbers[name] for name in whose])
 
 
-def _calendar(table: Table, times: np.ndarray, names: Sequence[str], whose: np.ndarray) -> np.ndarray:
+def _calendar(table: ReadTable, times: np.ndarray, names: Sequence[str], whose: np.ndarray) -> np.ndarray:
     """The place of each row in the calendar of all series; times rise in each series, and none is left out."""
     place = np.unique(times, return_inverse=True)[1]
     for number, name in enumerate(names):
@@ -255,7 +255,7 @@ def _calendar(table: Table, times: np.ndarray, names: Sequence[str], whose: np.n
     return place
 
 
-def _logarithm(table: Table, name: str, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _logarithm(table: ReadTable, name: str, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if (values <= -1).any():
         row = int((values <= -1).argmax())
         raise DataError("a number that has no log(1 + x)", where=f"{table.where(row)}, column {printable(name)}",
@@ -264,7 +264,7 @@ def _logarithm(table: Table, name: str, values: np.ndarray) -> tuple[np.ndarray,
     return np.log1p(values), [f"{zeros} values of {printable(name)} are 0: log(1 + 0) = 0"] if zeros else []
 
 
-def _splits_told(table: Table, place: np.ndarray, count: int) -> np.ndarray | None:
+def _splits_told(table: ReadTable, place: np.ndarray, count: int) -> np.ndarray | None:
     """The split of each step of the calendar, where the table has a column for it; they follow each other."""
     if "split" not in table.columns:
         return None

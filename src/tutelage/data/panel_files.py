@@ -20,7 +20,7 @@ LARGEST_TABLE = 2**31
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class ReadTable:
     """A file as columns of text or numbers [rows]; `line` says where a row stands, for a person."""
 
     path: Path
@@ -67,7 +67,7 @@ class Table:
         return made
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> ReadTable:
     """A CSV or parquet file; parquet needs pyarrow."""
     if not path.is_file():
         raise DataError("no such file", where=path, fix="mend [data] root")
@@ -81,7 +81,7 @@ def read_table(path: Path) -> Table:
     if not rows:
         raise DataError("a table without a row", where=path)
     with path.open("rb") as file:
-        return Table(path, columns, rows, hashlib.file_digest(file, "sha256").hexdigest())
+        return ReadTable(path, columns, rows, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _csv(path: Path) -> dict[str, list[str]]:

@@ -49,6 +49,6 @@ def test_r2_of_the_mean_is_nothing_and_of_the_truth_is_one():
 def test_nll_is_that_of_scipy_and_the_same_forecasts_agree():
     target = torch.tensor([1.0, 1.0, 1.0])
     wanted = -stats.norm.logpdf(1.0, STUDENTS[:, 0].numpy(), STUDENTS[:, 1].numpy()).mean()
-    assert metrics.nll(STUDENTS, target) == pytest.approx(wanted)
+    assert metrics.gaussian_nll_of(STUDENTS, target) == pytest.approx(wanted)
     assert metrics.affinity(STUDENTS, STUDENTS) == pytest.approx(1)
     assert metrics.affinity(STUDENTS, STUDENTS + 1) < 1

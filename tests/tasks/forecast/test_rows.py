@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tutelage.errors import ModelError
-from tutelage.tasks.forecast.rows import LEAST, gaussians_of, mixture, sharpness, steps, target_of
+from tutelage.tasks.forecast.rows import LEAST, forecast_mixture, gaussians_of, sharpness, steps, target_of
 
 TARGET = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 
@@ -46,17 +46,17 @@ def test_a_mixture_has_the_mean_and_variance_of_draws_from_it():
     parts = [torch.randn(4, 3, 2) for _ in range(3)]
     known = [gaussians_of(part, 3) for part in parts]
     draws = torch.cat([mean + spread * torch.randn(200_000, 4, 3) for mean, spread in (p.unbind(-1) for p in known)])
-    found = gaussians_of(mixture(*parts), 3)
+    found = gaussians_of(forecast_mixture(*parts), 3)
     assert torch.allclose(found[..., 0], draws.mean(0), atol=0.02)
     assert torch.allclose(found[..., 1], draws.std(0), atol=0.02)
 
 
 def test_a_mixture_of_one_is_what_it_says_and_of_means_their_mean():
     part = torch.tensor([[[0.3, -9.0], [2.0, 30.0]]]).double()
-    assert torch.allclose(mixture(part, part), part, atol=1e-5)
-    assert mixture(torch.tensor([[1.0]]), torch.tensor([[4.0]])).tolist() == [[2.5]]
+    assert torch.allclose(forecast_mixture(part, part), part, atol=1e-5)
+    assert forecast_mixture(torch.tensor([[1.0]]), torch.tensor([[4.0]])).tolist() == [[2.5]]
     with pytest.raises(ModelError, match="not forecasts of the same steps"):
-        mixture(torch.zeros(1, 2, 2), torch.zeros(1, 3, 2))
+        forecast_mixture(torch.zeros(1, 2, 2), torch.zeros(1, 3, 2))
 
 
 def test_who_spreads_less_is_surer_and_a_warm_look_is_less_sure():

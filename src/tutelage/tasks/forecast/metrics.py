@@ -44,7 +44,7 @@ def gaussian_crps(forecast: Tensor, target: Tensor) -> Tensor:
     return spread * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
 
 
-def nll(forecast: Tensor, target: Tensor) -> float:
+def gaussian_nll_of(forecast: Tensor, target: Tensor) -> float:
     """Mean of -log N(target; mean, sigma), in nats."""
     mean, spread = forecast.double().unbind(-1)
     z = (target.double() - mean) / spread

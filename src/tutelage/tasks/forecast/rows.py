@@ -73,12 +73,13 @@ def gaussians_of(value: Tensor, steps: int, end: str = "") -> Tensor:
     return torch.stack([value[..., 0], F.softplus(value[..., 1]) + LEAST], -1)
 
 
-def mixture(*values: Tensor) -> Tensor:
+def forecast_mixture(*values: Tensor) -> Tensor:
     """The mean and variance of a mixture of what several networks say, each alike, in the form of a network.
 
     Its variance is the mean of theirs and the variance of their means. Means alone, [B, K] of each, give their mean.
 
-    >>> mean, raw = mixture(torch.tensor([[[1.0, OF_ONE]]]), torch.tensor([[[-1.0, OF_ONE]]])).flatten().tolist()
+    >>> up, down = torch.tensor([[[1.0, OF_ONE]]]), torch.tensor([[[-1.0, OF_ONE]]])
+    >>> mean, raw = forecast_mixture(up, down).flatten().tolist()
     >>> mean, round(float(F.softplus(torch.tensor(raw)) + LEAST) ** 2, 4)
     (0.0, 2.0)
     """

@@ -17,7 +17,7 @@ from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError
 from tutelage.graph.gaussians import gaussian_kl, gaussian_nll
 from tutelage.tasks.forecast import metrics
-from tutelage.tasks.forecast.rows import gaussians_of, mixture, sharpness, steps, target_of
+from tutelage.tasks.forecast.rows import forecast_mixture, gaussians_of, sharpness, steps, target_of
 from tutelage.tasks.task import Evidence, Judge, Score, Task, Term
 from tutelage.types import BatchLabels
 
@@ -79,8 +79,8 @@ def _summary(keys: tuple[str, ...], evidence: Evidence) -> dict[str, Any]:
     naive_mae = metrics.mae(naive, target)
     found = {"mae": metrics.mae(mean, target), "naive_mae": naive_mae, "rmse": metrics.rmse(mean, target),
              "naive_rmse": metrics.rmse(naive, target), "naive_crps": naive_mae,
-             "crps": metrics.gaussian_crps(forecast, target).mean().item(), "nll": metrics.nll(forecast, target),
-             "coverage": share, "coverage_miss": abs(share - 0.9), "r2": metrics.r2(mean, target),
+             "crps": metrics.gaussian_crps(forecast, target).mean().item(),
+             "nll": metrics.gaussian_nll_of(forecast, target), "coverage": share, "coverage_miss": abs(share - 0.9), "r2": metrics.r2(mean, target),
              "direction": metrics.direction(mean, target, naive),
              "naive_direction": metrics.commoner_direction(target, naive)}
     by_step = (mean - target).abs().double().mean(0).tolist()
@@ -99,7 +99,7 @@ FORECAST_SCORES = (MAE, NAIVE_MAE, *SPREAD, *DIRECTION)
 REGRESSION_SCORES = (MAE, NAIVE_MAE, *SPREAD[:-1], replace(SPREAD[-1], each_epoch=True, main=True))
 FORECAST = Task("forecast", FORECAST_SCORES, check_targets, lambda data: judge_of_steps(data.classes, FORECAST_SCORES),
                 learn=(Term(gaussian_nll, label="target", rows=steps, soft=True),),
-                imitate=(Term(gaussian_kl, rows=steps, soft=True),), mean=mixture, rows=(steps,),
+                imitate=(Term(gaussian_kl, rows=steps, soft=True),), mean=forecast_mixture, rows=(steps,),
                 certainty=sharpness, exclusive=False, logits=False)
 REGRESSION = replace(FORECAST, name="regression", scores=REGRESSION_SCORES,
                      judge=lambda data: judge_of_steps(data.classes, REGRESSION_SCORES))

@@ -80,7 +80,8 @@ def _summary(keys: tuple[str, ...], evidence: Evidence) -> dict[str, Any]:
     found = {"mae": metrics.mae(mean, target), "naive_mae": naive_mae, "rmse": metrics.rmse(mean, target),
              "naive_rmse": metrics.rmse(naive, target), "naive_crps": naive_mae,
              "crps": metrics.gaussian_crps(forecast, target).mean().item(),
-             "nll": metrics.gaussian_nll_of(forecast, target), "coverage": share, "coverage_miss": abs(share - 0.9), "r2": metrics.r2(mean, target),
+             "nll": metrics.gaussian_nll_of(forecast, target), "coverage": share,
+             "coverage_miss": abs(share - 0.9), "r2": metrics.r2(mean, target),
              "direction": metrics.direction(mean, target, naive),
              "naive_direction": metrics.commoner_direction(target, naive)}
     by_step = (mean - target).abs().double().mean(0).tolist()

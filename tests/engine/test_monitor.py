@@ -10,12 +10,14 @@ from every import every
 from toys import SGD, models, run
 from tutelage import Computed, Edge, Ema, Frozen, Graph, Trained
 from tutelage.engine.loop import mean_losses, steps_of
-from tutelage.engine.monitor import Guard, Means, look
+from tutelage.engine.monitor import Guard, Means, look, warn_outweighed
 from tutelage.engine.optimizers import guarded_step
 from tutelage.engine.run import Run
 from tutelage.errors import NumericError
 from tutelage.graph.divergences import cross_entropy, kl, value
+from tutelage.methods.dckd import dckd
 from tutelage.system.files import fingerprint, pack, unpack
+from tutelage.tasks.forecast.task import FORECAST
 
 IDS = torch.tensor([70, 71, 72, 73])
 FINE = torch.ones(2)
@@ -288,3 +290,13 @@ def test_a_loss_of_one_number_a_row_is_watched_too():
     job = run(Graph(nodes, [Edge("labels", "bad", value)]), models(norm=False))
     with pytest.raises(NumericError, match="outputs of bad for samples"):
         next(steps_of(job))
+
+
+@pytest.mark.parametrize(("relation", "likelihood", "told"), [
+    (11.0, 1.0, True), (9.0, 1.0, False), (11.0, -1.0, True), (0.9, 0.0, False), (1.1, 0.0, True)])
+def test_a_relation_that_costs_ten_times_what_labels_do_is_told(caplog, relation, likelihood, told):
+    graph = dckd("t", "s", cosine=0, task=FORECAST)
+    names = [edge.name for edge in graph.edges]
+    warn_outweighed(graph, dict(zip(names, (likelihood, 99.0, relation), strict=True)))
+    assert bool(caplog.records) is told
+    assert not told or "relation_distance" in caplog.text

@@ -29,9 +29,10 @@ from tutelage.data.images import (
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
 from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.masks import PairsAt, load_masks
+from tutelage.data.panel import panel_data, read_panel
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
-from tutelage.data.settings import OF_BOXES, SERIES, DataSettings
+from tutelage.data.settings import OF_BOXES, PANELS, SERIES, DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
@@ -57,6 +58,8 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     """
     if settings.name in SERIES or settings.work == "series":
         return _series(settings, seed, device, quick)
+    if settings.name in PANELS or settings.work == "forecast":
+        return _panel(settings, device, quick)
     if settings.work == "segmentation" or settings.name == "shapes":
         root, workers = None if settings.name == "shapes" else root_of(settings), _workers_of(settings, device)
         return load_masks(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
@@ -189,6 +192,21 @@ def _series(settings: DataSettings, seed: int, device: torch.device, quick: bool
     splits["train"] = _chosen(splits["train"], settings, found.classes, found.labels, cut, quick)
     return series_data(settings, found, how, splits, rule=_rule(settings), seed=seed, device=device,
                        told=settings.every_class and not quick)
+
+
+def _panel(settings: DataSettings, device: torch.device, quick: bool) -> Data:
+    """Windows of a panel, scaled by the whole training period, whatever `limit` and `only` keep of them."""
+    if settings.name not in PANELS or settings.work not in ("forecast", "regression"):
+        raise UsageError("a task that these data are not for", where="[data] task", found=settings.work,
+                         expected=f"forecast with {' or '.join(PANELS)}, and these with no other")
+    panel = read_panel(settings, [] if quick or settings.name == "waves_forecast" else _series_roots(settings))
+    kept = None
+    if settings.only is not None or settings.limit is not None:
+        ids = panel_data(replace(settings, limit=None, only=None), panel).train.ids
+        chosen = _chosen(SplitRows(ids, torch.zeros_like(ids)), settings, (), torch.zeros(int(ids.max()) + 1).long(),
+                         Cut(settings.split_rule), quick)
+        kept = chosen.ids
+    return panel_data(settings, panel, device=device, most=QUICK_ROWS if quick else None, kept=kept)
 
 
 def folder_rows(settings: DataSettings, listing: folder.Listing,

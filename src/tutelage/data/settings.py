@@ -12,8 +12,9 @@ from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves",
-               "shapes_boxes"]
-OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series"}
+               "shapes_boxes", "panel", "waves_forecast"]
+OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series",
+            "panel": "forecast", "waves_forecast": "forecast"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OF_BOXES = ("detection", "anchor_detection")
 """Tasks whose labels are boxes."""
@@ -23,19 +24,23 @@ Augment = Literal["none", "crop", "crop-flip", "random-resized-crop", "randaugme
 By = Literal["subject"]
 BoxKind = Literal["coco", "voc", "yolo", "plain"]
 SERIES = ("series", "waves")
+PANELS = ("panel", "waves_forecast")
+OF_PANELS = ("series", "time", "targets", "inputs", "log", "window", "horizon", "gap", "fold")
+"""What panels alone have."""
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
              "value_range", "boxes", "objects", "regions")
-"""What series have none of."""
+"""What series and panels have none of."""
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """The [data] table of a recipe.
 
-    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves.
-    task: what a network is to say of a row: classification, segmentation, detection or series; default what the set is
-        for. A folder is one of classes, with "segmentation" one of images and masks, with "detection" one of images
-        and boxes.
+    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves; panel
+        or waves_forecast.
+    task: what a network is to say of a row: classification, segmentation, detection, series or forecast; default what
+        the set is for. A folder is one of classes, with "segmentation" one of images and masks, with "detection" one
+        of images and boxes.
     root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
         files NAME_TRAIN and NAME_TEST; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
@@ -85,6 +90,12 @@ class DataSettings:
     objects: the names of classes: boxes of others are left out, as if nobody had drawn them.
     regions: a JSON file in the folder with regions of each image, for a teacher of two stages (`box_regions`).
     test: "val": a folder's split `val` is its test split, and validation is cut from train.
+    series, time: of panels, the columns that say whose a row is (none: one series) and when it was ("time").
+    targets: of panels, the columns to forecast; inputs: those that are known, by default all of numbers.
+    log: columns of which log(1 + x) is taken, before anything else.
+    window, horizon: so many steps are known, and so many forecast.
+    gap: so many steps between two splits are nobody's targets.
+    fold: 0 tests on the last fifth of the steps; k ends all that k such periods earlier (walk-forward).
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
@@ -121,6 +132,15 @@ class DataSettings:
     boxes: BoxKind | None = None
     objects: tuple[str, ...] | None = None
     regions: str | None = None
+    series: str | None = None
+    time: str | None = None
+    targets: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | None = None
+    log: tuple[str, ...] | None = None
+    window: int = 20
+    horizon: int = 1
+    gap: int = 0
+    fold: int = 0
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -172,7 +192,8 @@ class DataSettings:
                   "validation": (self.validation, 0.001, 0.9), "mixup": (self.mixup, 0, 100),
                   "cutmix": (self.cutmix, 0, 100), "limit": (self.limit, 1, 2**62),
                   "workers": (None if self.workers == "auto" else self.workers, 0, 1024),
-                  "max_pixels": (self.max_pixels, 1, 2**40)}
+                  "max_pixels": (self.max_pixels, 1, 2**40), "window": (self.window, 1, 2**20),
+                  "horizon": (self.horizon, 1, 2**20), "gap": (self.gap, 0, 2**20), "fold": (self.fold, 0, 1000)}
         if self.labels is not None and self.name in ("folder", "imagenet100"):
             raise UsageError("the folders say what the labels are", where="[data] labels", found=self.labels,
                              fix="move the images, or leave it out")
@@ -184,16 +205,38 @@ class DataSettings:
 
     def _check_kind(self) -> None:
         """What goes with images, and what with series."""
-        policies = ("none", "jitter") if self.name in SERIES else get_args(Policy)
+        policies = (("none", "jitter") if self.name in SERIES else ("none",) if self.name in PANELS else
+                    get_args(Policy))
         if self.augment is not None and self.augment not in policies:
             raise unknown("augmentation", self.augment, policies, where="[data] augment")
         if self.by is not None and (self.by not in get_args(By) or self.name not in SERIES):
             raise UsageError("rows that cannot be held out so", where="[data] by", found=repr(self.by),
                              expected='"subject", for series alone')
         given = [key for key in OF_IMAGES if vars(self)[key] != type(self).__dataclass_fields__[key].default]
-        if self.name in SERIES and given:
+        if self.name in (*SERIES, *PANELS) and given:
             raise UsageError("what images alone have", where=f"[data] {given[0]}", found=vars(self)[given[0]],
                              fix="leave it out")
+        self._check_panel()
+
+    def _check_panel(self) -> None:
+        """What panels need, and what they alone have."""
+        given = [key for key in OF_PANELS if vars(self)[key] != type(self).__dataclass_fields__[key].default]
+        if self.name not in PANELS and given:
+            raise UsageError("what panels alone have", where=f"[data] {given[0]}", found=vars(self)[given[0]],
+                             expected='name = "panel"', fix="leave it out")
+        if self.name not in PANELS:
+            return
+        if self.balance != "none" or self.unlabelled:
+            key = "unlabelled" if self.unlabelled else "balance"
+            raise UsageError("what sets of classes alone have", where=f"[data] {key}", fix="leave it out")
+        if self.name == "panel" and not self.targets:
+            raise UsageError("a panel needs the columns to forecast", where="[data] targets",
+                             fix='targets = ["volume"]')
+        for key in ("targets", "inputs", "log"):
+            names = vars(self)[key] or ()
+            if len(set(names)) < len(names) or "" in names:
+                raise UsageError("columns that are not each named once", where=f"[data] {key}", found=list(names))
+
     def _check_masks(self) -> None:
         """Refuse keys of masks that cannot be meant."""
         key = "mask_values" if self.mask_values is not None else "ignore"

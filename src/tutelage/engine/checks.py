@@ -93,7 +93,7 @@ def check_networks(prepared: Prepared, data: Data, settings: Settings, world: Wo
             kind = prepared.graph.nodes[node]
             known = isinstance(kind, Frozen) and skilled and kind.before is None and not kind.early
             _check_form(findings, node, prepared.networks[node], shown, taps, trained=isinstance(kind, Trained),
-                        known=known, more=partial(_images, data, world, TOGETHER))
+                        logits_wanted=task_of(data).logits, known=known, more=partial(_images, data, world, TOGETHER))
             if known and "" in taps:
                 check = _check_skill if task_of(data).classifies else _check_by_judge
                 check(findings, node, prepared, data, world)
@@ -151,7 +151,7 @@ def _plain_arithmetic() -> Iterator[None]:
 
 
 def _check_form(findings: Findings, node: str, network: nn.Module, images: View, taps: set[str], *, trained: bool,
-                known: bool, more: Callable[[], View]) -> None:
+                logits_wanted: bool, known: bool, more: Callable[[], View]) -> None:
     looked_at = f"{rows_in(images)} images"
     note = partial(findings.note, node=node, looked_at=looked_at)
     if trained and (moving := moving_statistics(network)):
@@ -173,7 +173,7 @@ def _check_form(findings: Findings, node: str, network: nn.Module, images: View,
         for name, parameter in copy.named_parameters():
             parameter.data.copy_(weights[name])
     note("neighbours", wrong=_neighbours(once, logits, images))
-    if "" in taps:
+    if "" in taps and logits_wanted:
         wrong, not_judged = _probabilities(given, copy, logits, images, network, more)
         note("probabilities", wrong=wrong, not_judged=not_judged)
     if trained:

@@ -18,7 +18,7 @@ from tutelage.data.source import Data
 from tutelage.engine import precision
 from tutelage.engine.cuda_graph import FUSED, CapturedStep, NetworkStreams
 from tutelage.engine.dry_run import Prepared, prepare, with_followers
-from tutelage.engine.monitor import Means, Seen, look
+from tutelage.engine.monitor import Means, Seen, look, warn_outweighed
 from tutelage.engine.optimizers import (
     guarded_step,
     learning_rate_factor,
@@ -167,6 +167,8 @@ def _steps(run: Run) -> Generator[Epoch | None, None, None]:
         seconds = time.perf_counter() - began
         means, run.means = mean_losses(run), Means()
         _tell_of_silence(run, number, means)
+        if run.world.main:
+            warn_outweighed(run.graph, means)
         run.scores = _evaluate(run)
         speed = (run.step - first) * run.settings.batch_size / seconds
         yield Epoch(number, run.step, means, run.first_scores, seconds, speed, run.task.scores[0])

@@ -1,5 +1,6 @@
 """What a loop watches and adds up in every step without waiting for the device."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,16 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import NumericError
+from tutelage.graph.gaussians import RELATIONAL
+from tutelage.graph.graph import Graph
+from tutelage.graph.naming import unbound
 from tutelage.types import Outputs
+
+logger = logging.getLogger("tutelage")
+OUTWEIGHED = 10.0
+"""A relation among rows that costs so many times as much as learning from labels does is told."""
+LEAST_COST = 0.1
+"""What labels are taken to cost at least: a likelihood may pass through 0."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +118,18 @@ class Means:
         """Edge -> mean loss of a step of so many micro-batches, in the order of `edges`."""
         state = self.state()
         return {edge: float(state[edge][0] / state[edge][1]) * micro_batches for edge in edges if edge in state}
+
+
+def warn_outweighed(graph: Graph, means: Mapping[str, float]) -> None:
+    """Log the relations among rows of a batch that cost ten times as much as the labels of their student, or more.
+
+    `means` are the mean losses of an epoch by edge, weights included.
+    """
+    for edge in graph.edges:
+        if unbound(edge.divergence) not in RELATIONAL or edge.name not in means:
+            continue
+        labels = [abs(means[other.name]) for other in graph.edges
+                  if other.from_labels and other.student == edge.student and other.name in means]
+        if labels and means[edge.name] > OUTWEIGHED * max(sum(labels), LEAST_COST):
+            logger.warning("note: %s costs %.3g, more than ten times what the labels do (%.3g): lower its weight, or "
+                           "the student will learn relations and no targets", edge.name, means[edge.name], sum(labels))

@@ -7,8 +7,9 @@ from torch import nn
 
 from tutelage.engine.optimizers import MakeOptimizer
 from tutelage.errors import DataError, UsageError, unknown
+from tutelage.graph.gaussians import RELATIONAL
 from tutelage.graph.graph import Graph
-from tutelage.graph.naming import name_of
+from tutelage.graph.naming import name_of, unbound
 from tutelage.graph.nodes import Trained
 from tutelage.graph.rows import total_of
 from tutelage.graph.schedules import cosine
@@ -108,7 +109,18 @@ def check_batches(rows: int, settings: Settings, world: World) -> None:
 
 
 def check_accumulation(graph: Graph, settings: Settings) -> None:
-    """Refuse micro-batches where what the loss of a whole step is divided by is not known from its labels."""
+    """Refuse micro-batches where what the loss of a whole step is divided by is not known from its labels.
+
+    What compares the rows of a batch with each other sees another batch in them, and needs two rows.
+    """
+    for edge in graph.edges:
+        if unbound(edge.divergence) in RELATIONAL and (settings.accumulate > 1 or settings.batch_size < 2):
+            few = settings.accumulate == 1
+            raise UsageError("a relation among the rows of a batch needs the whole batch",
+                             where=f"edge {edge.name}", expected="batch_size 2 or more" if few else "accumulate = 1",
+                             found=f"{'batch_size' if few else 'accumulate'} = "
+                                   f"{settings.batch_size if few else settings.accumulate}",
+                             fix="raise batch_size" if few else "lower batch_size instead, or leave the relations out")
     for edge in graph.edges if settings.accumulate > 1 else ():
         if edge.rows is not None and total_of(edge.rows) is None:
             raise UsageError("rows whose number is known only batch by batch cannot be accumulated",

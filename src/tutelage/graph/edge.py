@@ -7,12 +7,12 @@ from functools import cached_property
 from torch import nn
 
 from tutelage.errors import UsageError
-from tutelage.graph import divergences, sample_weights
+from tutelage.graph import divergences, gaussians, sample_weights
 from tutelage.graph.ends import is_of_batch
 from tutelage.graph.naming import describe, name_of, unbound
 from tutelage.types import PerSampleFn, RowsFn, Schedule
 
-NEEDS_LOGITS = (*divergences.NEEDS_LOGITS, *sample_weights.NEEDS_LOGITS)
+NEEDS_LOGITS = (*divergences.NEEDS_LOGITS, *gaussians.NEEDS_FORECASTS, *sample_weights.NEEDS_LOGITS)
 """What reads the teacher end as logits; an edge from `labels` has none."""
 
 
@@ -43,7 +43,7 @@ class Edge:
                               "make it a Computed node and name its end: sample_weight='gate'")
         if self.from_labels:
             self._check_from_labels()
-        elif unbound(self.divergence) in divergences.FROM_LABELS:
+        elif unbound(self.divergence) in (*divergences.FROM_LABELS, *gaussians.OF_TARGETS):
             name = name_of(self.divergence)
             raise self._error(f"{name} reads labels, but a network gives logits", name,
                               "an edge from 'labels'", "use kl to learn from a network")

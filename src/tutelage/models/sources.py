@@ -17,7 +17,7 @@ import torchvision
 from torch import nn
 
 from tutelage.errors import ModelError, SecurityError, UsageError, unknown
-from tutelage.models import fcos, series, unet
+from tutelage.models import fcos, forecast, series, unet
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
 from tutelage.models.dense import (
@@ -44,7 +44,7 @@ DENSE_PAGES = (unet,)
 """Networks of our own that give a map of logits."""
 BOX_PAGES = (fcos,)
 """Networks of our own that give boxes, as `dense_boxes` has them."""
-SERIES_PAGES = (series,)
+SERIES_PAGES = (series, forecast)
 """Networks of our own whose input is scaled by its data, and not by a mean and std of the network's."""
 OWN = "tutelage"
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from tutelage.errors import UsageError, UserError, placed, unknown
-from tutelage.graph import divergences, modules, sample_weights, schedules
+from tutelage.graph import divergences, gaussians, modules, sample_weights, schedules
 from tutelage.graph.edge import Edge
 from tutelage.graph.naming import name_of
 from tutelage.graph.nodes import Computed, Ema, Ensemble, Frozen, Kind, Trained
@@ -82,7 +82,8 @@ def edge_of(table: Mapping[str, Any], task: Task, where: Place) -> Edge:
     """An edge: a table with the fields of `Edge`, functions by their names; rows are those of the task."""
     made = _with_rows(table, task, where)
     if "divergence" in made:
-        made["divergence"] = function_of(divergences, made["divergence"], "divergence", where.at("divergence"), modules)
+        made["divergence"] = function_of(divergences, made["divergence"], "divergence", where.at("divergence"), modules,
+                                         gaussians)
     if isinstance(made.get("weight"), str | dict):
         made["weight"] = function_of(schedules, made["weight"], "schedule", where.at("weight"))
     weight = made.get("sample_weight")

@@ -114,7 +114,7 @@ class Task:
     logits [B, C]; then there are calibration, certainty and checks of teachers. `pictures` draws samples, for the worst
     of them to be shown. `certainty` is how sure a network is by its soft term; `exclusive`, whether that is one choice
     among several, or a yes or no of each class. `fusions` are other ways to put what several networks say together,
-    by name.
+    by name. `logits` says that what a network gives are such; where it gives numbers there is no temperature.
     """
 
     name: str
@@ -130,6 +130,7 @@ class Task:
     pictures: Pictures | None = None
     certainty: Callable[..., PerSample] = entropy
     exclusive: bool = True
+    logits: bool = True
     fusions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
     @property
@@ -152,7 +153,7 @@ class Task:
 
     def from_network(self, teacher: str, student: str, *, weight: float | Schedule = 1.0, temperature: float = 1.0,
                      sample_weight: PerSampleFn | str | None = None, rest: float | None = None) -> list[Edge]:
-        """The edges by which it learns from another; soft terms take temperature and sample weight.
+        """The edges by which it learns from another; soft terms take the sample weight and, of logits, the temperature.
 
         `rest`, if any, is what the weight of the other terms is instead, where there is a sample weight. Raises
         UsageError for a sample weight that no term takes.
@@ -161,7 +162,7 @@ class Task:
         others = weight if rest is None or sample_weight is None else rest
         return [Edge(term.end(teacher), term.end(student), term.divergence,
                      _times(weight if term.soft else others, term.weight),
-                     temperature if term.soft else 1.0, sample_weight if term.soft else None, term.rows)
+                     temperature if term.soft and self.logits else 1.0, sample_weight if term.soft else None, term.rows)
                 for term in self.imitate]
 
     @property

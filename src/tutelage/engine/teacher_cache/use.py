@@ -149,7 +149,7 @@ def _whole(task: Task, end: str, *, exact: bool) -> Whole:
     """
     tap = parse_end(end).tap
     soft = {term.tap for term in task.imitate if term.soft}
-    numbers = {term.tap for term in task.imitate if not term.soft}
+    numbers = {term.tap for term in task.imitate if not (term.soft and task.logits)}
     return Whole(logits=tap in soft, exact=exact or tap in numbers)
 
 

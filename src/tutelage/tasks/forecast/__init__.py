@@ -1,0 +1,1 @@
+"""Numbers with their spread: forecasts of the next steps, and regression; rows, scores, judge."""

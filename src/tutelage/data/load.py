@@ -28,10 +28,11 @@ from tutelage.data.images import (
 )
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
 from tutelage.data.mask_folder import are_images_and_masks
+from tutelage.data.load_users import load_users
 from tutelage.data.masks import PairsAt, load_masks
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
-from tutelage.data.settings import OF_BOXES, SERIES, DataSettings
+from tutelage.data.settings import OF_BOXES, OF_USERS, SERIES, DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
@@ -49,12 +50,15 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     """The data that the settings name; the augmentation is drawn from `seed`, the splits never are.
 
     With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
-    in it, in the true shape and number of classes, for which no file is needed; of series, `waves`.
+    in it, in the true shape and number of classes, for which no file is needed; of series `waves`, of users `shop`.
 
     >>> data = load_data(DataSettings("digits"))
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
     ((1, 16, 16), [1296, 143, 358])
     """
+    if settings.name in OF_USERS or settings.work == "recommendation":
+        found = None if quick or settings.name == "shop" else _series_roots(settings)
+        return load_users(settings, found, seed=seed, device=device)
     if settings.name in SERIES or settings.work == "series":
         return _series(settings, seed, device, quick)
     if settings.work == "segmentation" or settings.name == "shapes":

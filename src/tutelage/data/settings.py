@@ -1,19 +1,22 @@
 """The [data] table of a recipe."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tutelage.data.assemble import Policy
 from tutelage.data.balance import Balance
 from tutelage.data.images import MAX_PIXELS, Orientation, Range, Sides, is_range
+from tutelage.data.interaction_files import COLUMNS
 from tutelage.data.leakage import Leakage
 from tutelage.data.mask_values import LARGEST_VALUE, MOST_CLASSES
 from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves",
-               "shapes_boxes"]
-OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series"}
+               "shapes_boxes", "interactions", "shop"]
+OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series",
+            "interactions": "recommendation", "shop": "recommendation"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OF_BOXES = ("detection", "anchor_detection")
 """Tasks whose labels are boxes."""
@@ -23,6 +26,14 @@ Augment = Literal["none", "crop", "crop-flip", "random-resized-crop", "randaugme
 By = Literal["subject"]
 BoxKind = Literal["coco", "voc", "yolo", "plain"]
 SERIES = ("series", "waves")
+OF_USERS = ("interactions", "shop")
+"""Sets whose samples are users."""
+Split = Literal["per_user", "time"]
+Doubled = Literal["error", "merge"]
+NO_PICTURES = (*SERIES, *OF_USERS)
+ONLY_INTERACTIONS = ("core", "split", "groups", "columns", "doubled")
+"""Keys of users and the items that they take."""
+NOT_OF_USERS = ("limit", "only", "augment", "balance", "unlabelled")
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
              "value_range", "boxes", "objects", "regions")
 """What series have none of."""
@@ -32,7 +43,8 @@ OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orienta
 class DataSettings:
     """The [data] table of a recipe.
 
-    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves.
+    name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves;
+        interactions or shop.
     task: what a network is to say of a row: classification, segmentation, detection or series; default what the set is
         for. A folder is one of classes, with "segmentation" one of images and masks, with "detection" one of images
         and boxes.
@@ -85,6 +97,12 @@ class DataSettings:
     objects: the names of classes: boxes of others are left out, as if nobody had drawn them.
     regions: a JSON file in the folder with regions of each image, for a teacher of two stages (`box_regions`).
     test: "val": a folder's split `val` is its test split, and validation is cut from train.
+    core: of interactions: users and items with fewer are left out, again and again until none is left; default 10, of
+        `shop` 5.
+    split: "per_user" (default) holds out some of each user's interactions, by their names; "time" the latest of all.
+    groups: so many groups of items, of about as many interactions each; a group may hold one item. Default 4.
+    columns: how a file calls its columns, { user = "customer", item = "article" }; also time and weight.
+    doubled: a user and an item that come again: "error" (default), or "merge" into one, at its first time.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
@@ -121,6 +139,11 @@ class DataSettings:
     boxes: BoxKind | None = None
     objects: tuple[str, ...] | None = None
     regions: str | None = None
+    core: int | None = None
+    split: Split | None = None
+    groups: int | None = None
+    columns: dict[str, str] | None = None
+    doubled: Doubled | None = None
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -183,17 +206,38 @@ class DataSettings:
                                  expected=f"{low} .. {high}")
 
     def _check_kind(self) -> None:
-        """What goes with images, and what with series."""
+        """What goes with images, with series, and with users."""
         policies = ("none", "jitter") if self.name in SERIES else get_args(Policy)
         if self.augment is not None and self.augment not in policies:
             raise unknown("augmentation", self.augment, policies, where="[data] augment")
         if self.by is not None and (self.by not in get_args(By) or self.name not in SERIES):
             raise UsageError("rows that cannot be held out so", where="[data] by", found=repr(self.by),
                              expected='"subject", for series alone')
-        given = [key for key in OF_IMAGES if vars(self)[key] != type(self).__dataclass_fields__[key].default]
-        if self.name in SERIES and given:
-            raise UsageError("what images alone have", where=f"[data] {given[0]}", found=vars(self)[given[0]],
+        given = [key for key, field in type(self).__dataclass_fields__.items() if vars(self)[key] != field.default]
+        of_images = [key for key in given if key in OF_IMAGES]
+        if self.name in NO_PICTURES and of_images:
+            raise UsageError("what images alone have", where=f"[data] {of_images[0]}", found=vars(self)[of_images[0]],
                              fix="leave it out")
+        self._check_users([key for key in given if key in ONLY_INTERACTIONS], [key for key in given
+                                                                              if key in NOT_OF_USERS])
+
+    def _check_users(self, own: Sequence[str], others: Sequence[str]) -> None:
+        """Keys of users with items, and keys that these cannot have."""
+        refused = others if self.name in OF_USERS else own
+        if refused:
+            raise UsageError("a key that these data do not have", where=f"[data] {refused[0]}",
+                             found=vars(self)[refused[0]], fix="leave it out")
+        for key, kind in (("split", Split), ("doubled", Doubled)):
+            if vars(self)[key] is not None and vars(self)[key] not in get_args(kind):
+                raise unknown("choice", vars(self)[key], get_args(kind), where=f"[data] {key}")
+        for name in self.columns or ():
+            if name not in COLUMNS:
+                raise unknown("column", name, COLUMNS, where="[data] columns")
+        for key, low in (("core", 1), ("groups", 1)):
+            if vars(self)[key] is not None and vars(self)[key] < low:
+                raise UsageError("a setting out of range", where=f"[data] {key}", found=vars(self)[key],
+                                 expected=f"{low} or more")
+
     def _check_masks(self) -> None:
         """Refuse keys of masks that cannot be meant."""
         key = "mask_values" if self.mask_values is not None else "ignore"

@@ -11,11 +11,12 @@ from tutelage.data.stream import CPU
 from tutelage.errors import unknown
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
+from tutelage.tasks.recommendation.task import RECOMMENDATION
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
 from tutelage.tasks.task import Task
 
-TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES, DETECTION, ANCHOR_DETECTION)}
+TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES, DETECTION, ANCHOR_DETECTION, RECOMMENDATION)}
 
 
 def task_named(name: str, where: object = "[data] task") -> Task:

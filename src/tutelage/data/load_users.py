@@ -23,7 +23,7 @@ def load_users(settings: DataSettings, roots: Sequence[Path] | None, *, seed: in
                device: torch.device = CPU) -> Data:
     """The data of the first of `roots` that is a file; without `roots` the made set `shop`.
 
-    `Data.classes` are the names of the items, `Data.shape` is (number of users,), and an id is the number of a user.
+    `Data.classes` are the names of the items, `Data.shape` is (users, items), and an id is the number of a user.
     """
     if settings.name not in OF_USERS or settings.work != "recommendation":
         raise UsageError("a task that these data are not for", where="[data] task", found=settings.work,
@@ -48,7 +48,7 @@ def load_users(settings: DataSettings, roots: Sequence[Path] | None, *, seed: in
     notes = (*kept.notes, f"{users} users, {items} items, {int(splits['train'].sum())} interactions in train; groups of "
              f"{', '.join(str(count) for count in groups.bincount().tolist())} items, the most popular first")
     preprocessing = {"kind": "interactions", "users": users, "items": items}
-    return Data(settings.name, kept.item_names, (users,), sources["train"], sources["validation"], sources["test"],
+    return Data(settings.name, kept.item_names, (users, items), sources["train"], sources["validation"], sources["test"],
                 preprocessing, digest(settings.name, kept.item_names, manifest, content_of(kept), rule), notes=notes)
 
 

@@ -25,6 +25,7 @@ class PairRows:
     name: str
     better: str
     worse: str
+    choices: int = 2
 
     @property
     def __name__(self) -> str:
@@ -60,6 +61,7 @@ class RankedPairs:
     pairs: int = 30
     rank_scale: float = 20.0
     blind: bool = False
+    choices: int = 2
 
     @property
     def __name__(self) -> str:

@@ -25,7 +25,7 @@ def written(tmp_path):
     return write
 
 
-SMALL = "user,item,time\n" + "".join(f"u{user},i{(user + 3 * step) % 7},{10 * user + step}\n"
+SMALL = "user,item,time\n" + "".join(f"u{user},i{(user + 3 * step) % 7},{10 * step + user}\n"
                                      for user in range(7) for step in range(5))
 
 

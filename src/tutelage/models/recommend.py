@@ -61,16 +61,15 @@ class GraphRecommender(Recommender):
     """A recommender whose vectors are spread over `pairs` [2, E], users and items, which are kept with its weights."""
 
     pairs: Tensor
-    starts: Tensor
-    columns: Tensor
+    places: Tensor
     shares: Tensor
 
     def __init__(self, items: int, users: int, dim: int, layers: int) -> None:
         super().__init__(items, users, dim)
         self.layers = layers
         self.register_buffer("pairs", torch.zeros(2, 0, dtype=torch.int64))
-        for name in ("starts", "columns", "shares"):
-            self.register_buffer(name, torch.zeros(0), persistent=False)
+        self.register_buffer("places", torch.zeros(2, 0, dtype=torch.int64), persistent=False)
+        self.register_buffer("shares", torch.zeros(0), persistent=False)
 
     def connect(self, pairs: Tensor) -> None:
         """Spread over these pairs from now on."""
@@ -82,8 +81,7 @@ class GraphRecommender(Recommender):
         source, target = source[order], target[order]
         degree = source.bincount(minlength=count)
         self.pairs = pairs
-        self.starts = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
-        self.columns = target
+        self.places = torch.stack([source, target])
         self.shares = (degree[source].double() * degree[target]).rsqrt().float()
 
     def vectors(self) -> tuple[Tensor, Tensor]:
@@ -95,7 +93,7 @@ class GraphRecommender(Recommender):
         with torch.autocast(self.users.device.type, enabled=False):
             spread = total = torch.cat([self.users, self.items]).float()
             for _ in range(self.layers):
-                spread = _Spread.apply(spread, self.starts, self.columns, self.shares, size)
+                spread = _Spread.apply(spread, self.places, self.shares, size)
                 total = total + spread
             total = total / (self.layers + 1)
         users, items = total.split([len(self.users), len(self.items)])
@@ -118,11 +116,12 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _product(gradients[0].contiguous(), *ctx.rest), None, None, None, None
+        return _product(gradients[0].contiguous(), *ctx.rest), None, None, None
 
 
-def _product(vectors: Tensor, starts: Tensor, columns: Tensor, shares: Tensor, size: int) -> Tensor:
-    return torch.sparse_csr_tensor(starts, columns, shares, (size, size), check_invariants=False) @ vectors
+def _product(vectors: Tensor, places: Tensor, shares: Tensor, size: int) -> Tensor:
+    matrix = torch.sparse_coo_tensor(places, shares, (size, size), check_invariants=False, is_coalesced=True)
+    return torch.sparse.mm(matrix, vectors)
 
 
 def _require(holds: bool, option: str, found: object, expected: str) -> None:

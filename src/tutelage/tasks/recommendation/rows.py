@@ -100,7 +100,7 @@ class ListRows:
         return torch.tensor(len(better), device=better.device)
 
 
-def prefer_first(student: Tensor, teacher: Tensor, labels: object = None) -> Tensor:
+def prefer_first(student: Tensor, teacher: object = None, labels: object = None) -> Tensor:
     """-log sigmoid(a - b) of rows of two scores (a, b): the teacher speaks through the choice of the pairs alone.
 
     >>> prefer_first(torch.zeros(1, 2), torch.zeros(1, 2)).exp().tolist()

@@ -57,7 +57,7 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     ((1, 16, 16), [1296, 143, 358])
     """
     if settings.name in OF_USERS or settings.work == "recommendation":
-        found = None if quick or settings.name == "shop" else _series_roots(settings)
+        found = None if quick or settings.name == "shop" else roots_of(settings)
         return load_users(settings, found, seed=seed, device=device)
     if settings.name in SERIES or settings.work == "series":
         return _series(settings, seed, device, quick)
@@ -185,7 +185,7 @@ def _series(settings: DataSettings, seed: int, device: torch.device, quick: bool
         raise UsageError("a task that these data are not for", where="[data] task", found=settings.work,
                          expected=f"series with {' or '.join(SERIES)}, and these with no other")
     made = quick or settings.name == "waves"
-    found, cut = read_set(settings, [] if made else _series_roots(settings)), Cut(settings.split_rule)
+    found, cut = read_set(settings, [] if made else roots_of(settings)), Cut(settings.split_rule)
     splits = splits_of_series(found, replace(settings, by=None) if made else settings, cut)
     how = scaling_by(found, splits["train"].ids)
     if quick:
@@ -345,10 +345,10 @@ def root_of(settings: DataSettings) -> Path:
     return _found(settings.root)
 
 
-def _series_roots(settings: DataSettings) -> list[Path]:
-    """Where series may lie: at the path itself, or under $TUTELAGE_DATA."""
+def roots_of(settings: DataSettings) -> list[Path]:
+    """Where series and interactions may lie: at the path itself, or under $TUTELAGE_DATA."""
     if settings.root is None:
-        raise UsageError("a set of series needs its path", where="[data] root", fix='root = "path/of/series.npz"')
+        raise UsageError(f"{settings.name} need their path", where="[data] root", fix='root = "path/of/file.csv"')
     given = Path(settings.root).expanduser()
     return [given, Path(os.environ.get("TUTELAGE_DATA", "data")) / given]
 

@@ -12,6 +12,7 @@ from tutelage.data.interactions import content_of, core_of, distinct, held_back,
 from tutelage.data.settings import OF_USERS, DataSettings
 from tutelage.data.shop import write_shop
 from tutelage.data.source import Data, digest
+from tutelage.data.splits import first
 from tutelage.data.stream import CPU
 from tutelage.data.user_source import ItemLists, UserSource
 from tutelage.errors import DataError, UsageError
@@ -36,15 +37,19 @@ def load_users(settings: DataSettings, roots: Sequence[Path] | None, *, seed: in
     users, items = len(kept.user_names), len(kept.item_names)
     popularity = np.bincount(kept.items[splits["train"]], minlength=items)
     groups = torch.tensor(popularity_groups(popularity.tolist(), wanted))
+    chosen = torch.arange(users)
     before, sources, manifest = np.zeros(len(kept.users), bool), {}, {}
     for name, rows in splits.items():
         own = ItemLists(*lists_of(kept.users[rows], kept.items[rows], users))
         seen = ItemLists(*lists_of(kept.users[before], kept.items[before], users))
         ids = own.counts.nonzero()[:, 0]
+        if settings.limit is not None:
+            chosen = ids[first(ids, settings.limit)] if name == "train" else chosen
+            ids = ids[torch.isin(ids, chosen)]
         sources[name] = UserSource(ids, own, seen, groups, torch.from_numpy(popularity), seed, device, kept.user_names)
         manifest[name] = (ids, own.items)
         before = before | rows
-    rule = f"core {core}, split {split}, validation {settings.validation:g}, groups {wanted}"
+    rule = f"core {core}, split {split}, validation {settings.validation:g}, groups {wanted}, limit {settings.limit}"
     notes = (*kept.notes, f"{users} users, {items} items, {int(splits['train'].sum())} interactions in train; groups of "
              f"{', '.join(str(count) for count in groups.bincount().tolist())} items, the most popular first")
     preprocessing = {"kind": "interactions", "users": users, "items": items}

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from every import every
 from scipy.stats import chisquare
 
+from every import every
 from tutelage.data.interaction_files import read_interactions
 from tutelage.data.interactions import core_of, distinct, held_back, popularity_groups
 from tutelage.data.load_users import load_users
@@ -70,7 +70,7 @@ def test_by_time_no_interaction_of_training_is_later_than_one_of_the_test(writte
 
 
 def test_by_time_what_train_does_not_know_is_left_out_and_told(written):
-    kept, splits = held_back(distinct(read_interactions(written(SMALL + "u0,new,99\n"))), "time", 0.25)
+    kept, _ = held_back(distinct(read_interactions(written(SMALL + "u0,new,99\n"))), "time", 0.25)
 
     assert "new" not in kept.item_names
     assert any("left out: train knows not" in note for note in kept.notes)
@@ -81,7 +81,8 @@ def test_the_core_is_what_is_left_when_nothing_more_must_go(written):
     kept = core_of(found, 3)
 
     assert every(count >= 3 for numbers in (kept.users, kept.items) for count in Counter(numbers.tolist()).values())
-    assert "lone" not in kept.user_names and "rare" not in kept.item_names
+    assert "lone" not in kept.user_names
+    assert "rare" not in kept.item_names
 
 
 def test_a_core_that_nothing_has_is_refused(written):
@@ -125,7 +126,8 @@ def test_more_groups_than_items_are_refused():
 def test_what_cannot_be_used_is_refused_with_file_and_row(written, text, what, where):
     with pytest.raises(DataError, match=what) as caught:
         distinct(read_interactions(written(text)))
-    assert "taken.csv" in caught.value.where and where in caught.value.where
+    assert "taken.csv" in caught.value.where
+    assert where in caught.value.where
 
 
 def test_interactions_that_come_again_are_merged_at_their_first_time_if_asked(written):
@@ -187,7 +189,8 @@ def test_every_pair_is_of_one_group_not_taken_and_in_the_teacher_s_order():
 
     preferred, other = ranked_pairs(ranking_of(scores, taken, groups), torch.arange(6), 0, 3)
 
-    assert preferred.shape == (6, 12) and bool((preferred >= 0).all())
+    assert preferred.shape == (6, 12)
+    assert bool((preferred >= 0).all())
     assert bool((groups[preferred] == groups[other]).all())
     assert bool((scores.gather(1, preferred) > scores.gather(1, other)).all())
     assert not bool((preferred[:, :, None] == taken[:, None]).any() | (other[:, :, None] == taken[:, None]).any())

@@ -130,9 +130,9 @@ def _number(value: float | None, digits: int = 4) -> str:
 def export_text(report: dict, target: Path) -> str:
     """What a person wants to know of an export, in three lines."""
     if report["kind"] == "vectors":
-        return (f"{target}: {report['bytes']} bytes, vectors of {report['numbers']} numbers of {report['users']} users "
-                f"and {report['items']} items, with their names\non {report['checked']['users']} users: largest difference "
-                f"of a score {report['checked']['difference']:.2g}; all numbers: {target}.json")
+        return (f"{target}: {report['bytes']} bytes, vectors of {report['numbers']} numbers of {report['users']} "
+                f"users and {report['items']} items, with their names\non {report['checked']['users']} users: largest "
+                f"difference of a score {report['checked']['difference']:.2g}; all numbers: {target}.json")
     checked, latency = report["checked"], report["latency"]
     if "map" in checked:
         return _of_detector(report, target)

@@ -1,4 +1,4 @@
-"""What is wrong with the interactions that a recipe names: the first thing that a run would stop at, and what is told."""
+"""What is wrong with the interactions that a recipe names: the first thing that a run would stop at, and notes."""
 
 import json
 from collections.abc import Sequence
@@ -53,7 +53,8 @@ def check_interactions(settings: DataSettings, roots: Sequence[Path]) -> Interac
         raise
     except UserError as error:
         fix = error.fix or (f"expected {error.expected}" if error.expected else "mend the file")
-        return InteractionReport(root, {}, (), (Finding(error.kind, error.what, 1, error.where or root, fix, (), True),))
+        found = Finding(error.kind, error.what, 1, error.where or root, fix, (), True)
+        return InteractionReport(root, {}, (), (found,))
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return InteractionReport(root, {name: len(split.ids) for name, split in splits.items() if split is not None},
                              data.notes, ())

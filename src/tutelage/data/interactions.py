@@ -179,7 +179,7 @@ def _hashes(found: Interactions) -> np.ndarray:
 
 
 def lists_of(users: np.ndarray, items: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
-    """The items of each of `count` users, one user after another and rising, and where each user's begin [count + 1]."""
+    """The items of each of `count` users, one user after another and rising, and where those of each begin."""
     order = np.lexsort((items, users))
     starts = np.concatenate([[0], np.bincount(users, minlength=count).cumsum()])
     return torch.from_numpy(items[order].astype(np.int64)), torch.from_numpy(starts.astype(np.int64))

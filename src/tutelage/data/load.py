@@ -27,8 +27,8 @@ from tutelage.data.images import (
     printable,
 )
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
-from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.load_users import load_users
+from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.masks import PairsAt, load_masks
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series

@@ -50,11 +50,13 @@ def load_users(settings: DataSettings, roots: Sequence[Path] | None, *, seed: in
         manifest[name] = (ids, own.items)
         before = before | rows
     rule = f"core {core}, split {split}, validation {settings.validation:g}, groups {wanted}, limit {settings.limit}"
-    notes = (*kept.notes, f"{users} users, {items} items, {int(splits['train'].sum())} interactions in train; groups of "
-             f"{', '.join(str(count) for count in groups.bincount().tolist())} items, the most popular first")
+    sizes = ", ".join(str(size) for size in groups.bincount().tolist())
+    notes = (*kept.notes, f"{users} users, {items} items, {int(splits['train'].sum())} interactions in train; groups "
+                          f"of {sizes} items, the most popular first")
     preprocessing = {"kind": "interactions", "users": users, "items": items}
-    return Data(settings.name, kept.item_names, (users, items), sources["train"], sources["validation"], sources["test"],
-                preprocessing, digest(settings.name, kept.item_names, manifest, content_of(kept), rule), notes=notes)
+    seal = digest(settings.name, kept.item_names, manifest, content_of(kept), rule)
+    return Data(settings.name, kept.item_names, (users, items), sources["train"], sources["validation"],
+                sources["test"], preprocessing, seal, notes=notes)
 
 
 def file_of(settings: DataSettings, roots: Sequence[Path] | None) -> InteractionFile:

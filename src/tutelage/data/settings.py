@@ -66,7 +66,8 @@ class DataSettings:
         a quarter (up to 8).
     download: fetch cifar and fashion_mnist if they are not there.
     limit: train on so many rows only, of each class in proportion and one at least; a smaller limit keeps a part of
-        what a larger one does. Of users so many alone, in every split. (By split rule 1 the first by the hash of their ids, whatever their classes.)
+        what a larger one does. Of users so many alone.
+        (By split rule 1 the first by the hash of their ids, whatever their classes.)
     labels: a file with other labels for the training images of digits, cifar or fashion_mnist, as people or machines
         gave them: .npy, or FILE.npz:NAME; a whole number for each, in the order of the set's files, -1 for none. What
         is held out of them for validation keeps the labels of the set. A relative path is looked for here, then

@@ -16,7 +16,8 @@ from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
 from tutelage.tasks.task import Task
 
-TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES, DETECTION, ANCHOR_DETECTION, RECOMMENDATION)}
+TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES, DETECTION, ANCHOR_DETECTION,
+                                   RECOMMENDATION)}
 
 
 def task_named(name: str, where: object = "[data] task") -> Task:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from every import every
 from torchmetrics.functional.retrieval import retrieval_normalized_dcg, retrieval_recall
 
+from every import every
 from tutelage.data.settings import DataSettings
 from tutelage.errors import DataError, ModelError, UsageError
 from tutelage.graph.divergences import cross_entropy
@@ -127,8 +127,10 @@ def test_every_pair_of_a_draw_is_what_it_is_said_to_be(shop, monkeypatch, candid
         taken[user, [item for item in train.relevant.of(torch.tensor([user]))[0].tolist() if item >= 0]] = True
     said = teacher(users=view["users"]).detach()
 
-    assert taken.gather(1, named["better"]).all() and not taken.gather(1, named["worse"]).any()
-    assert not taken.gather(1, named["preferred"]).any() and not taken.gather(1, named["other"]).any()
+    assert taken.gather(1, named["better"]).all()
+    assert not taken.gather(1, named["worse"]).any()
+    assert not taken.gather(1, named["preferred"]).any()
+    assert not taken.gather(1, named["other"]).any()
     assert bool((train.groups[named["preferred"]] == train.groups[named["other"]]).all())
     assert bool((said.gather(1, named["preferred"]) >= said.gather(1, named["other"])).all())
     assert named["preferred"].shape == (20, 30)

@@ -85,11 +85,16 @@ def _summary(groups: Tensor, evidence: Evidence) -> dict[str, Any]:
             "recall_most_popular": by_group[0], "coverage": len(known.unique()) / len(groups),
             "popular_share": (shown[top >= 0] == 0).double().mean().item(),
             "floor_recall": recall(evidence["floor"], whole), "floor_ndcg": ndcg(evidence["floor"], whole),
-            "by_group": {"items": groups.bincount().tolist(), "recall": by_group,
-                         "ndcg": [ndcg(hits & (shown == group), relevant[:, group])
-                                  for group in range(relevant.shape[1])],
+            "by_group": {"items": groups.bincount().tolist(), "recall": _defined(by_group),
+                         "ndcg": _defined([ndcg(hits & (shown == group), relevant[:, group])
+                                           for group in range(relevant.shape[1])]),
                          "share": [(shown[top >= 0] == group).double().mean().item()
                                    for group in range(relevant.shape[1])]}}
+
+
+def _defined(numbers: list[float]) -> list[float | None]:
+    """None for a group of which nobody took an item."""
+    return [None if number != number else number for number in numbers]
 
 
 def _agreement(one: Evidence, other: Evidence) -> float:

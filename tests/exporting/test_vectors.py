@@ -29,7 +29,7 @@ def test_a_score_is_the_product_of_two_rows_that_are_found_by_their_names(make, 
         users, items, told = file.get_tensor("users"), file.get_tensor("items"), file.metadata()
     row, column = json.loads(told["user_ids"]).index("u007"), json.loads(told["item_ids"]).index(data.classes[5])
     number = data.train.names.index("u007")
-    said = float(network(users=torch.tensor([number]))[0, 5])
+    said = float(network(users=torch.tensor([number]))[0, 5].detach())
     assert float(users[row] @ items[column]) == pytest.approx(said, abs=1e-6)
     assert json.loads((tmp_path / "vectors.safetensors.json").read_text())["numbers"] == 4
 

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from every import every
 from tutelage.data.interaction_files import read_interactions
-from tutelage.data.interactions import core_of, distinct, held_back, popularity_groups
+from tutelage.data.interactions import core_of, each_pair_once, held_back, popularity_groups
 from tutelage.data.load_users import load_users
 from tutelage.data.settings import DataSettings
 from tutelage.data.user_source import Ranking, as_columns, others_than, rank_items, ranked_pairs, two_ranks
@@ -62,7 +62,7 @@ def test_what_is_held_out_does_not_depend_on_the_order_of_the_file_or_on_the_see
 
 
 def test_by_time_no_interaction_of_training_is_later_than_one_of_the_test(written):
-    found = distinct(read_interactions(written(SMALL)))
+    found = each_pair_once(read_interactions(written(SMALL)))
     kept, splits = held_back(found, "time", 0.25)
 
     assert kept.times[splits["train"]].max() < kept.times[splits["validation"]].min()
@@ -70,14 +70,14 @@ def test_by_time_no_interaction_of_training_is_later_than_one_of_the_test(writte
 
 
 def test_by_time_what_train_does_not_know_is_left_out_and_told(written):
-    kept, _ = held_back(distinct(read_interactions(written(SMALL + "u0,new,99\n"))), "time", 0.25)
+    kept, _ = held_back(each_pair_once(read_interactions(written(SMALL + "u0,new,99\n"))), "time", 0.25)
 
     assert "new" not in kept.item_names
     assert any("left out: train knows not" in note for note in kept.notes)
 
 
 def test_the_core_is_what_is_left_when_nothing_more_must_go(written):
-    found = distinct(read_interactions(written(SMALL + "lone,i0,1\nu0,rare,2\nlone,rare,3\n")))
+    found = each_pair_once(read_interactions(written(SMALL + "lone,i0,1\nu0,rare,2\nlone,rare,3\n")))
     kept = core_of(found, 3)
 
     assert every(count >= 3 for numbers in (kept.users, kept.items) for count in Counter(numbers.tolist()).values())
@@ -87,7 +87,7 @@ def test_the_core_is_what_is_left_when_nothing_more_must_go(written):
 
 def test_a_core_that_nothing_has_is_refused(written):
     with pytest.raises(DataError, match="no interaction is left"):
-        core_of(distinct(read_interactions(written(SMALL))), 50)
+        core_of(each_pair_once(read_interactions(written(SMALL))), 50)
 
 
 def test_users_with_a_single_interaction_are_left_out_and_told(written):
@@ -125,13 +125,13 @@ def test_more_groups_than_items_are_refused():
 ])
 def test_what_cannot_be_used_is_refused_with_file_and_row(written, text, what, where):
     with pytest.raises(DataError, match=what) as caught:
-        distinct(read_interactions(written(text)))
+        each_pair_once(read_interactions(written(text)))
     assert "taken.csv" in caught.value.where
     assert where in caught.value.where
 
 
 def test_interactions_that_come_again_are_merged_at_their_first_time_if_asked(written):
-    found = distinct(read_interactions(written("user,item,time\na,b,5\nc,d,1\na,b,3\n")), "merge")
+    found = each_pair_once(read_interactions(written("user,item,time\na,b,5\nc,d,1\na,b,3\n")), "merge")
 
     assert (found.users.tolist(), found.items.tolist(), found.times.tolist()) == ([0, 1], [0, 1], [3, 1])
 

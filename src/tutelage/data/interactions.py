@@ -34,7 +34,7 @@ class Interactions:
     notes: tuple[str, ...] = ()
 
 
-def distinct(file: InteractionFile, doubled: str = "error") -> Interactions:
+def each_pair_once(file: InteractionFile, doubled: str = "error") -> Interactions:
     """Each pair once; a pair that comes again is an error or, "merge", counts once, at its first time."""
     pairs = file.users * max(1, len(file.item_names)) + file.items
     order = np.lexsort((file.rows, file.times if file.times is not None else file.rows, pairs))
@@ -124,7 +124,7 @@ def popularity_groups(counts: Sequence[int], wanted: int) -> list[int]:
     return groups
 
 
-def content_of(found: Interactions) -> str:
+def content_of_pairs(found: Interactions) -> str:
     """The SHA-256 of the pairs, their names and their times."""
     seal = hashlib.sha256()
     for names in (found.user_names, found.item_names):

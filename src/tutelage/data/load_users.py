@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tutelage.data.interaction_files import InteractionFile, read_interactions
-from tutelage.data.interactions import content_of, core_of, distinct, held_back, lists_of, popularity_groups
+from tutelage.data.interactions import content_of_pairs, core_of, each_pair_once, held_back, lists_of, popularity_groups
 from tutelage.data.settings import OF_USERS, DataSettings
 from tutelage.data.shop import write_shop
 from tutelage.data.source import Data, digest
@@ -29,7 +29,7 @@ def load_users(settings: DataSettings, roots: Sequence[Path] | None, *, seed: in
     if settings.name not in OF_USERS or settings.work != "recommendation":
         raise UsageError("a task that these data are not for", where="[data] task", found=settings.work,
                          expected=f"recommendation with {' or '.join(OF_USERS)}, and these with no other")
-    found = distinct(file_of(settings, roots), settings.doubled or "error")
+    found = each_pair_once(interactions_named(settings, roots), settings.doubled or "error")
     core = settings.core if settings.core is not None and roots is not None else (
         CORE_OF_SHOP if roots is None else CORE)
     split, wanted = settings.split or "per_user", settings.groups or GROUPS
@@ -54,12 +54,12 @@ def load_users(settings: DataSettings, roots: Sequence[Path] | None, *, seed: in
     notes = (*kept.notes, f"{users} users, {items} items, {int(splits['train'].sum())} interactions in train; groups "
                           f"of {sizes} items, the most popular first")
     preprocessing = {"kind": "interactions", "users": users, "items": items}
-    seal = digest(settings.name, kept.item_names, manifest, content_of(kept), rule)
+    seal = digest(settings.name, kept.item_names, manifest, content_of_pairs(kept), rule)
     return Data(settings.name, kept.item_names, (users, items), sources["train"], sources["validation"],
                 sources["test"], preprocessing, seal, notes=notes)
 
 
-def file_of(settings: DataSettings, roots: Sequence[Path] | None) -> InteractionFile:
+def interactions_named(settings: DataSettings, roots: Sequence[Path] | None) -> InteractionFile:
     """The file that the settings mean, read; the made one without `roots`."""
     if roots is None:
         with TemporaryDirectory() as folder:

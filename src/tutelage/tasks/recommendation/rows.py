@@ -37,7 +37,7 @@ class PairRows:
         better, worse = (named_label(labels, name) for name in (self.better, self.worse))
         there = (better >= 0) & (worse >= 0)
         columns = torch.stack([better, worse], -1).clamp(min=0).flatten(1)
-        pairs = {end: scores_in(end, value).gather(1, columns).view(-1, 2) for end, value in values.items()}
+        pairs = {end: scores_at(end, value).gather(1, columns).view(-1, 2) for end, value in values.items()}
         counts = there.flatten().to(next(iter(pairs.values())).dtype)
         sample = torch.arange(len(better), device=better.device).repeat_interleave(better.shape[1])
         return Rows(pairs, torch.zeros_like(better.flatten()), counts, counts.sum(), sample)
@@ -90,7 +90,7 @@ class ListRows:
 
     def __call__(self, values: Mapping[str, Tensor], labels: BatchLabels) -> Rows:
         """Rows [B, I] or [B, L] of these ends."""
-        lists = {end: scores_in(end, value) for end, value in values.items()}
+        lists = {end: scores_at(end, value) for end, value in values.items()}
         first = next(iter(lists.values()))
         return Rows(lists, torch.zeros(len(first), dtype=torch.int64, device=first.device), first.new_ones(len(first)))
 
@@ -119,7 +119,7 @@ def named_label(labels: BatchLabels, name: str) -> Tensor:
     return labels[name]
 
 
-def scores_in(end: str, value: Tensor) -> Tensor:
+def scores_at(end: str, value: Tensor) -> Tensor:
     """What an end says, as scores [B, I]; ModelError where it is none."""
     if value.dim() != 2:
         raise ModelError("an end that gives no scores", where=f"end {end!r}", found=f"shape {list(value.shape)}",

@@ -16,7 +16,7 @@ def evaluation_text(metrics: Mapping, cost: Mapping | None) -> str:
     """What an evaluation says, as text for a person."""
     scores = scores_in(metrics)
     parts = [_nodes(metrics, scores), _training(metrics["training"], scores[0]), _worst(metrics, scores[0]),
-             _pairs(metrics["pairs"]), _trust(metrics["uncertainty"], metrics["nodes"]),
+             _groups(metrics["nodes"]), _pairs(metrics["pairs"]), _trust(metrics["uncertainty"], metrics["nodes"]),
              _robust(metrics["robust"]), _cost(cost)]
     return "\n\n".join(part for part in parts if part)
 
@@ -65,6 +65,16 @@ def _worst(metrics: Mapping, first: Score) -> str:
                                                        first.text(numbers[i]))
                                      + (f" of {count[i]}" if count is not None else "") for i in worst)])
     return table(rows) if len(there) > 1 and len(rows) > 1 else ""
+
+
+def _groups(nodes: Mapping) -> str:
+    """Of recommenders: what each popularity group gets, the most popular first."""
+    rows = [["network", "group", "items", "Recall@10", "NDCG@10", "share of what is shown"]]
+    for node, of in ((node, found["by_group"]) for node, found in nodes.items() if "by_group" in found):
+        for number, items in enumerate(of["items"]):
+            shares = [_share(of[key][number]) for key in ("recall", "ndcg", "share")]
+            rows.append([node, str(number), str(items), *shares])
+    return table(rows) if len(rows) > 1 else ""
 
 
 def _score(value: float | None, score: Score) -> str:
@@ -129,6 +139,10 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def export_text(report: dict, target: Path) -> str:
     """What a person wants to know of an export, in three lines."""
+    if report["kind"] == "vectors":
+        return (f"{target}: {report['bytes']} bytes, vectors of {report['numbers']} numbers of {report['users']} "
+                f"users and {report['items']} items, with their names\non {report['checked']['users']} users: largest "
+                f"difference of a score {report['checked']['difference']:.2g}; all numbers: {target}.json")
     checked, latency = report["checked"], report["latency"]
     if "map" in checked:
         return _of_detector(report, target)

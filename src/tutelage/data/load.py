@@ -27,12 +27,13 @@ from tutelage.data.images import (
     printable,
 )
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
+from tutelage.data.load_users import load_users
 from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.masks import PairsAt, load_masks
 from tutelage.data.panel import panel_data, read_panel
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
-from tutelage.data.settings import OF_BOXES, PANELS, SERIES, DataSettings
+from tutelage.data.settings import OF_BOXES, OF_USERS, PANELS, SERIES, DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
@@ -50,12 +51,15 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     """The data that the settings name; the augmentation is drawn from `seed`, the splits never are.
 
     With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
-    in it, in the true shape and number of classes, for which no file is needed; of series, `waves`.
+    in it, in the true shape and number of classes, for which no file is needed; of series `waves`, of users `shop`.
 
     >>> data = load_data(DataSettings("digits"))
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
     ((1, 16, 16), [1296, 143, 358])
     """
+    if settings.name in OF_USERS or settings.work == "recommendation":
+        found = None if quick or settings.name == "shop" else roots_of(settings)
+        return load_users(settings, found, seed=seed, device=device)
     if settings.name in SERIES or settings.work == "series":
         return _series(settings, seed, device, quick)
     if settings.name in PANELS or settings.work == "forecast":
@@ -184,7 +188,7 @@ def _series(settings: DataSettings, seed: int, device: torch.device, quick: bool
         raise UsageError("a task that these data are not for", where="[data] task", found=settings.work,
                          expected=f"series with {' or '.join(SERIES)}, and these with no other")
     made = quick or settings.name == "waves"
-    found, cut = read_set(settings, [] if made else _series_roots(settings)), Cut(settings.split_rule)
+    found, cut = read_set(settings, [] if made else roots_of(settings)), Cut(settings.split_rule)
     splits = splits_of_series(found, replace(settings, by=None) if made else settings, cut)
     how = scaling_by(found, splits["train"].ids)
     if quick:
@@ -359,10 +363,10 @@ def root_of(settings: DataSettings) -> Path:
     return _found(settings.root)
 
 
-def _series_roots(settings: DataSettings) -> list[Path]:
-    """Where series may lie: at the path itself, or under $TUTELAGE_DATA."""
+def roots_of(settings: DataSettings) -> list[Path]:
+    """Where series and interactions may lie: at the path itself, or under $TUTELAGE_DATA."""
     if settings.root is None:
-        raise UsageError("a set of series needs its path", where="[data] root", fix='root = "path/of/series.npz"')
+        raise UsageError(f"{settings.name} need their path", where="[data] root", fix='root = "path/of/file.csv"')
     given = Path(settings.root).expanduser()
     return [given, Path(os.environ.get("TUTELAGE_DATA", "data")) / given]
 

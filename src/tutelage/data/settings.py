@@ -1,20 +1,23 @@
 """The [data] table of a recipe."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tutelage.data.assemble import Policy
 from tutelage.data.balance import Balance
 from tutelage.data.images import MAX_PIXELS, Orientation, Range, Sides, is_range
+from tutelage.data.interaction_files import COLUMNS
 from tutelage.data.leakage import Leakage
 from tutelage.data.mask_values import LARGEST_VALUE, MOST_CLASSES
 from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves",
-               "shapes_boxes", "panel", "waves_forecast"]
+               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop"]
 OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series",
-            "panel": "forecast", "waves_forecast": "forecast"}
+            "panel": "forecast", "waves_forecast": "forecast", "interactions": "recommendation",
+            "shop": "recommendation"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OF_BOXES = ("detection", "anchor_detection")
 """Tasks whose labels are boxes."""
@@ -27,6 +30,14 @@ SERIES = ("series", "waves")
 PANELS = ("panel", "waves_forecast")
 OF_PANELS = ("series", "time", "targets", "inputs", "log", "window", "horizon", "gap", "fold")
 """What panels alone have."""
+OF_USERS = ("interactions", "shop")
+"""Sets whose samples are users."""
+Split = Literal["per_user", "time"]
+Doubled = Literal["error", "merge"]
+NO_PICTURES = (*SERIES, *PANELS, *OF_USERS)
+ONLY_INTERACTIONS = ("core", "split", "groups", "columns", "doubled")
+"""Keys of users and the items that they take."""
+NOT_OF_USERS = ("only", "augment", "balance", "unlabelled")
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
              "value_range", "boxes", "objects", "regions")
 """What series and panels have none of."""
@@ -37,10 +48,10 @@ class DataSettings:
     """The [data] table of a recipe.
 
     name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves; panel
-        or waves_forecast.
-    task: what a network is to say of a row: classification, segmentation, detection, series or forecast; default what
-        the set is for. A folder is one of classes, with "segmentation" one of images and masks, with "detection" one
-        of images and boxes.
+        or waves_forecast; interactions or shop.
+    task: what a network is to say of a row: classification, segmentation, detection, series, forecast or
+        recommendation; default what the set is for. A folder is one of classes, with "segmentation" one of images and
+        masks, with "detection" one of images and boxes.
     root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
         files NAME_TRAIN and NAME_TEST; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
@@ -59,7 +70,8 @@ class DataSettings:
         a quarter (up to 8).
     download: fetch cifar and fashion_mnist if they are not there.
     limit: train on so many rows only, of each class in proportion and one at least; a smaller limit keeps a part of
-        what a larger one does. (By split rule 1 the first by the hash of their ids, whatever their classes.)
+        what a larger one does. Of users so many alone.
+        (By split rule 1 the first by the hash of their ids, whatever their classes.)
     labels: a file with other labels for the training images of digits, cifar or fashion_mnist, as people or machines
         gave them: .npy, or FILE.npz:NAME; a whole number for each, in the order of the set's files, -1 for none. What
         is held out of them for validation keeps the labels of the set. A relative path is looked for here, then
@@ -96,6 +108,12 @@ class DataSettings:
     window, horizon: so many steps are known, and so many forecast.
     gap: so many steps between two splits are nobody's targets.
     fold: 0 tests on the last fifth of the steps; k ends all that k such periods earlier (walk-forward).
+    core: of interactions: users and items with fewer are left out, again and again until none is left; default 10, of
+        `shop` 5.
+    split: "per_user" (default) holds out some of each user's interactions, by their names; "time" the latest of all.
+    groups: so many groups of items, of about as many interactions each; a group may hold one item. Default 4.
+    columns: how a file calls its columns, { user = "customer", item = "article" }; also time and weight.
+    doubled: a user and an item that come again: "error" (default), or "merge" into one, at its first time.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
@@ -141,6 +159,11 @@ class DataSettings:
     horizon: int = 1
     gap: int = 0
     fold: int = 0
+    core: int | None = None
+    split: Split | None = None
+    groups: int | None = None
+    columns: dict[str, str] | None = None
+    doubled: Doubled | None = None
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -204,7 +227,7 @@ class DataSettings:
                                  expected=f"{low} .. {high}")
 
     def _check_kind(self) -> None:
-        """What goes with images, and what with series."""
+        """What goes with images, with series, with panels, and with users."""
         policies = (("none", "jitter") if self.name in SERIES else ("none",) if self.name in PANELS else
                     get_args(Policy))
         if self.augment is not None and self.augment not in policies:
@@ -212,10 +235,13 @@ class DataSettings:
         if self.by is not None and (self.by not in get_args(By) or self.name not in SERIES):
             raise UsageError("rows that cannot be held out so", where="[data] by", found=repr(self.by),
                              expected='"subject", for series alone')
-        given = [key for key in OF_IMAGES if vars(self)[key] != type(self).__dataclass_fields__[key].default]
-        if self.name in (*SERIES, *PANELS) and given:
-            raise UsageError("what images alone have", where=f"[data] {given[0]}", found=vars(self)[given[0]],
+        given = [key for key, field in type(self).__dataclass_fields__.items() if vars(self)[key] != field.default]
+        of_images = [key for key in given if key in OF_IMAGES]
+        if self.name in NO_PICTURES and of_images:
+            raise UsageError("what images alone have", where=f"[data] {of_images[0]}", found=vars(self)[of_images[0]],
                              fix="leave it out")
+        self._check_users([key for key in given if key in ONLY_INTERACTIONS], [key for key in given
+                                                                              if key in NOT_OF_USERS])
         self._check_panel()
 
     def _check_panel(self) -> None:
@@ -236,6 +262,23 @@ class DataSettings:
             names = vars(self)[key] or ()
             if len(set(names)) < len(names) or "" in names:
                 raise UsageError("columns that are not each named once", where=f"[data] {key}", found=list(names))
+
+    def _check_users(self, own: Sequence[str], others: Sequence[str]) -> None:
+        """Keys of users with items, and keys that these cannot have."""
+        refused = others if self.name in OF_USERS else own
+        if refused:
+            raise UsageError("a key that these data do not have", where=f"[data] {refused[0]}",
+                             found=vars(self)[refused[0]], fix="leave it out")
+        for key, kind in (("split", Split), ("doubled", Doubled)):
+            if vars(self)[key] is not None and vars(self)[key] not in get_args(kind):
+                raise unknown("choice", vars(self)[key], get_args(kind), where=f"[data] {key}")
+        for name in self.columns or ():
+            if name not in COLUMNS:
+                raise unknown("column", name, COLUMNS, where="[data] columns")
+        for key, low in (("core", 1), ("groups", 1)):
+            if vars(self)[key] is not None and vars(self)[key] < low:
+                raise UsageError("a setting out of range", where=f"[data] {key}", found=vars(self)[key],
+                                 expected=f"{low} or more")
 
     def _check_masks(self) -> None:
         """Refuse keys of masks that cannot be meant."""

@@ -17,7 +17,7 @@ from tutelage.graph.modules import Table
 from tutelage.graph.naming import unbound
 from tutelage.graph.nodes import Computed, Ema, Frozen, Kind
 from tutelage.graph.objective import edge_loss, forward
-from tutelage.graph.rows import check_rows, row_sets
+from tutelage.graph.rows import HasChoices, check_rows, row_sets
 from tutelage.graph.taps import ReadsTaps, read
 from tutelage.models.classifier import is_headless
 from tutelage.models.network import body_of
@@ -117,6 +117,7 @@ def _seed(seed: int):
 def _try_edge(edge: Edge, outputs: Outputs, labels: BatchLabels, nodes: Mapping[str, Kind],
               classes: Sequence[str] | None, headless: Set[str] = frozenset()) -> None:
     where = f"edge {edge.name}"
+    classes = None if isinstance(edge.rows, HasChoices) else classes
     seen = _rows_of(edge, outputs, labels, nodes)
     count = len(outputs["ids"]) if edge.rows is None else len(seen.values[edge.student])
     outputs, labels = {**seen.values, **label_ends(seen.labels)}, seen.labels

@@ -11,12 +11,14 @@ from torch import nn
 
 from tutelage.data.images import Preparation, preparation, printable
 from tutelage.data.series_scaling import KIND, SeriesScaling, series_scaling
+from tutelage.data.user_source import UserSource
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.exporting.export import Images, export_network, require_place
 from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student, said_of
 from tutelage.exporting.predict import BOXES, Classifier, Detector, SeriesClassifier, predictor
+from tutelage.exporting.vectors import export_vectors
 from tutelage.exporting.verify import ACCURACY_LOST
 from tutelage.models.saved import load_network
 from tutelage.models.weights import read_metadata
@@ -50,6 +52,9 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
                          found=f"{len(data.classes)} classes, such as {printable(data.classes[0])}",
                          expected=f"{len(classes)} classes, such as {printable(classes[0])}",
                          fix="restore the data that the run was trained on")
+    if isinstance(data.train, UserSource):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return export_vectors(network, classes, data.train, node, target, wanted)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     if on not in splits:
         raise UsageError("unknown split", where="--on", found=on, expected="validation, test or train")

@@ -32,6 +32,13 @@ class HasCheck(Protocol):
     check: Callable[[Mapping[str, Tensor]], None]
 
 
+@runtime_checkable
+class HasChoices(Protocol):
+    """Rows of a choice that is not one of the classes: among how many."""
+
+    choices: int
+
+
 def check_of(rows: RowsFn | None) -> Callable[[Mapping[str, Tensor]], None] | None:
     """What looks at the ends before a run; None where the rows have no attribute `check`."""
     return rows.check if isinstance(rows, HasCheck) else None

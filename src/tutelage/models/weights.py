@@ -86,7 +86,8 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], *, head: str
         tensors = {name: tensor for name, tensor in tensors.items() if name not in fresh}
         own = {name: tensor for name, tensor in own.items() if name not in fresh}
     wrong = [f"{name} {list(tensors[name].shape)} for {list(own[name].shape)}" for name in own
-             if name in tensors and not is_lazy(own[name]) and tensors[name].shape != own[name].shape]
+             if name in tensors and not is_lazy(own[name]) and own[name].numel()
+             and tensors[name].shape != own[name].shape]
     missing, unexpected = [name for name in own if name not in tensors], [name for name in tensors if name not in own]
     if wrong or missing or unexpected:
         only_head = not missing and not unexpected and all(text.partition(" ")[0] in fresh for text in wrong)

@@ -6,10 +6,11 @@ from pathlib import Path
 from tutelage.data.box_folder import kinds_of_boxes
 from tutelage.data.box_report import BoxReport, check_box_folder
 from tutelage.data.check import Report, check_folder
+from tutelage.data.check_interactions import InteractionReport, check_interactions
 from tutelage.data.check_series import SeriesReport, check_series, holds_series
 from tutelage.data.folder import list_folder
 from tutelage.data.images import Range
-from tutelage.data.load import root_of
+from tutelage.data.load import root_of, roots_of
 from tutelage.data.mask_folder import holds_masks
 from tutelage.data.mask_report import MaskReport, check_mask_folder
 from tutelage.data.settings import OF_BOXES, DataSettings
@@ -43,15 +44,17 @@ def task_of_folder(place: Path, told: str | None = None) -> str:
 
 
 def check_any_folder(place: Path, value_range: Range | None = None, told: str | None = None) -> (
-        Report | MaskReport | BoxReport | SeriesReport):
+        Report | MaskReport | BoxReport | SeriesReport | InteractionReport):
     """Check a folder, or the one of a recipe by the recipe's keys; with masks if it holds `images` and `masks`.
 
-    Boxes and series are known by their files.
+    Boxes and series are known by their files; interactions are checked by a recipe, which says how they are cut.
     """
     if place.suffix == ".toml" and place.is_file():
         settings = read_recipe(place).data
         if settings.name == "series":
             return check_series(root_of(settings))
+        if settings.name == "interactions":
+            return check_interactions(settings, roots_of(settings))
         if settings.name != "folder":
             raise UsageError("a recipe without a folder to check", where=f"{place}, [data] name", found=settings.name,
                              expected='name = "folder"')

@@ -30,6 +30,7 @@ from tutelage.recipes.sequence import gather, open_whole, runs_of
 from tutelage.recipes.teachers import with_teachers
 from tutelage.system.distributed import World, lead
 from tutelage.tasks.named import data_for
+from tutelage.tasks.recommendation.teaching import connected, with_rankings
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe", data: data_
                              expected="weights that say which classes they know", fix="leave it out, or give weights")
     data = data or data_for(recipe.data, seed=recipe.train.seed, device=world.device, quick=recipe.quick)
     models = {node: network_in(recipe, node, arch, data, where) for node, arch in recipe.models.items()}
+    data = with_rankings(data, graph, models)
     return Job(recipe, graph, models, data, settings, (*notes_of(recipe, graph, data), *frozen_notes(models)))
 
 
@@ -181,7 +183,9 @@ def _cut_by(weights: str, recipe: Recipe) -> int:
 def network_in(recipe: Recipe, node: str, arch: Architecture, data: data_page.Data, where: object) -> nn.Module:
     """The network of a node as its [models.NODE] describes it; UserError with its place in the recipe."""
     try:
-        return build(arch, class_names=data.classes, channels=data.shape[0], name=node, seed=recipe.train.seed,
-                     plugins=recipe.plugins)
+        network = build(arch, class_names=data.classes, channels=data.shape[0], name=node, seed=recipe.train.seed,
+                        plugins=recipe.plugins)
     except UserError as error:
         raise placed(error, place_of(recipe, where, "models", node)) from None
+    connected(network, data.train)
+    return network

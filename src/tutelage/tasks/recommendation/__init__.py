@@ -1,0 +1,1 @@
+"""Recommendation: users and the items that they take."""

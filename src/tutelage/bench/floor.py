@@ -35,10 +35,10 @@ def by_task(task: Task) -> FromLabels:
     def loss(student: str, said: Tensor, labels: BatchLabels) -> Tensor:
         graph = Graph({student: Trained()}, task.from_labels(student))
         return torch.stack(list(objective.losses(graph, {student: said}, labels).values())).sum()
-    return by_class if task.classifies else loss
+    return class_loss if task.classifies else loss
 
 
-def by_class(student: str, said: Tensor, labels: BatchLabels) -> Tensor:
+def class_loss(student: str, said: Tensor, labels: BatchLabels) -> Tensor:
     """Cross-entropy of one class a sample."""
     return F.cross_entropy(said, one_tensor(labels), ignore_index=-1)
 
@@ -64,7 +64,7 @@ def laid_out(inputs: object) -> dict[bool, Tensor]:
 
 def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: Mapping[str, Execution], world: World,
                gently: float = 1.0, *, recorded: bool = False,
-               loss_of: FromLabels = by_class) -> Callable[[Mapping[bool, Tensor], BatchLabels], Tensor]:
+               loss_of: FromLabels = class_loss) -> Callable[[Mapping[bool, Tensor], BatchLabels], Tensor]:
     """(images in both layouts, labels) -> the loss of a step that trains each student, alone, on labels."""
     networks = {node: deepcopy(model).to(world.device).train() for node, model in students.items()}
     for node, network in networks.items():

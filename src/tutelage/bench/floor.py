@@ -23,7 +23,7 @@ from tutelage.graph.nodes import Trained
 from tutelage.system.distributed import World
 from tutelage.tasks.named import task_of
 from tutelage.tasks.task import Task
-from tutelage.types import BatchLabels, one_tensor
+from tutelage.types import BatchLabels, Inputs, one_tensor
 
 Step = Callable[[], object]
 FromLabels = Callable[[str, Tensor, BatchLabels], Tensor]
@@ -54,9 +54,9 @@ def floor_of(students: Mapping[str, nn.Module], data: Data, settings: Settings, 
     return warm_graph(step) if recorded else step
 
 
-def laid_out(inputs: object) -> dict[bool, Tensor]:
+def laid_out(given: Inputs) -> dict[bool, Tensor]:
     """The images channels first (False) and channels last (True)."""
-    assert isinstance(inputs, Tensor), "one view was asked for"
+    inputs = one_tensor(given)
     if inputs.dim() != 4:
         return {False: inputs, True: inputs}
     return {last: inputs.contiguous(memory_format=torch.channels_last) if last else inputs for last in (False, True)}

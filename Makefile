@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-gpu test-browser bench-peers evidence-tasks evidence-boxes lint lock clean
+.PHONY: setup demo test proofs test-gpu test-browser bench-peers evidence-tasks evidence-boxes lint lock clean
 
 setup: .venv/ready
 
@@ -16,7 +16,11 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -q -m "not slow"
+
+# The longer ones: killed, started twice, over ranks, as the README says. Shows k/N; begins where it failed before.
+proofs: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --stepwise -v -o console_output_style=count
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu

@@ -11,6 +11,7 @@ import torch
 
 from toys import free_port
 
+pytestmark = pytest.mark.slow
 SCRIPT = """
 import json, sys, torch
 from pathlib import Path

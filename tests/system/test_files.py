@@ -12,8 +12,11 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier
+from time import sleep
 
 import pytest
 import torch
@@ -538,3 +541,26 @@ def test_a_full_disk_at_the_lock_is_told_and_lets_go(tmp_path, monkeypatch):
             pass
     with locked(tmp_path):
         pass
+
+
+def test_of_threads_that_come_at_once_one_holds_a_folder(tmp_path):
+    together, inside, most = Barrier(8), list[int](), list[int]()
+
+    def hold(number: int) -> int:
+        taken = 0
+        for _ in range(50):
+            together.wait()
+            try:
+                with locked(tmp_path / "run"):
+                    inside.append(number)
+                    most.append(len(inside))
+                    taken += 1
+                    sleep(0.001)  # others may come while it is held
+                    inside.remove(number)
+            except BusyError:
+                pass
+        return taken
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(hold, range(8))) >= 50
+    assert max(most) == 1

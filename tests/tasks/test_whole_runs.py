@@ -49,6 +49,7 @@ from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
 from tutelage.types import Batch
 
+pytestmark = pytest.mark.slow
 CPU = World(torch.device("cpu"))
 BATCH, STEPS, EPOCHS = 6, 3, 2
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)

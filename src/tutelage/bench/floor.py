@@ -23,7 +23,7 @@ from tutelage.graph.nodes import Trained
 from tutelage.system.distributed import World
 from tutelage.tasks.named import task_of
 from tutelage.tasks.task import Task
-from tutelage.types import BatchLabels, one_tensor
+from tutelage.types import BatchLabels, Inputs, one_tensor
 
 Step = Callable[[], object]
 FromLabels = Callable[[str, Tensor, BatchLabels], Tensor]
@@ -35,10 +35,10 @@ def by_task(task: Task) -> FromLabels:
     def loss(student: str, said: Tensor, labels: BatchLabels) -> Tensor:
         graph = Graph({student: Trained()}, task.from_labels(student))
         return torch.stack(list(objective.losses(graph, {student: said}, labels).values())).sum()
-    return by_class if task.classifies else loss
+    return class_loss if task.classifies else loss
 
 
-def by_class(student: str, said: Tensor, labels: BatchLabels) -> Tensor:
+def class_loss(student: str, said: Tensor, labels: BatchLabels) -> Tensor:
     """Cross-entropy of one class a sample."""
     return F.cross_entropy(said, one_tensor(labels), ignore_index=-1)
 
@@ -54,9 +54,9 @@ def floor_of(students: Mapping[str, nn.Module], data: Data, settings: Settings, 
     return warm_graph(step) if recorded else step
 
 
-def laid_out(inputs: object) -> dict[bool, Tensor]:
+def laid_out(given: Inputs) -> dict[bool, Tensor]:
     """The images channels first (False) and channels last (True)."""
-    assert isinstance(inputs, Tensor), "one view was asked for"
+    inputs = one_tensor(given)
     if inputs.dim() != 4:
         return {False: inputs, True: inputs}
     return {last: inputs.contiguous(memory_format=torch.channels_last) if last else inputs for last in (False, True)}
@@ -64,7 +64,7 @@ def laid_out(inputs: object) -> dict[bool, Tensor]:
 
 def floor_step(students: Mapping[str, nn.Module], settings: Settings, choices: Mapping[str, Execution], world: World,
                gently: float = 1.0, *, recorded: bool = False,
-               loss_of: FromLabels = by_class) -> Callable[[Mapping[bool, Tensor], BatchLabels], Tensor]:
+               loss_of: FromLabels = class_loss) -> Callable[[Mapping[bool, Tensor], BatchLabels], Tensor]:
     """(images in both layouts, labels) -> the loss of a step that trains each student, alone, on labels."""
     networks = {node: deepcopy(model).to(world.device).train() for node, model in students.items()}
     for node, network in networks.items():

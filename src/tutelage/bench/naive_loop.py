@@ -160,8 +160,7 @@ def _pictures(data: Data, batches: int, size: int) -> tuple[list[Image.Image], T
     """The first images, in whole batches, as PIL has them."""
     rows = torch.arange(min(batches, len(data.train.ids) // size) * size)
     (batch,) = data.train.batches([rows], draw=None)
-    assert isinstance(batch.inputs, Tensor), "one view was asked for"
-    images = (batch.inputs * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1)
+    images = (one_tensor(batch.inputs) * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1)
     grey = images.shape[-1] == 1
     shown = [Image.fromarray(image[..., 0].numpy() if grey else image.numpy()) for image in images]
     return shown, one_tensor(batch.labels).cpu()

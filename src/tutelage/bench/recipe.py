@@ -27,6 +27,7 @@ from tutelage.system.distributed import World
 from tutelage.system.machine import describe_machine, keep_memory, peak_memory
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.named import data_for, task_named
+from tutelage.types import one_tensor
 
 BATCHES = 4
 """How many batches of images the steps go round; a recipe's epoch has more, and each of them costs the same."""
@@ -157,9 +158,8 @@ def _tuned(job: Job, world: World) -> Tuned:
     networks = {node: network.to(world.device) for node, network in job.models.items()}
     settings, rows = job.settings, torch.arange(job.settings.batch_size)
     (batch,) = job.data.train.batches([rows], draw=0)
-    assert isinstance(batch.inputs, torch.Tensor), "one view was asked for"
     choices = default_executions(networks, settings.precision, world.device)
     recorded = records(world, settings)
-    tuned = tune(job.graph, networks, batch.inputs.to(world.device), STEPS[world.device.type],
+    tuned = tune(job.graph, networks, one_tensor(batch.inputs).to(world.device), STEPS[world.device.type],
                  choices, memory_folder(), recorded=recorded)
     return replace(tuned, recorded=recorded)

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import struct
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ MANIFEST = "manifest.json"
 LARGEST_HEADER = 4 * 2**20
 """Bytes of a safetensors header that are believed; thousands of tensors need a hundredth of it."""
 _held: set[Path] = set()
+_guard = threading.Lock()
 
 
 def write(path: Path, data: bytes) -> None:
@@ -146,29 +148,32 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` alone; BusyError if another run does. The kernel lets go when a process dies, however it dies."""
     folder = folder.resolve()
-    if folder in _held:  # a POSIX lock does not stand between two runs of one process; worse, whoever closes a second
-        raise _busy(folder, f"process {os.getpid()}, this one")  # handle on its file lets the first one's lock go
-    with disk_errors(folder, 4096):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise ResourceError("the run folder cannot be locked", where=folder, found=error.strerror) from None
-            raise _busy(folder, os.pread(file, 500, 0).decode() or "a lock") from None
-        owner = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        with disk_errors(folder, 4096):
-            os.truncate(file, 0)
-            os.pwrite(file, owner.encode(), 0)
+    with _guard:  # two threads may come at once
+        # A POSIX lock does not stand between two runs of one process; worse, whoever closes a second handle on its file
+        # lets the first one's lock go.
+        if folder in _held:
+            raise _busy(folder, f"process {os.getpid()}, this one")
         _held.add(folder)
+    try:
+        with disk_errors(folder, 4096):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise ResourceError("the run folder cannot be locked", where=folder, found=error.strerror) from None
+                raise _busy(folder, os.pread(file, 500, 0).decode() or "a lock") from None
+            owner = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            with disk_errors(folder, 4096):
+                os.truncate(file, 0)
+                os.pwrite(file, owner.encode(), 0)
             yield
         finally:
-            _held.discard(folder)
+            os.close(file)
     finally:
-        os.close(file)
+        _held.discard(folder)
 
 
 def is_locked(folder: Path) -> bool:

@@ -37,6 +37,7 @@ from tutelage.system.files import fingerprint
 from tutelage.tasks.detection.task import DETECTION
 from tutelage.tasks.named import data_for
 
+pytestmark = pytest.mark.slow
 CPU = World(torch.device("cpu"))
 BATCH, STEPS, EPOCHS = 4, 2, 2
 SGD = partial(torch.optim.SGD, lr=0.05)

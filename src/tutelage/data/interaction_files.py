@@ -115,7 +115,7 @@ def _made(where: str, found: Mapping[str, Sequence[Any]], rows: Sequence[int]) -
     weights = (np.ones(len(rows)) if "weight" not in found else
                np.array([_number(value, where, row) for value, row in zip(found["weight"], rows, strict=True)]))
     named = np.fromiter((bool(user and item) for user, item in zip(users, items, strict=True)), bool, len(rows))
-    kept = np.flatnonzero(named & (weights > 0))
+    kept = np.flatnonzero(named & (weights > 0)).tolist()
     times = None
     if "time" in found:
         times = np.array([_time(found["time"][place], where, rows[place]) for place in kept])

@@ -203,7 +203,7 @@ def _panel(settings: DataSettings, device: torch.device, quick: bool) -> Data:
     if settings.name not in PANELS or settings.work not in ("forecast", "regression"):
         raise UsageError("a task that these data are not for", where="[data] task", found=settings.work,
                          expected=f"forecast with {' or '.join(PANELS)}, and these with no other")
-    panel = read_panel(settings, [] if quick or settings.name == "waves_forecast" else _series_roots(settings))
+    panel = read_panel(settings, [] if quick or settings.name == "waves_forecast" else roots_of(settings))
     kept = None
     if settings.only is not None or settings.limit is not None:
         ids = panel_data(replace(settings, limit=None, only=None), panel).train.ids

@@ -206,7 +206,7 @@ def windows_in(panel: Panel, settings: DataSettings, period: range) -> Tensor:
     there = ~np.isnan(panel.values).any(1)
     length = settings.window + settings.horizon
     whole = np.lib.stride_tricks.sliding_window_view(there, length, axis=1).all(2)
-    begin = np.arange(whole.shape[-1])
+    begin = np.arange(panel.values.shape[2] - length + 1)
     first, last = begin + settings.window, begin + length - 1
     found = np.argwhere(whole & (first >= period.start) & (last < period.stop))
     return torch.from_numpy(found + np.array([0, settings.window - 1])).long()

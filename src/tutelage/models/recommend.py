@@ -99,11 +99,11 @@ class GraphRecommender(Recommender):
         users, items = total.split([len(self.users), len(self.items)])
         return users, items
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         pairs = state_dict.get(f"{prefix}pairs")
         if pairs is not None:
             self.connect(pairs)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class _Spread(torch.autograd.Function):

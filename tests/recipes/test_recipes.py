@@ -22,10 +22,10 @@ PATHS = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob("**
                if "[study]" not in path.read_text() and path.parent.name != "search")  # those are candidates
 LIKE_OTHERS = {name for name in PATHS if name.startswith(("kvasir/", "ucr/")) and not name.endswith(
     ("/teacher.toml", "/dual_student.toml", "/stochastic_teacher.toml"))} | {
-    name for name in PATHS if name.startswith(("shapes_boxes/", "kvasir_boxes/", "bccd/", "waves_forecast/",
-                                                         "sp500/")) and name not in (
+    name for name in PATHS if name.startswith(("shapes_boxes/", "kvasir_boxes/", "bccd/", "waves_forecast/", "sp500/",
+                                               "shop/", "retail/")) and name not in (
         "shapes_boxes/dual_student.toml", "kvasir_boxes/peer_cohort.toml", "bccd/class_aware.toml",
-        "waves_forecast/dckd.toml", "waves_forecast/dual_student.toml")} | {
+        "waves_forecast/dckd.toml", "waves_forecast/dual_student.toml", "shop/unkd.toml", "shop/dual_student.toml")} | {
     name for name in PATHS if name.startswith("imagenet100/ablation_") and "no_peers" not in name}
 """Recipes whose quick run would be that of others but for the reader of the set, or for an option of the method."""
 WHOLE = "imagenet100/experiment_1.toml"

@@ -55,7 +55,7 @@ class PanelSource:
     """A split in memory: `values` [S, C, T] float32, scaled; a row is (series, moment), [N, 2].
 
     `inputs` and `targets` are numbers of columns. Labels are "target" and "naive" [B, targets * horizon], the last
-    known value; those of one target stand together.
+    known value; those of one target stand together; and "series" [B] int64, whose they are.
     """
 
     ids: Tensor
@@ -82,7 +82,8 @@ class PanelSource:
             naive = self._at(series, self.targets, moment[:, None]).expand(-1, -1, self.horizon).flatten(1)
             plain = tuple(views) == ("",)
             inputs: Tensor | Mapping[str, View] = known if plain else dict.fromkeys(views, known)
-            yield Batch(inputs, {"target": target, "naive": naive}, moved_to(self.ids[entry.cpu()], device))
+            labels = {"target": target, "naive": naive, "series": series}
+            yield Batch(inputs, labels, moved_to(self.ids[entry.cpu()], device))
 
     def _at(self, series: Tensor, columns: Tensor, moments: Tensor) -> Tensor:
         """[B, columns, moments]."""

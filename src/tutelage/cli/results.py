@@ -57,7 +57,8 @@ def _worst(metrics: Mapping, first: Score) -> str:
     count, names = metrics["images_per_class"], metrics["classes"]
     samples = metrics.get("samples", "images")
     there = [number for number in range(len(names)) if count is None or count[number]]
-    rows = [["network", f"worst {metrics.get('labels', 'classes')}: {first.title}" + f" of n {samples}" * (count is not None)]]
+    what = f"worst {metrics.get('labels', 'classes')}: {first.title}"
+    rows = [["network", what + f" of n {samples}" * (count is not None)]]
     for node, found in metrics["nodes"].items():
         own = found.get("per_class") or {}
         numbers = own.get(first.key) if isinstance(own, Mapping) else own
@@ -150,6 +151,13 @@ def export_text(report: dict, target: Path) -> str:
     checked, latency = report["checked"], report["latency"]
     if "map" in checked:
         return _of_detector(report, target)
+    if "mae" in checked:
+        return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, {len(report['classes'])} "
+                f"numbers of each, with their spread\non {checked['images']} samples of {checked['on']}: largest "
+                f"difference {checked['largest_difference']:.2g}, MAE {checked['mae']:.4f} (the network: "
+                f"{checked['mae_of_network']:.4f})\none sample in {latency['median_ms']:.2f} ms "
+                f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); all numbers: "
+                f"{target}.json")
     series, pixels = report.get("task") == "series", " of pixels" if "pixels" in checked else ""
     accuracy = "" if checked["accuracy"] is None else (
         f", accuracy{pixels} {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")

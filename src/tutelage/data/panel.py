@@ -23,12 +23,11 @@ from tutelage.data.settings import DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE
 from tutelage.data.stream import CPU
+from tutelage.data.table_scaling import PanelScaling
 from tutelage.data.waves_forecast import waves_forecast
 from tutelage.errors import DataError, UsageError
 from tutelage.types import Batch, View
 
-KIND = "panel"
-"""What preprocessing of panels says of itself."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -157,9 +156,10 @@ def panel_data(settings: DataSettings, panel: Panel, *, device: torch.device = C
                                      settings.window, settings.horizon)
         splits[split] = SplitRows(ids, torch.zeros_like(ids))
     classes = tuple(f"{target} +{step}" for target in panel.targets for step in range(1, settings.horizon + 1))
-    how = {"kind": KIND, "series": list(panel.names), "inputs": list(panel.inputs), "targets": list(panel.targets),
-           "columns": list(panel.columns), "log": list(settings.log or ()), "window": settings.window,
-           "horizon": settings.horizon, "mean": mean.tolist(), "std": std.tolist()}
+    whose = settings.series or ("series" if len(panel.names) > 1 else None)
+    how = PanelScaling(whose, settings.time or "time", panel.names, panel.inputs, panel.targets, panel.columns,
+                       tuple(settings.log or ()), settings.window, settings.horizon,
+                       tuple(map(tuple, mean.tolist())), tuple(map(tuple, std.tolist()))).as_json()
     rule = f"validation {settings.validation:g}, gap {settings.gap}, fold {settings.fold}, limit {settings.limit}"
     return Data(settings.name, classes, (len(panel.inputs), settings.window), sources["train"], sources["validation"],
                 sources["test"], how, digest(settings.name, classes, splits, _content(panel), rule), "none",

@@ -152,8 +152,8 @@ def export_text(report: dict, target: Path) -> str:
     if "map" in checked:
         return _of_detector(report, target)
     if "mae" in checked:
-        return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, {len(report['classes'])} "
-                f"numbers of each, with their spread\non {checked['images']} samples of {checked['on']}: largest "
+        return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, mean and standard deviation of "
+                f"{', '.join(report['classes'][:6])}{' ...' * (len(report['classes']) > 6)}\non {checked['images']} samples of {checked['on']}: largest "
                 f"difference {checked['largest_difference']:.2g}, MAE {checked['mae']:.4f} (the network: "
                 f"{checked['mae_of_network']:.4f})\none sample in {latency['median_ms']:.2f} ms "
                 f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); all numbers: "

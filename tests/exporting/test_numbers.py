@@ -73,7 +73,8 @@ def test_a_number_that_is_none_is_named_by_its_row(tmp_path, changed, message, p
     assert place in caught.value.where
 
 
-@pytest.mark.parametrize(("days", "names", "message"), [(2, "ab", "shorter than the window"), (5, "abc", "not trained")])
+@pytest.mark.parametrize(("days", "names", "message"), [
+    (2, "ab", "shorter than the window"), (5, "abc", "not trained")])
 def test_a_series_that_cannot_be_forecast_is_named(tmp_path, days, names, message):
     student = Numbers(("load +1", "load +2"), SCALING, lambda given: np.zeros((len(given), 2, 2)))
     with pytest.raises(DataError, match=message):

@@ -152,12 +152,7 @@ def export_text(report: dict, target: Path) -> str:
     if "map" in checked:
         return _of_detector(report, target)
     if "mae" in checked:
-        return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, mean and standard deviation of "
-                f"{', '.join(report['classes'][:6])}{' ...' * (len(report['classes']) > 6)}\non {checked['images']} samples of {checked['on']}: largest "
-                f"difference {checked['largest_difference']:.2g}, MAE {checked['mae']:.4f} (the network: "
-                f"{checked['mae_of_network']:.4f})\none sample in {latency['median_ms']:.2f} ms "
-                f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); all numbers: "
-                f"{target}.json")
+        return _of_forecaster(report, target)
     series, pixels = report.get("task") == "series", " of pixels" if "pixels" in checked else ""
     accuracy = "" if checked["accuracy"] is None else (
         f", accuracy{pixels} {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
@@ -173,6 +168,15 @@ def export_text(report: dict, target: Path) -> str:
             f"one {'series' if series else 'image'} in {latency['median_ms']:.2f} ms "
             f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); "
             f"all numbers: {target}.json")
+
+
+def _of_forecaster(report: dict, target: Path) -> str:
+    checked, latency, names = report["checked"], report["latency"], report["classes"]
+    return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, mean and standard deviation of "
+            f"{', '.join(names[:6])}{' ...' * (len(names) > 6)}\non {checked['images']} samples of {checked['on']}: "
+            f"largest difference {checked['largest_difference']:.2g}, MAE {checked['mae']:.4f} (the network: "
+            f"{checked['mae_of_network']:.4f})\none sample in {latency['median_ms']:.2f} ms "
+            f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); all numbers: {target}.json")
 
 
 def _of_detector(report: dict, target: Path) -> str:

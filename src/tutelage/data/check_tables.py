@@ -58,7 +58,7 @@ def guessed_panel(path: Path) -> DataSettings:
     """Settings for a table as a panel, by the names of its columns and what they hold; a person may mend them."""
     table = read_table(path)
     time = _named(table, TIMES, lambda name: True) or next(
-        (name for name in table.columns if _is(lambda: table.times(name)) and not _is_number(table, name)), None)
+        (name for name in table.columns if _is_time(table, name) and not _is_number(table, name)), None)
     if time is None:
         raise DataError("no column of times", where=printable(path), found=", ".join(map(printable, table.columns)),
                         expected=f"one called {', '.join(TIMES[:4])}, or one of dates",
@@ -87,8 +87,9 @@ def words_of_panel(settings: DataSettings) -> str:
 def check_table(settings: DataSettings) -> TableReport:
     """Read and split a panel or a table as a run would."""
     root = printable(settings.root or settings.name)
+    known = settings.image or ", ".join(settings.inputs or ("all others",))
     read = words_of_panel(settings) if settings.name == "panel" else (
-        f"targets {', '.join(settings.targets or ())}, known {settings.image or ', '.join(settings.inputs or ('all',))}")
+        f"targets {', '.join(settings.targets or ())}, known {known}")
     try:
         data = load_data(settings)
     except SecurityError:
@@ -107,9 +108,9 @@ def _named(table: ReadTable, names: Sequence[str], allowed: Callable[[str], bool
                  if column.lower() == name and allowed(column)), None)
 
 
-def _is(read: Callable[[], object]) -> bool:
+def _is_time(table: ReadTable, name: str) -> bool:
     try:
-        read()
+        table.times(name)
     except UserError:
         return False
     return True

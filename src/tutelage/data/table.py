@@ -191,7 +191,8 @@ def _splits(table: ReadTable, settings: DataSettings, paths: Sequence[Path] | No
                 raise DataError("not a split", where=f"{table.where(row)}, column split", found=repr(name)[:80],
                                 expected="train, validation, test")
             told.append(SPLIT_NAMES[str(name)])
-        found = {split: every[torch.tensor([one == split for one in told])] for split in ("train", "validation", "test")}
+        found = {split: every[torch.tensor([one == split for one in told])]
+                 for split in ("train", "validation", "test")}
         splits = {split: SplitRows(ids, torch.zeros_like(ids)) for split, ids in found.items() if len(ids)}
         if "train" not in splits:
             raise DataError("no row to train on", where=table.path, found=", ".join(splits), expected="a split train")

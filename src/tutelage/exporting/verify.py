@@ -21,8 +21,6 @@ from tutelage.data.source import Source
 from tutelage.data.splits import first
 from tutelage.errors import DataError, ModelError
 from tutelage.exporting.module import Choice, Student, about, input_names, said_of
-from tutelage.tasks.forecast.metrics import affinity, mae
-from tutelage.tasks.forecast.rows import gaussians_of
 from tutelage.models.dense_boxes import LEAD
 from tutelage.system import files
 from tutelage.tasks.classification import metrics
@@ -30,6 +28,8 @@ from tutelage.tasks.classification.skill import mark_of
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.judge import truth_of
 from tutelage.tasks.detection.predicted import detections_of
+from tutelage.tasks.forecast.metrics import affinity, mae
+from tutelage.tasks.forecast.rows import gaussians_of
 from tutelage.tasks.segmentation.metrics import count_pixels, mask_scores
 from tutelage.tasks.segmentation.task import first_class
 from tutelage.tasks.series import SERIES

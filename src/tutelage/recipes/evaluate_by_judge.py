@@ -31,8 +31,9 @@ def assess_by_judge(opened: FinishedRun, graph: Graph, task: Task, judge: Judge,
     """
     source, data = opened.split(split), opened.data
     metrics: dict[str, Any] = {
-        "on": split, **scores_json(task), "samples": task.samples, "rows": len(source.ids), "also_in_training": data.also_in_training.get(split),
-        "classes": list(data.classes), "labels": task.labels, "unit": task.unit, "images_per_class": _count(found, len(data.classes)), "training": training,
+        "on": split, **scores_json(task), "samples": task.samples, "labels": task.labels, "unit": task.unit,
+        "rows": len(source.ids), "also_in_training": data.also_in_training.get(split), "classes": list(data.classes),
+        "images_per_class": _count(found, len(data.classes)), "training": training,
         **scored(judge, found), "uncertainty": None, "robust": None}
     if judge.baseline is not None and found:
         metrics["baseline"] = judge.baseline(next(iter(found.values())))

@@ -50,7 +50,8 @@ def check_any_folder(place: Path, value_range: Range | None = None, told: str | 
         Report | MaskReport | BoxReport | SeriesReport | InteractionReport | TableReport):
     """Check a folder, or the one of a recipe by the recipe's keys; with masks if it holds `images` and `masks`.
 
-    Boxes and series are known by their files, a panel by its task; interactions are checked by a recipe, which says how they are cut.
+    Boxes and series are known by their files, a panel by its task; interactions are checked by a recipe, which says how
+    they are cut.
     """
     if place.suffix == ".toml" and place.is_file():
         settings = read_recipe(place).data

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,8 +108,8 @@ def test_dckd_is_the_loop_by_hand():
 def test_a_run_that_was_left_goes_on_to_the_same_bits(tmp_path):
     whole = fingerprint(run_of(epochs=3, out=tmp_path / "whole")["s"].state_dict())
     graph, models = dckd("t", "s", task=FORECAST), networks()
-    how = dict(epochs=3, optimizer=SGD, batch_size=BATCH, device="cpu", precision="exact", cache=False,
-               out=tmp_path / "run")
+    how: dict[str, Any] = {"epochs": 3, "optimizer": SGD, "batch_size": BATCH, "device": "cpu", "precision": "exact",
+                           "cache": False, "out": tmp_path / "run"}
     for epoch in train(graph, models, data(), **how):
         if epoch.number == 1:
             break

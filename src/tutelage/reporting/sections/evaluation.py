@@ -8,8 +8,8 @@ from tutelage.reporting.document import Column, DocumentTable, Gallery, Item, Pi
 from tutelage.reporting.formatting import score_words, written
 from tutelage.reporting.groups import VALIDATION, Group
 from tutelage.reporting.schema import EvaluationRecord, Metrics, NodeScores
-from tutelage.reporting.sections.forecasts import coverage_section, series_section
 from tutelage.reporting.sections.classes import MOST_CLASSES, MOST_NODES, precision_section
+from tutelage.reporting.sections.forecasts import coverage_section, series_section
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.scores import main_scores
 from tutelage.tasks.task import Score

@@ -23,8 +23,8 @@ def coverage_section(group: Group, evaluation: EvaluationRecord) -> Section:
     just = [Line("as many as it should", "@ink", [0, 1], [0.0, 1.0], dash="dot")]
     drawn = [Line(node, colours.get(node, "@muted"), curve["interval"], curve["share"])
              for node, curve in list(curves.items())[:MOST_NODES]]
-    about = ("The share of targets that lie in each central interval of their forecast. Below the dotted line a network "
-             "is too sure, above it not sure enough.")
+    about = ("The share of targets that lie in each central interval of their forecast. Below the dotted line a "
+             "network is too sure, above it not sure enough.")
     items: list[Item] = [charts.share_chart("How many targets the intervals hold", about, [*just, *drawn],
                                             x="probability of the interval", y="share of targets in it")]
     first = next(iter(curves.values()))

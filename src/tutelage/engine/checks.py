@@ -330,8 +330,9 @@ def _check_by_judge(findings: Findings, node: str, prepared: Prepared, data: Dat
     score, better = task.scores[0], own[pairs] - others[pairs]
     better = -better if score.better == "lower" else better
     sure = bool(better.mean() > SURELY * better.std() / len(better) ** 0.5)
+    one = task.samples.removesuffix("s")
     shown, shifted = (score.text(float(scores[pairs].mean())) for scores in (own, others))
-    note("chance", wrong=None if sure else f"cannot be told from a network that ignores what it sees: one by one, "
+    note("chance", wrong=None if sure else f"cannot be told from a network that ignores the {one}: by {one}, "
          f"{score.title} {shown}, and {shifted} by the labels of other {task.samples}; was it trained for these?")
 
 

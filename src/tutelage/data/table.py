@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tutelage.data.assemble import Maker, SplitRows, assembled, augmentation, held_out
@@ -135,7 +136,7 @@ def _with_images(settings: DataSettings, place: TableAt, targets: tuple[str, ...
                      how.as_json(), seal.hexdigest(), rule, told=False)
 
 
-def _read(paths: Sequence[Path], how: Preparation, max_pixels: int, place: int) -> object:
+def _read(paths: Sequence[Path], how: Preparation, max_pixels: int, place: int) -> Image.Image:
     return decode(paths[place], how.channels, max_pixels, orientation=how.orientation, value_range=how.value_range)
 
 

@@ -173,7 +173,7 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
                 yield from _rest(run, folder, interrupted)
             else:
                 _take_final_weights(run, out, done)
-                yield from _past(out, run.steps, run.task.scores[0])
+                yield from _past(out, run.steps, run.task)
         except (DataError, SecurityError) as error:
             raise reported(error, out, data.files, run.step if run else 0) from None
 

@@ -37,7 +37,8 @@ def units_of(preprocessing: Mapping[str, Any], count: int) -> Units | None:
         columns, targets = preprocessing["columns"], preprocessing["targets"]
         places = torch.tensor([columns.index(name) for name in targets]).repeat_interleave(count // len(targets))
         log = torch.tensor([columns[place] in preprocessing["log"] for place in places.tolist()])
-        return Units(*(torch.tensor(preprocessing[key]).double()[:, places] for key in ("mean", "std")), log)
+        mean, std = (torch.tensor(preprocessing[key]).double()[:, places] for key in ("mean", "std"))
+        return Units(mean, std, log)
     if preprocessing.get("kind") == "table":
         mean, std = (torch.tensor([preprocessing[key]]).double() for key in ("target_mean", "target_std"))
         return Units(mean, std, torch.zeros(count, dtype=torch.bool))

@@ -177,11 +177,11 @@ def _classes(evaluation: EvaluationRecord) -> Section:
     for score in evaluation.judged_by:
         own = {node: found[score.key] for node, found in by_score.items() if score.key in found}
         if own:
-            items.append(_by_class(f"{score_words(score)} by {one_of(evaluation)}", evaluation, own, score))
+            items.append(_by_class(f"{score_words(score)} by {_one_label(evaluation)}", evaluation, own, score))
     return Section(evaluation.metrics.get("labels", "classes").capitalize(), items if names and nodes else [])
 
 
-def one_of(evaluation: EvaluationRecord) -> str:
+def _one_label(evaluation: EvaluationRecord) -> str:
     """What one of `classes` is called."""
     return {"classes": "class"}.get(found := evaluation.metrics.get("labels", "classes"), found.removesuffix("s"))
 
@@ -191,7 +191,7 @@ def _by_class(title: str, evaluation: EvaluationRecord, found: Mapping[str, Sequ
     """A row for each class, a column for each network; of many classes the worst and the best are shown."""
     rows = [(name, *(values[i] for values in found.values()))
             for i, name in enumerate(evaluation.metrics["classes"])]
-    columns = [Column(one_of(evaluation)), *(Column(node, score.kind) for node in found)]
+    columns = [Column(_one_label(evaluation)), *(Column(node, score.kind) for node in found)]
     brief = None
     if len(rows) > 2 * MOST_CLASSES:
         worst = sorted(range(len(rows)), key=lambda i: _place_of(rows[i][1:], score))

@@ -1,5 +1,7 @@
 """Panels: windows by a naive loop, splits by time with a gap, scaling without leaks, and what is refused."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -205,3 +207,22 @@ def test_a_quick_run_needs_no_file():
     data = load_data(settings("nowhere.csv", inputs=("price", "volume")), quick=True)
     assert (data.shape, data.classes) == ((2, 4), ("volume +1", "volume +2"))
     assert [len(source.ids) for source in (data.train, data.validation, data.test)] == [64, 32, 32]
+
+
+def test_a_parquet_file_is_read_as_the_csv_file_of_the_same_rows(tmp_path, file):
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra tutelage[parquet] is not installed")
+    from pyarrow import csv, parquet
+
+    parquet.write_table(csv.read_csv(file), tmp_path / "panel.parquet")
+    assert pyarrow
+    one, other = (everything(load_data(settings(path)).train) for path in (file, tmp_path / "panel.parquet"))
+    assert torch.equal(one.inputs, other.inputs)
+    assert torch.equal(one.labels["target"], other.labels["target"])
+
+
+def test_without_pyarrow_a_parquet_file_is_refused_with_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "panel.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match="parquet") as caught:
+        load_data(settings(tmp_path / "panel.parquet"))
+    assert "tutelage[parquet]" in caught.value.fix

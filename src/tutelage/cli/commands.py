@@ -16,7 +16,8 @@ from tutelage.system.text import table
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TaskOfFiles = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What the files are for, where they do "
-                                                "not say it: classification, segmentation, detection or series.")]
+                                                "not say it: classification, segmentation, detection, series or "
+                                                "forecast.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
 Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
 RECIPE = "A TOML recipe, or the name of one that comes along: `tutelage recipes`."
@@ -169,16 +170,17 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
     say(json.dumps(report) if as_json else export_text(report, to))
 
 
-def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image or a file of series, or a "
-                                                  "folder of them.")],
+def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image, series or a table, or "
+                                                  "a folder of images or series.")],
             model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
-            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder.")] = None,
+            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder; of "
+                                                   "numbers: FILE.csv.")] = None,
             force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
             confidence: Annotated[float | None, typer.Option(
                 help="Say which are below it: 0.5. Boxes that are below it are left out: 0.3.", min=0, max=1)] = None,
             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Classify images or series, make masks of images or find objects; exit code 3 if a file cannot be read.
+    """Classify images or series, make masks, find objects, or forecast; exit code 3 if a file cannot be read.
 
     An .onnx file needs no torch.
 

@@ -14,10 +14,11 @@ WORST_SHOWN = 5
 
 def evaluation_text(metrics: Mapping, cost: Mapping | None) -> str:
     """What an evaluation says, as text for a person."""
-    scores = scores_in(metrics)
-    parts = [_nodes(metrics, scores), _training(metrics["training"], scores[0]), _worst(metrics, scores[0]),
+    scores, samples = scores_in(metrics), metrics.get("samples", "images")
+    parts = [_nodes(metrics, scores), metrics.get("unit", ""),
+             _training(metrics["training"], scores[0], samples), _worst(metrics, scores[0]),
              _groups(metrics["nodes"]), _pairs(metrics["pairs"]), _trust(metrics["uncertainty"], metrics["nodes"]),
-             _robust(metrics["robust"]), _cost(cost)]
+             _robust(metrics["robust"]), _cost(cost, samples)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -27,6 +28,8 @@ def _nodes(of: Mapping, scores: Sequence[Score]) -> str:
     there = [score for score in scores if any(score.key in found for found in nodes.values())]
     scaled = any("temperature" in found for found in nodes.values())
     rows = [["network", *(score.title for score in there), *(["T", "ECE at T"] if scaled else [])]]
+    if plain := of.get("baseline"):
+        rows.append([plain["name"], *(_score(plain.get(score.key), score) for score in there)])
     for node, found in nodes.items():
         warm = found.get("temperature") or {"value": None, "ece_after": None}
         rows.append([node, *(_score(found.get(score.key), score) for score in there),
@@ -37,23 +40,25 @@ def _nodes(of: Mapping, scores: Sequence[Score]) -> str:
     marks += [f"T of {node} is not identified: its NLL does not rise towards the end of [0.01, 100], and 1 is used"
               for node, found in nodes.items()
               if found.get("temperature") and not found["temperature"].get("identified", True)]
-    what = "samples" if of.get("task", CLASSIFICATION.name) != CLASSIFICATION.name else "images"
+    what = of.get("samples") or ("samples" if of.get("task", CLASSIFICATION.name) != CLASSIFICATION.name else "images")
     return "\n".join([f"{of['on']}, {of['rows']} {what}{told}\n\n{table(rows)}", *marks])
 
 
-def _training(training: Mapping | None, first: Score) -> str:
+def _training(training: Mapping | None, first: Score, samples: str) -> str:
     if training is None:
         return ""
     found = ", ".join(f"{node} {_score(number, first)}" for node, number in training[first.key].items())
-    return (f"{first.title} on {training['images']} of the {training['of']} labelled training images, as they are: "
+    return (f"{first.title} on {training['images']} of the {training['of']} labelled training {samples}, as they are: "
             f"{found}")
 
 
 def _worst(metrics: Mapping, first: Score) -> str:
     """The classes that each network knows least, with how many images judge them."""
     count, names = metrics["images_per_class"], metrics["classes"]
+    samples = metrics.get("samples", "images")
     there = [number for number in range(len(names)) if count is None or count[number]]
-    rows = [["network", f"worst classes: {first.title}" + " of n images" * (count is not None)]]
+    what = f"worst {metrics.get('labels', 'classes')}: {first.title}"
+    rows = [["network", what + f" of n {samples}" * (count is not None)]]
     for node, found in metrics["nodes"].items():
         own = found.get("per_class") or {}
         numbers = own.get(first.key) if isinstance(own, Mapping) else own
@@ -121,16 +126,16 @@ def _robust(robust: Mapping | None) -> str:
             f"within {robust['eps']:.4f}\n{table(rows)}")
 
 
-def _cost(cost: Mapping | None) -> str:
+def _cost(cost: Mapping | None, samples: str) -> str:
     if cost is None:
         return ""
-    rows = [["network", "parameters", "MFLOP", "bytes", "compression", "ms (1)", "ms (32)", "images/s (32)"]]
+    rows = [["network", "parameters", "MFLOP", "bytes", "compression", "ms (1)", "ms (32)", f"{samples}/s (32)"]]
     for node, one in cost["nodes"].items():
         times = [f"{t['median_ms']:.2f} [{t['low_ms']:.2f}, {t['high_ms']:.2f}]" for t in one["latency"].values()]
         ratio = "-" if one["compression"] is None else f"{one['compression']:.2f}x"
         rows.append([node, f"{one['parameters']:,}", f"{one['flops'] / 1e6:,.1f}", f"{one['bytes']:,}", ratio, *times,
                      f"{one['latency']['32']['images_per_second']:.0f}"])
-    return f"{table(rows)}\n{cost['machine']}; {cost['convention']}"
+    return f"{table(rows)}\n{cost['machine']}; {cost['convention'].replace('one image', f'one of the {samples}')}"
 
 
 def _number(value: float | None, digits: int = 4) -> str:
@@ -146,6 +151,8 @@ def export_text(report: dict, target: Path) -> str:
     checked, latency = report["checked"], report["latency"]
     if "map" in checked:
         return _of_detector(report, target)
+    if "mae" in checked:
+        return _of_forecaster(report, target)
     series, pixels = report.get("task") == "series", " of pixels" if "pixels" in checked else ""
     accuracy = "" if checked["accuracy"] is None else (
         f", accuracy{pixels} {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")
@@ -161,6 +168,15 @@ def export_text(report: dict, target: Path) -> str:
             f"one {'series' if series else 'image'} in {latency['median_ms']:.2f} ms "
             f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); "
             f"all numbers: {target}.json")
+
+
+def _of_forecaster(report: dict, target: Path) -> str:
+    checked, latency, names = report["checked"], report["latency"], report["classes"]
+    return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, mean and standard deviation of "
+            f"{', '.join(names[:6])}{' ...' * (len(names) > 6)}\non {checked['images']} samples of {checked['on']}: "
+            f"largest difference {checked['largest_difference']:.2g}, MAE {checked['mae']:.4f} (the network: "
+            f"{checked['mae_of_network']:.4f})\none sample in {latency['median_ms']:.2f} ms "
+            f"({latency['lower_quartile_ms']:.2f} to {latency['upper_quartile_ms']:.2f}); all numbers: {target}.json")
 
 
 def _of_detector(report: dict, target: Path) -> str:

@@ -66,7 +66,7 @@ def _line(progress: "Progress", epochs: int) -> str:
     losses = "  ".join(f"{edge} {value:.3f}" for edge, value in progress.losses.items())
     accuracy = "  ".join(f"{node} {progress.score.text(value)}" for node, value in progress.accuracy.items())
     return (f"epoch {progress.epoch}/{epochs}  step {progress.step}/{progress.steps}  {progress.images_per_second:.0f} "
-            f"images/s  {int(left // 60)}:{int(left % 60):02d} left  {accuracy}  {losses}")
+            f"{progress.samples}/s  {int(left // 60)}:{int(left % 60):02d} left  {accuracy}  {losses}")
 
 
 def note(text: str) -> None:

@@ -16,6 +16,8 @@ your own. A split is a `Source`: it is asked for rows, in any order, and gives b
     series.py     series -> splits, padded and scaled      waves.py        made series
     check_series.py  everything wrong with series          box_*.py       images with boxes: COCO, VOC, YOLO, boxes.json
     images.py     those pixels as tensors, and as PNG      file_kinds.py   what a file is, by its first bytes
+    panel.py      series over a calendar -> windows        table.py       rows of numbers, or of images, and targets
+    table_scaling.py  scaling of both, there and back      check_tables.py  what is wrong with either
     pixel_modes.py  all kinds of pixels -> 8 bits, upright
 """
 

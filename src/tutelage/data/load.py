@@ -37,6 +37,7 @@ from tutelage.data.settings import OF_BOXES, OF_USERS, PANELS, SERIES, DataSetti
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
+from tutelage.data.table import TableAt, load_table
 from tutelage.errors import DataError, UsageError, UserError
 from tutelage.system.random import derive
 from tutelage.types import Content, ImageFiles
@@ -64,6 +65,12 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
         return _series(settings, seed, device, quick)
     if settings.name in PANELS or settings.work == "forecast":
         return _panel(settings, device, quick)
+    if settings.name == "table":
+        place = TableAt(roots_of(settings), preparation_of(settings), _workers_of(settings, device), device)
+        return load_table(settings, place, seed=seed, most=QUICK_ROWS if quick else None)
+    if settings.work == "regression":
+        raise UsageError("a set without numbers to learn", where="[data] name", found=settings.name,
+                         expected='name = "table", with `targets`')
     if settings.work == "segmentation" or settings.name == "shapes":
         root, workers = None if settings.name == "shapes" else root_of(settings), _workers_of(settings, device)
         return load_masks(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)

@@ -23,12 +23,11 @@ from tutelage.data.settings import DataSettings
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE
 from tutelage.data.stream import CPU
+from tutelage.data.table_scaling import PanelScaling
 from tutelage.data.waves_forecast import waves_forecast
 from tutelage.errors import DataError, UsageError
 from tutelage.types import Batch, View
 
-KIND = "panel"
-"""What preprocessing of panels says of itself."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -55,7 +54,7 @@ class PanelSource:
     """A split in memory: `values` [S, C, T] float32, scaled; a row is (series, moment), [N, 2].
 
     `inputs` and `targets` are numbers of columns. Labels are "target" and "naive" [B, targets * horizon], the last
-    known value; those of one target stand together.
+    known value; those of one target stand together; and "series" [B] int64, whose they are.
     """
 
     ids: Tensor
@@ -82,7 +81,8 @@ class PanelSource:
             naive = self._at(series, self.targets, moment[:, None]).expand(-1, -1, self.horizon).flatten(1)
             plain = tuple(views) == ("",)
             inputs: Tensor | Mapping[str, View] = known if plain else dict.fromkeys(views, known)
-            yield Batch(inputs, {"target": target, "naive": naive}, moved_to(self.ids[entry.cpu()], device))
+            labels = {"target": target, "naive": naive, "series": series}
+            yield Batch(inputs, labels, moved_to(self.ids[entry.cpu()], device))
 
     def _at(self, series: Tensor, columns: Tensor, moments: Tensor) -> Tensor:
         """[B, columns, moments]."""
@@ -156,9 +156,10 @@ def panel_data(settings: DataSettings, panel: Panel, *, device: torch.device = C
                                      settings.window, settings.horizon)
         splits[split] = SplitRows(ids, torch.zeros_like(ids))
     classes = tuple(f"{target} +{step}" for target in panel.targets for step in range(1, settings.horizon + 1))
-    how = {"kind": KIND, "series": list(panel.names), "inputs": list(panel.inputs), "targets": list(panel.targets),
-           "columns": list(panel.columns), "log": list(settings.log or ()), "window": settings.window,
-           "horizon": settings.horizon, "mean": mean.tolist(), "std": std.tolist()}
+    whose = settings.series or ("series" if len(panel.names) > 1 else None)
+    how = PanelScaling(whose, settings.time or "time", panel.names, panel.inputs, panel.targets, panel.columns,
+                       tuple(settings.log or ()), settings.window, settings.horizon,
+                       tuple(map(tuple, mean.tolist())), tuple(map(tuple, std.tolist()))).as_json()
     rule = f"validation {settings.validation:g}, gap {settings.gap}, fold {settings.fold}, limit {settings.limit}"
     return Data(settings.name, classes, (len(panel.inputs), settings.window), sources["train"], sources["validation"],
                 sources["test"], how, digest(settings.name, classes, splits, _content(panel), rule), "none",

@@ -108,8 +108,8 @@ def _parquet(path: Path) -> dict[str, list[Any]]:
     try:
         import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports] - an extra
     except ImportError:
-        raise UsageError("parquet files need pyarrow", where=path, fix="pip install pyarrow, or give CSV"
-                                     ) from None
+        raise UsageError("parquet files need pyarrow", where=path, fix="pip install 'tutelage[parquet]', or give CSV"
+                         ) from None
     try:
         return parquet.read_table(path).to_pydict()
     except Exception as error:  # whatever a broken file makes of it

@@ -14,10 +14,10 @@ from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves",
-               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop"]
+               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop", "table"]
 OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series",
             "panel": "forecast", "waves_forecast": "forecast", "interactions": "recommendation",
-            "shop": "recommendation"}
+            "shop": "recommendation", "table": "regression"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OF_BOXES = ("detection", "anchor_detection")
 """Tasks whose labels are boxes."""
@@ -28,6 +28,8 @@ By = Literal["subject"]
 BoxKind = Literal["coco", "voc", "yolo", "plain"]
 SERIES = ("series", "waves")
 PANELS = ("panel", "waves_forecast")
+OF_TABLES = ("targets", "inputs")
+"""What panels and other tables have."""
 OF_PANELS = ("series", "time", "targets", "inputs", "log", "window", "horizon", "gap", "fold")
 """What panels alone have."""
 OF_USERS = ("interactions", "shop")
@@ -48,8 +50,8 @@ class DataSettings:
     """The [data] table of a recipe.
 
     name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves; panel
-        or waves_forecast; interactions or shop.
-    task: what a network is to say of a row: classification, segmentation, detection, series, forecast or
+        or waves_forecast; table; interactions or shop.
+    task: what a network is to say of a row: classification, segmentation, detection, series, forecast, regression or
         recommendation; default what the set is for. A folder is one of classes, with "segmentation" one of images and
         masks, with "detection" one of images and boxes.
     root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
@@ -103,7 +105,8 @@ class DataSettings:
     regions: a JSON file in the folder with regions of each image, for a teacher of two stages (`box_regions`).
     test: "val": a folder's split `val` is its test split, and validation is cut from train.
     series, time: of panels, the columns that say whose a row is (none: one series) and when it was ("time").
-    targets: of panels, the columns to forecast; inputs: those that are known, by default all of numbers.
+    targets: of panels and tables, the columns to forecast, or to learn; inputs: those that are known, by default all.
+    image: of tables, the column of the paths of images, from the folder of the table on; then no others are known.
     log: columns of which log(1 + x) is taken, before anything else.
     window, horizon: so many steps are known, and so many forecast.
     gap: so many steps between two splits are nobody's targets.
@@ -154,6 +157,7 @@ class DataSettings:
     time: str | None = None
     targets: tuple[str, ...] | None = None
     inputs: tuple[str, ...] | None = None
+    image: str | None = None
     log: tuple[str, ...] | None = None
     window: int = 20
     horizon: int = 1
@@ -247,16 +251,21 @@ class DataSettings:
     def _check_panel(self) -> None:
         """What panels need, and what they alone have."""
         given = [key for key in OF_PANELS if vars(self)[key] != type(self).__dataclass_fields__[key].default]
+        if self.name == "table":
+            given = [key for key in given if key not in OF_TABLES]
+        if self.image is not None and (self.name != "table" or self.inputs):
+            raise UsageError("a column of images, for a table without other columns that are known",
+                             where="[data] image", found=self.image, expected='name = "table", and no inputs')
         if self.name not in PANELS and given:
             raise UsageError("what panels alone have", where=f"[data] {given[0]}", found=vars(self)[given[0]],
                              expected='name = "panel"', fix="leave it out")
-        if self.name not in PANELS:
+        if self.name not in (*PANELS, "table"):
             return
         if self.balance != "none" or self.unlabelled:
             key = "unlabelled" if self.unlabelled else "balance"
             raise UsageError("what sets of classes alone have", where=f"[data] {key}", fix="leave it out")
-        if self.name == "panel" and not self.targets:
-            raise UsageError("a panel needs the columns to forecast", where="[data] targets",
+        if self.name in ("panel", "table") and not self.targets:
+            raise UsageError(f"a {self.name} needs the columns to forecast or to learn", where="[data] targets",
                              fix='targets = ["volume"]')
         for key in ("targets", "inputs", "log"):
             names = vars(self)[key] or ()

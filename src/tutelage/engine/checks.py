@@ -93,7 +93,8 @@ def check_networks(prepared: Prepared, data: Data, settings: Settings, world: Wo
             kind = prepared.graph.nodes[node]
             known = isinstance(kind, Frozen) and skilled and kind.before is None and not kind.early
             _check_form(findings, node, prepared.networks[node], shown, taps, trained=isinstance(kind, Trained),
-                        logits_wanted=task_of(data).logits, known=known, more=partial(_images, data, world, TOGETHER))
+                        logits_wanted=task_of(data).logits, known=known, more=partial(_images, data, world, TOGETHER),
+                        samples=task_of(data).samples)
             if known and "" in taps:
                 check = _check_skill if task_of(data).classifies else _check_by_judge
                 check(findings, node, prepared, data, world)
@@ -151,8 +152,8 @@ def _plain_arithmetic() -> Iterator[None]:
 
 
 def _check_form(findings: Findings, node: str, network: nn.Module, images: View, taps: set[str], *, trained: bool,
-                logits_wanted: bool, known: bool, more: Callable[[], View]) -> None:
-    looked_at = f"{rows_in(images)} images"
+                logits_wanted: bool, known: bool, more: Callable[[], View], samples: str = "images") -> None:
+    looked_at = f"{rows_in(images)} {samples}"
     note = partial(findings.note, node=node, looked_at=looked_at)
     if trained and (moving := moving_statistics(network)):
         note("moving_statistics", wrong=_moving(moving))
@@ -309,9 +310,10 @@ def _check_by_judge(findings: Findings, node: str, prepared: Prepared, data: Dat
     For tasks whose samples have no one class. The scores of the same images are compared in pairs.
     """
     task, rows = task_of(data), _by_class(data.validation, TOGETHER)
-    judge, note = task.judge(data), partial(findings.note, node=node, looked_at=f"{len(rows)} images of validation")
+    judge = task.judge(data)
+    note = partial(findings.note, node=node, looked_at=f"{len(rows)} {task.samples} of validation")
     if judge.by_sample is None or len(rows) < FEWEST_PAIRS:
-        note("chance", not_judged=f"{FEWEST_PAIRS} labelled images are needed")
+        note("chance", not_judged=f"{FEWEST_PAIRS} labelled {task.samples} are needed")
         return
     part = Part(data.validation, rows)
     found = [evidence_of(prepared.graph, prepared.networks, source, judge, batch_size=TOGETHER, nodes=[node],
@@ -323,14 +325,15 @@ def _check_by_judge(findings: Findings, node: str, prepared: Prepared, data: Dat
     own, others = scores
     pairs = ~(own.isnan() | others.isnan())
     if int(pairs.sum()) < FEWEST_PAIRS:
-        note("chance", not_judged=f"{int(pairs.sum())} of these images have a score, {FEWEST_PAIRS} are needed")
+        note("chance", not_judged=f"{int(pairs.sum())} of these {task.samples} have a score, {FEWEST_PAIRS} are needed")
         return
     score, better = task.scores[0], own[pairs] - others[pairs]
     better = -better if score.better == "lower" else better
     sure = bool(better.mean() > SURELY * better.std() / len(better) ** 0.5)
+    one = task.samples.removesuffix("s")
     shown, shifted = (score.text(float(scores[pairs].mean())) for scores in (own, others))
-    note("chance", wrong=None if sure else "cannot be told from a network that ignores the image: by image, "
-         f"{score.title} {shown}, and {shifted} by the labels of other images; was it trained for these?")
+    note("chance", wrong=None if sure else f"cannot be told from a network that ignores the {one}: by {one}, "
+         f"{score.title} {shown}, and {shifted} by the labels of other {task.samples}; was it trained for these?")
 
 
 def _other_order(order: skill.ClassOrder) -> ModelError:

@@ -171,7 +171,8 @@ def _steps(run: Run) -> Generator[Epoch | None, None, None]:
             warn_outweighed(run.graph, means)
         run.scores = _evaluate(run)
         speed = (run.step - first) * run.settings.batch_size / seconds
-        yield Epoch(number, run.step, means, run.first_scores, seconds, speed, run.task.scores[0])
+        yield Epoch(number, run.step, means, run.first_scores, seconds, speed, run.task.scores[0],
+                    run.task.samples)
 
 
 def _tell_of_silence(run: Run, epoch: int, means: Mapping[str, float]) -> None:

@@ -34,7 +34,7 @@ SHOWN = 8
 class Epoch:
     """What an epoch brought: mean loss by edge, and on validation data the first score of the task by node.
 
-    Of classification that is the accuracy, in [0, 1].
+    Of classification that is the accuracy, in [0, 1]. `samples` is what rows are called.
     """
 
     number: int
@@ -44,12 +44,13 @@ class Epoch:
     seconds: float
     images_per_second: float
     score: Score = CLASSIFICATION.scores[0]
+    samples: str = "images"
 
     def __str__(self) -> str:
         accuracy = "  ".join(f"{node} {self.score.text(share)}" for node, share in self.accuracy.items())
         losses = self.losses if len(self.losses) <= SHOWN else _by_nodes(self.losses)
         loss = "  ".join(f"{edge} {value:.4f}" for edge, value in losses.items())
-        return f"epoch {self.number}  {accuracy}  |  {loss}  |  {self.images_per_second:.0f} images/s"
+        return f"epoch {self.number}  {accuracy}  |  {loss}  |  {self.images_per_second:.0f} {self.samples}/s"
 
 
 def _by_nodes(losses: Mapping[str, float]) -> dict[str, float]:

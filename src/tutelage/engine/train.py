@@ -53,7 +53,7 @@ from tutelage.system.machine import peak_memory, processor_of
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.named import task_of
 from tutelage.tasks.scores import scores_json
-from tutelage.tasks.task import Score
+from tutelage.tasks.task import Score, Task
 from tutelage.types import Schedule, Scores
 
 logger = logging.getLogger("tutelage")
@@ -76,6 +76,7 @@ class Progress:
     accuracy: Mapping[str, float]
     images_per_second: float
     score: Score = CLASSIFICATION.scores[0]
+    samples: str = "images"
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def train_in_folder(out: Path, graph: Graph, models: Mapping[str, nn.Module], da
                 yield from _rest(run, folder, interrupted)
             else:
                 _take_final_weights(run, out, done)
-                yield from _past(out, run.steps, run.task.scores[0])
+                yield from _past(out, run.steps, run.task)
         except (DataError, SecurityError) as error:
             raise reported(error, out, data.files, run.step if run else 0) from None
 
@@ -254,15 +255,15 @@ def _resume(run: Run, folder: Folder, tuned: Tuned) -> Generator[Epoch, None, No
         folder.records.add("resume" if manifest else "start", run.step, damaged=damaged, not_bit_identical=lost,
                            computed={node: str(choice) for node, choice in run.choices.items()}, cached=tuned.cached,
                            notes=[*run.data.notes, *frozen_notes(run.models), *tuned.notes], **scores_json(run.task))
-    yield from _past(folder.path, run.step, run.task.scores[0])
+    yield from _past(folder.path, run.step, run.task)
 
 
-def _past(out: Path, step: int, score: Score) -> Generator[Epoch, None, None]:
+def _past(out: Path, step: int, task: Task) -> Generator[Epoch, None, None]:
     """The epochs already trained, from the records: a loop that counts them counts on rightly after a resume."""
     for record in read_records(out):
         if record["event"] == "epoch" and record["step"] <= step:
             yield Epoch(record["epoch"], record["step"], record["losses"], record["accuracy"], record["seconds"],
-                        record["images_per_second"], score)
+                        record["images_per_second"], task.scores[0], task.samples)
 
 
 def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator[Epoch | Progress | None, None, None]:
@@ -281,7 +282,7 @@ def _rest(run: Run, folder: Folder, interrupted: Callable[[], int]) -> Generator
                 run.guard.read()
                 told, speed = now, (run.step - first) * run.settings.batch_size / (now - began)
                 yield Progress(run.epoch + 1, run.step, run.steps, run.settings.batch_size, mean_losses(run),
-                               run.first_scores, speed, run.task.scores[0])
+                               run.first_scores, speed, run.task.scores[0], run.task.samples)
     except GeneratorExit:  # the user's loop broke off: what was learned is theirs, and the run can go on later
         if run.world.main:
             _write_models(run, folder)

@@ -67,6 +67,9 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
     verify.require_same_words(student, choice, said)
     if student.detects:
         numbers, bound = verify_boxes.tried(student, choice, asked, answers, labels, accuracy_lost)
+    elif student.forecasts:
+        numbers = verify.compared_numbers(asked, answers, labels)
+        bound = verify.require_faithful(student, choice, numbers, agreement)
     else:
         numbers = verify.compared(asked, answers, labels, student.classes)
         bound = verify.require_faithful(student, choice, numbers, agreement, accuracy_lost)

@@ -22,6 +22,7 @@ from tutelage.exporting.module import (
     Prepare,
     Shipped,
     ShippedBoxes,
+    ShippedNumbers,
     ShippedSeries,
     Student,
     about_text,
@@ -51,11 +52,15 @@ def format_of(name: str, given: str | None) -> Format:
     raise unknown("format", asked, get_args(Format), where="--format" if given else f"--to {name}")
 
 
-def require_possible(choice: Choice, series: bool = False, boxes: bool = False) -> None:
+def require_possible(choice: Choice, series: bool = False, boxes: bool = False, numbers: bool = False) -> None:
     """Refuse what a format cannot hold, and say which package is missing, before anything is computed."""
     if choice.int8 and choice.format != "onnx":
         raise UsageError("8-bit numbers are made of an ONNX file only", where="--int8", found=choice.format,
                          fix="--format onnx")
+    if choice.int8 and numbers:
+        raise UsageError("numbers are not kept by 8 bits", where="--int8", fix="leave --int8 out")
+    if choice.resize and numbers:
+        raise UsageError("what forecasts takes one shape", where="--resize", fix="leave --resize out")
     if choice.resize and series:
         raise UsageError("series are not resized: a graph takes them at any length", where="--resize",
                          fix="leave --resize out")
@@ -91,6 +96,9 @@ def program(student: Student, choice: Choice) -> ExportedProgram:
         require_exportable(student, choice)
         network = whole_units(student.network) if choice.format == "onnx" else student.network
         made = _graph(ShippedSeries(network), student, choice)
+    elif student.forecasts:
+        network = whole_units(student.network) if choice.format == "onnx" else student.network
+        made = _graph(ShippedNumbers(network, len(student.classes)), student, choice)
     elif student.detects and choice.format == "onnx":
         made = _graph(ShippedBoxes(student), student, choice)
     else:
@@ -115,7 +123,7 @@ def torch_export(student: Student, choice: Choice) -> bytes:
 
 def onnx_model(student: Student, choice: Choice) -> Any:
     """An `onnx.ModelProto`, its norms folded into its convolutions; that of a detector does not suppress yet."""
-    outputs = [PLACED, SCORED] if student.detects else ["logits"]
+    outputs = [PLACED, SCORED] if student.detects else ["forecast" if student.forecasts else "logits"]
     return _onnx(program(student, choice), student.node, input_names(student), *outputs)
 
 
@@ -154,7 +162,8 @@ def executorch(student: Student, choice: Choice) -> bytes:
 
 
 def _graph(module: nn.Module, student: Student, choice: Choice) -> ExportedProgram:
-    given, axes = (_series if isinstance(student.prepared, SeriesScaling) else _images)(student, choice)
+    given, axes = (_series if isinstance(student.prepared, SeriesScaling) else _images if student.takes_values is None
+                   else _values)(student, choice)
     with _quiet(), torch.no_grad():
         try:
             return torch.export.export(module.eval(), given, dynamic_shapes=axes)
@@ -185,6 +194,13 @@ def _series(student: Student, choice: Choice) -> tuple[tuple[Tensor, ...], tuple
     mask = torch.arange(length) < torch.tensor([[length], [max(1, length // 2)]])
     given, axes = (values, mask), ({0: batch, 2: steps}, {0: batch, 1: steps})
     return (given, axes) if how.masked else (given[:1], axes[:1])
+
+
+def _values(student: Student, choice: Choice) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """As `_images`, of windows and of rows of a table, which have one shape."""
+    assert student.takes_values is not None, "asked for by _graph"
+    values = torch.rand(2, *student.takes_values, generator=torch.Generator().manual_seed(0))
+    return (values,), ({0: _batch(choice)},)
 
 
 def _batch(choice: Choice) -> Any:

@@ -9,15 +9,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from tutelage.data.images import Preparation, preparation, printable
-from tutelage.data.series_scaling import KIND, SeriesScaling, series_scaling
+from tutelage.data.images import Preparation, printable
+from tutelage.data.series_scaling import SeriesScaling
 from tutelage.data.user_source import UserSource
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.exporting.export import Images, export_network, require_place
 from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student, said_of
-from tutelage.exporting.predict import BOXES, Classifier, Detector, SeriesClassifier, predictor
+from tutelage.exporting.predict import (
+    BOXES,
+    NUMBERS,
+    Classifier,
+    Detector,
+    Numbers,
+    Prepared,
+    SeriesClassifier,
+    predictor,
+    prepared_by,
+)
 from tutelage.exporting.vectors import export_vectors
 from tutelage.exporting.verify import ACCURACY_LOST
 from tutelage.models.saved import load_network
@@ -25,6 +35,7 @@ from tutelage.models.weights import read_metadata
 from tutelage.recipes.trained_run import recipe_of_run
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.predicted import detections_of
+from tutelage.tasks.forecast.rows import gaussians_of
 from tutelage.tasks.named import data_for, task_of
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
@@ -44,7 +55,7 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     require_place(target, force)
     require_possible(wanted)
     recipe = recipe_of_run(run, plugins)
-    require_possible(wanted, recipe.data.work == SERIES.name, recipe.data.work in BOXES)
+    require_possible(wanted, recipe.data.work == SERIES.name, recipe.data.work in BOXES, recipe.data.work in NUMBERS)
     network, classes = load(run, node, plugins=recipe.plugins)
     data = data_for(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
     if data.classes != classes:
@@ -68,7 +79,7 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
 
 
 def open_predictor(place: Path, node: str | None,
-                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector:
+                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector | Numbers:
     """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
     if place.suffix.lower() in NEVER_READ:
         raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",
@@ -80,6 +91,8 @@ def open_predictor(place: Path, node: str | None,
     if isinstance(prepared, SeriesScaling):
         return predictor(classes, SERIES.name, prepared, _runner(network.eval(), None))
     task = told.get("task", CLASSIFICATION.name)
+    if not isinstance(prepared, Preparation):
+        return predictor(classes, task, prepared, _forecaster(network.eval(), len(classes)))
     if task in BOXES:
         return predictor(classes, task, prepared, _finder(network.eval(), prepared.size))
     size = prepared.shape[1:] if task == SEGMENTATION.name else None
@@ -104,13 +117,12 @@ def _file(place: Path, node: str | None) -> Path:
     return place / "models" / f"{node}.safetensors"
 
 
-def _prepared(path: Path) -> Preparation | SeriesScaling:
+def _prepared(path: Path) -> Prepared:
     text = read_metadata(path).get("preprocessing")
     if text is None:
         raise ModelError("these weights do not say how images are prepared for them", where=path,
                          found="no entry 'preprocessing' in the metadata", fix="take a file of a run of this package")
-    told = json.loads(text)
-    return series_scaling(told) if told.get("kind") == KIND else preparation(told)
+    return prepared_by(json.loads(text))
 
 
 def _runner(network: nn.Module, size: tuple[int, int] | None) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
@@ -120,6 +132,12 @@ def _runner(network: nn.Module, size: tuple[int, int] | None) -> Callable[[Mappi
             return said_of(network, view if len(view) > 1 else next(iter(view.values())), size).numpy()
 
     return logits
+
+
+def _forecaster(network: nn.Module, count: int) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+    """What gives means and standard deviations."""
+    raw = _runner(network, None)
+    return lambda given: gaussians_of(torch.from_numpy(raw(given)), count).numpy()
 
 
 def _finder(network: nn.Module, size: tuple[int, int]) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:

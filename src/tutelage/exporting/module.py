@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from tutelage.data.decoding import Preparation
 from tutelage.data.series_scaling import SeriesScaling
+from tutelage.data.table_scaling import PanelScaling, TableScaling
 from tutelage.errors import ModelError
 from tutelage.exporting.boxes import about_outputs, best_placed
 from tutelage.graph.taps import call, logits_of
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
+from tutelage.tasks.forecast.rows import gaussians_of
 from tutelage.tasks.segmentation.rows import resized
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.types import View
@@ -35,15 +37,28 @@ class Student:
 
     network: nn.Module
     classes: tuple[str, ...]
-    prepared: Preparation | SeriesScaling
+    prepared: Preparation | SeriesScaling | PanelScaling | TableScaling
     node: str
     task: str = CLASSIFICATION.name
 
     @property
     def images(self) -> Preparation:
         """How images are prepared, of a network for images."""
-        assert isinstance(self.prepared, Preparation), "a network for series"
-        return self.prepared
+        found = self.prepared.image if isinstance(self.prepared, TableScaling) else self.prepared
+        assert isinstance(found, Preparation), "a network for series"
+        return found
+
+    @property
+    def forecasts(self) -> bool:
+        """Whether it gives numbers with their spread."""
+        return isinstance(self.prepared, PanelScaling | TableScaling)
+
+    @property
+    def takes_values(self) -> tuple[int, ...] | None:
+        """The shape of the windows, or rows of a table, that it takes; None of images and of series of any length."""
+        if isinstance(self.prepared, PanelScaling | TableScaling) and len(self.prepared.shape) == 2:
+            return self.prepared.shape
+        return None
 
     @property
     def map_size(self) -> tuple[int, int] | None:
@@ -75,6 +90,9 @@ def about(student: Student, choice: Choice) -> dict[str, object]:
     task = {} if student.task == CLASSIFICATION.name else {"task": student.task}
     output: dict[str, object] = {"output": {"name": "logits", "shape": ["batch", len(student.classes),
                                                                         *(student.map_size or ())], "type": "float32"}}
+    if student.forecasts:
+        output = {"output": {"name": "forecast", "shape": ["batch", len(student.classes), 2], "type": "float32",
+                             "holds": "mean, standard deviation; scaled as preprocessing says"}}
     return {"format": VERSION, "node": student.node, "classes": list(student.classes), **task,
             "preprocessing": student.prepared.as_json(), "resize": choice.resize, "int8": choice.int8,
             "parameters": student.parameters, **_inputs(student, choice),
@@ -83,6 +101,8 @@ def about(student: Student, choice: Choice) -> dict[str, object]:
 
 def input_names(student: Student) -> list[str]:
     """What the inputs of the graph are called, in their order."""
+    if student.takes_values is not None:
+        return ["values"]
     if not isinstance(student.prepared, SeriesScaling):
         return ["images"]
     return ["values", "mask"] if student.prepared.masked else ["values"]
@@ -169,6 +189,19 @@ class ShippedSeries(nn.Module):
         return said_of(self.network, values if mask is None else {"values": values, "mask": mask}, None)
 
 
+class ShippedNumbers(nn.Module):
+    """Windows, rows or images -> mean and standard deviation of each step or target [B, K, 2]."""
+
+    def __init__(self, network: nn.Module, count: int) -> None:
+        super().__init__()
+        self.network = network
+        self.count = count
+
+    def forward(self, values: Float[Tensor, "batch *any"]) -> Tensor:
+        """What the rows of the task are."""
+        return gaussians_of(said_of(self.network, values, None), self.count)
+
+
 def require_alive(student: Student) -> None:
     """Refuse a network with a norm that lets nothing through: an exporter folds its branch away, and every test agrees.
 
@@ -205,7 +238,9 @@ def _inputs(student: Student, choice: Choice) -> dict[str, object]:
         values = {"name": "values", "shape": ["batch", student.prepared.channels, "length"], "type": "float32"}
         mask = {"name": "mask", "shape": ["batch", "length"], "type": "bool"}
         return {"input": values, **({"mask": mask} if student.prepared.masked else {})}
-    channels, height, width = student.prepared.shape
+    if student.takes_values is not None:
+        return {"input": {"name": "values", "shape": ["batch", *student.takes_values], "type": "float32"}}
+    channels, height, width = student.images.shape
     sides = ["any", "any"] if choice.resize else [height, width]
     return {"input": {"name": "images", "shape": ["batch", channels, *sides], "type": "float32", "range": [0.0, 1.0]}}
 

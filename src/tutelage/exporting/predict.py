@@ -27,6 +27,7 @@ from tutelage.data.decoding import (
     printable,
 )
 from tutelage.data.series_scaling import KIND, SeriesScaling, series_scaling
+from tutelage.data.table_scaling import PANEL, TABLE, PanelScaling, TableScaling, panel_scaling, rows_scaling
 from tutelage.errors import DataError, ModelError, SecurityError, UserError
 
 BATCH = 16
@@ -34,6 +35,8 @@ CLASSES, MASKS, SERIES = "classification", "segmentation", "series"
 """The tasks by their names; an export that names none is one of classification."""
 BOXES = ("detection", "anchor_detection")
 """The tasks whose networks give boxes."""
+NUMBERS = ("forecast", "regression")
+"""The tasks whose networks give numbers with their spread."""
 _EXTERNAL = b"\x0a\x08location"
 """How the key of external data begins in a protobuf file; JSON escapes such bytes, so class names cannot hold them."""
 
@@ -74,6 +77,17 @@ class Detector:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """What forecasts: `forecast` maps windows [B, C, L], rows [B, F, 1] or images, scaled or prepared as `scaling`
+    says, to the mean and standard deviation of each step or target [B, K, 2], scaled.
+    """
+
+    classes: tuple[str, ...]
+    scaling: PanelScaling | TableScaling
+    forecast: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The likeliest class of a file with its probability, and whether that is below what was asked for."""
 
@@ -105,6 +119,17 @@ class Damaged:
 
     def __str__(self) -> str:
         return f"{printable(self.file)}  {self.error.what}" + (f" ({self.error.found})" if self.error.found else "")
+
+
+Prepared = Preparation | SeriesScaling | PanelScaling | TableScaling
+"""How what a file holds becomes what a network receives."""
+
+
+def prepared_by(how: Mapping[str, Any]) -> Prepared:
+    """The preparation that a model brought along as JSON."""
+    readers: dict[object, Callable[[Mapping[str, Any]], Prepared]] = {
+        KIND: series_scaling, PANEL: panel_scaling, TABLE: rows_scaling}
+    return readers.get(how.get("kind"), preparation)(how)
 
 
 def image_files(place: Path) -> list[Path]:
@@ -154,10 +179,13 @@ def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> I
             yield Prediction(path, student.classes[best], float(row[best]), bool(row[best] < confidence))
 
 
-def predictor(classes: tuple[str, ...], task: str, prepared: Preparation | SeriesScaling,
+def predictor(classes: tuple[str, ...], task: str, prepared: Prepared,
               run: Callable[[Mapping[str, np.ndarray]], np.ndarray],
-              resizes: bool = False) -> Classifier | SeriesClassifier | Detector:
-    """What predicts by `run`, which maps inputs by name to logits, or to boxes."""
+              resizes: bool = False) -> Classifier | SeriesClassifier | Detector | Numbers:
+    """What predicts by `run`, which maps inputs by name to logits, to boxes, or to numbers."""
+    if isinstance(prepared, PanelScaling | TableScaling):
+        name = "images" if isinstance(prepared, TableScaling) and prepared.image is not None else "values"
+        return Numbers(classes, prepared, lambda given: run({name: given}))
     if isinstance(prepared, SeriesScaling):
         return SeriesClassifier(classes, prepared, lambda values, mask: run(
             {"values": values} if mask is None else {"values": values, "mask": mask}))
@@ -166,7 +194,7 @@ def predictor(classes: tuple[str, ...], task: str, prepared: Preparation | Serie
     return Classifier(classes, prepared, lambda images: run({"images": images}), resizes, task)
 
 
-def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector:
+def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector | Numbers:
     """The student of an .onnx file that `tutelage export` wrote. Data outside the file are refused: ours has none."""
     try:
         import onnxruntime
@@ -192,13 +220,15 @@ def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector:
     def run(given: Mapping[str, np.ndarray]) -> np.ndarray:
         if task in BOXES:
             return detections(*session.run(["boxes", "scores", "classes"], dict(given)))
-        return np.asarray(session.run(["logits"], dict(given))[0])
+        return np.asarray(session.run(["forecast" if task in NUMBERS else "logits"], dict(given))[0])
 
     how, task = told["preprocessing"], str(told.get("task", CLASSES))
-    prepared = series_scaling(how) if how.get("kind") == KIND else preparation(how)
-    if task not in (CLASSES, MASKS, SERIES, *BOXES) or (task == SERIES) != isinstance(prepared, SeriesScaling):
+    prepared = prepared_by(how)
+    if task not in (CLASSES, MASKS, SERIES, *BOXES, *NUMBERS) or (task == SERIES) != isinstance(
+            prepared, SeriesScaling) or (task in NUMBERS) != isinstance(prepared, PanelScaling | TableScaling):
         raise ModelError("this model is of a task that is not known here", where=printable(path), found=task,
-                         expected=f"{CLASSES}, {MASKS}, {SERIES} or {BOXES[0]}", fix="predict with a later version")
+                         expected=f"{CLASSES}, {MASKS}, {SERIES}, {BOXES[0]} or {NUMBERS[0]}",
+                         fix="predict with a later version")
     return predictor(classes, task, prepared, run, bool(told["resize"]))
 
 

@@ -72,7 +72,7 @@ def onnx(data: bytes) -> tuple[Run, str]:
     about = session.get_modelmeta().custom_metadata_map["tutelage"]
     if any(output.name == "boxes" for output in session.get_outputs()):
         return lambda given: detections(*session.run(["boxes", "scores", "classes"], dict(given))), about
-    return lambda given: np.asarray(session.run(["logits"], dict(given))[0]), about
+    return lambda given: np.asarray(session.run(None, dict(given))[0]), about
 
 
 def pt2(data: bytes) -> tuple[Run, str]:
@@ -112,6 +112,7 @@ def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
     from tutelage.exporting.module import said_of
     from tutelage.models.saved import load_network
     from tutelage.models.weights import read_metadata
+    from tutelage.tasks.forecast.rows import gaussians_of
 
     torch.set_num_threads(1)
     with TemporaryDirectory(prefix="tutelage-") as folder:
@@ -119,13 +120,15 @@ def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
         path.write_bytes(data)
         network, told = load_network(path, plugins=plugins)[0].eval(), read_metadata(path)["tutelage"]
 
-    shape = json.loads(told)["output"]["shape"]
+    output = json.loads(told)["output"]
+    shape, numbers = output["shape"], output["name"] == "forecast"
     size = (shape[2], shape[3]) if len(shape) == 4 else None  # of a map
 
     def run(given: Inputs) -> np.ndarray:
         view = {name: torch.from_numpy(array) for name, array in given.items()}
         with torch.no_grad():
-            return said_of(network, view if len(view) > 1 else next(iter(view.values())), size).numpy()
+            said = said_of(network, view if len(view) > 1 else next(iter(view.values())), size)
+            return (gaussians_of(said, shape[1]) if numbers else said).numpy()
 
     return run, told
 

@@ -28,6 +28,8 @@ from tutelage.tasks.classification.skill import mark_of
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.judge import truth_of
 from tutelage.tasks.detection.predicted import detections_of
+from tutelage.tasks.forecast.metrics import affinity, mae
+from tutelage.tasks.forecast.rows import gaussians_of
 from tutelage.tasks.segmentation.metrics import count_pixels, mask_scores
 from tutelage.tasks.segmentation.task import first_class
 from tutelage.tasks.series import SERIES
@@ -80,6 +82,7 @@ def plain_images(source: Source, rows: Tensor) -> tuple[View, Tensor]:
     parts = [{"": view} if isinstance(view, Tensor) else view for view in views]
     whole = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     labels = [truth_of(batch.labels) if isinstance(batch.labels, Mapping) and "boxes" in batch.labels
+              else batch.labels["target"] if isinstance(batch.labels, Mapping) and "target" in batch.labels
               else one_tensor(batch.labels) for batch in batches]
     return whole.get("", whole), torch.cat(labels).cpu()
 
@@ -112,12 +115,14 @@ def trials(student: Student, images: View, choice: Choice) -> list[Trial]:
         rows = torch.arange(rows_in(images) if size == SIZES[-1] else min(FEW, rows_in(images)))
         for number, part in enumerate(rows.split(size)):
             seen = _rows_of(images, part)
-            given = seen if student.task != SERIES.name else named_inputs(student, seen)
+            given = named_inputs(student, seen) if student.task == SERIES.name or student.forecasts else seen
             if choice.resize:
                 given, seen = _as_they_came(one_tensor(seen), student, number)
             wanted = said_of(student.network, seen, student.map_size)
             if student.detects:
                 wanted = detections_of(wanted, student.images.size)
+            if student.forecasts:
+                wanted = gaussians_of(wanted, len(student.classes))
             made.append(Trial(size, given, wanted))
     if student.task == SERIES.name:
         for part in torch.arange(rows_in(images)).split(SIZES[-1]):
@@ -223,6 +228,23 @@ def compared(asked: Sequence[Trial], answers: Sequence[np.ndarray], labels: Tens
             "agreement": metrics.agreement(theirs, own), "accuracy": _accuracy(theirs[known], labels[known]),
             "accuracy_of_network": _accuracy(own[known], labels[known]),
             "mark": mark_of(theirs, labels, names) if names else None, **found}
+
+
+def compared_numbers(asked: Sequence[Trial], answers: Sequence[np.ndarray], targets: Tensor) -> dict[str, Any]:
+    """As `compared`, of forecasts: means and standard deviations, and the MAE of both, scaled."""
+    gaps: dict[int, list[float]] = {size: [] for size in SIZES}
+    for trial, answer in zip(asked, answers, strict=True):
+        if answer.shape != trial.wanted.shape:
+            raise ModelError("the exported file gives another shape", where=f"a batch of {len(trial.wanted)}",
+                             found=list(answer.shape), expected=list(trial.wanted.shape), fix="another --format")
+        gaps[trial.size].append(np.abs(answer - trial.wanted.numpy()).max().item())
+    theirs, own = _together(asked, answers)
+    largest = {str(size): float(np.max(found)) for size, found in gaps.items()}
+    worst, size = float(np.max([*largest.values()])), max(1.0, own.abs().max().item())
+    return {"images": len(targets), "largest_difference": worst, "relative_difference": worst / size,
+            "alone_or_together": alone_or_together(asked, answers) / size, "largest_difference_by_batch": largest,
+            "agreement": affinity(theirs, own), "mae": mae(theirs[..., 0], targets),
+            "mae_of_network": mae(own[..., 0], targets)}
 
 
 def _together(asked: Sequence[Trial], answers: Sequence[np.ndarray], shortened: bool = False) -> tuple[Tensor, Tensor]:

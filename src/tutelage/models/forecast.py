@@ -40,13 +40,15 @@ def forecast_transformer(num_classes: int, channels: int = 1, *, width: int = 32
     return _Forecaster(layers, _Last(), width, num_classes, dropout)
 
 
-def forecast_linear(num_classes: int, channels: int = 1, *, width: int | None = None) -> nn.Module:
-    """A linear forecast of all values of the window; with a `width`, one hidden layer of so many units before it.
+def forecast_linear(num_classes: int, channels: int = 1, *, width: int | None = None, depth: int = 1) -> nn.Module:
+    """A linear forecast of all values of the window; with a `width`, `depth` hidden layers of so many units before it.
 
     It takes one length of window, the first that it sees. The smallest network there is, and hard to beat.
     """
     _require(width is None or width >= 1, "width", width, "1 or more")
-    layers = [] if width is None else [nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.GELU())]
+    _require(depth >= 1, "depth", depth, "1 or more layers")
+    layers: list[nn.Module] = [] if width is None else [nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.GELU())]
+    layers += [] if width is None else [nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(depth - 1)]
     return _Forecaster(layers, nn.Flatten(), width, num_classes, 0.0)
 
 

@@ -31,9 +31,12 @@ def assess_by_judge(opened: FinishedRun, graph: Graph, task: Task, judge: Judge,
     """
     source, data = opened.split(split), opened.data
     metrics: dict[str, Any] = {
-        "on": split, **scores_json(task), "rows": len(source.ids), "also_in_training": data.also_in_training.get(split),
-        "classes": list(data.classes), "images_per_class": _count(found, len(data.classes)), "training": training,
+        "on": split, **scores_json(task), "samples": task.samples, "labels": task.labels, "unit": task.unit,
+        "rows": len(source.ids), "also_in_training": data.also_in_training.get(split), "classes": list(data.classes),
+        "images_per_class": _count(found, len(data.classes)), "training": training,
         **scored(judge, found), "uncertainty": None, "robust": None}
+    if judge.baseline is not None and found:
+        metrics["baseline"] = judge.baseline(next(iter(found.values())))
     images: dict[str, bytes] = {}
     draw = judge.pictures or task.pictures
     if draw is not None and judge.by_sample is not None:

@@ -8,6 +8,7 @@ from tutelage.data.box_report import BoxReport, check_box_folder
 from tutelage.data.check import Report, check_folder
 from tutelage.data.check_interactions import InteractionReport, check_interactions
 from tutelage.data.check_series import SeriesReport, check_series, holds_series
+from tutelage.data.check_tables import TableReport, check_table, guessed_panel
 from tutelage.data.folder import list_folder
 from tutelage.data.images import Range
 from tutelage.data.load import root_of, roots_of
@@ -17,7 +18,7 @@ from tutelage.data.settings import OF_BOXES, DataSettings
 from tutelage.errors import DataError, UsageError, unknown
 from tutelage.recipes.recipe import read_recipe
 
-TASKS_OF_FILES = ("classification", "segmentation", "detection", "series")
+TASKS_OF_FILES = ("classification", "segmentation", "detection", "series", "forecast")
 """What a folder or file may be for."""
 
 
@@ -38,16 +39,19 @@ def task_of_folder(place: Path, told: str | None = None) -> str:
             return "detection"
     except DataError:  # folders that may be splits of these, and are not; those who read classes judge them themselves
         return "classification"
+    if place.is_file() and place.suffix.lower() == ".parquet":
+        return "forecast"
     if holds_series(place) and not (place.is_dir() and list_folder(place).images):
         return "series"
     return "classification"
 
 
 def check_any_folder(place: Path, value_range: Range | None = None, told: str | None = None) -> (
-        Report | MaskReport | BoxReport | SeriesReport | InteractionReport):
+        Report | MaskReport | BoxReport | SeriesReport | InteractionReport | TableReport):
     """Check a folder, or the one of a recipe by the recipe's keys; with masks if it holds `images` and `masks`.
 
-    Boxes and series are known by their files; interactions are checked by a recipe, which says how they are cut.
+    Boxes and series are known by their files, a panel by its task; interactions are checked by a recipe, which says how
+    they are cut.
     """
     if place.suffix == ".toml" and place.is_file():
         settings = read_recipe(place).data
@@ -55,6 +59,8 @@ def check_any_folder(place: Path, value_range: Range | None = None, told: str | 
             return check_series(root_of(settings))
         if settings.name == "interactions":
             return check_interactions(settings, roots_of(settings))
+        if settings.name in ("panel", "table"):
+            return check_table(settings)
         if settings.name != "folder":
             raise UsageError("a recipe without a folder to check", where=f"{place}, [data] name", found=settings.name,
                              expected='name = "folder"')
@@ -64,6 +70,8 @@ def check_any_folder(place: Path, value_range: Range | None = None, told: str | 
         task = task_of_folder(place, told)
         if task == "series":
             return check_series(place)
+        if task == "forecast":
+            return check_table(guessed_panel(place))
         root = place
         settings = DataSettings("folder", task=task, value_range=value_range)
     if settings.work == "segmentation":

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tutelage.errors import UsageError
+from tutelage.models import forecast
 from tutelage.models.architecture import Architecture
 from tutelage.models.dense import torchvision_dense_names
 from tutelage.models.detectors import detector_names
@@ -65,6 +66,7 @@ def require_fitting_network(arch: str, task: str, where: str) -> None:
                     "detection": ", ".join([*own_networks(BOX_PAGES), *map("torchvision:{}".format, detector_names()),
                                             "fcos:NAME of a network of timm's"]),
                     "series": ", ".join(own_networks(SERIES_PAGES)),
+                    "forecast": ", ".join(own_networks((forecast,))),
                     "classification": "a network that gives a number for each class of an image"}[task]
         raise UsageError(f"not a network for {task}", where=where, found=arch, expected=expected)
 
@@ -72,6 +74,8 @@ def require_fitting_network(arch: str, task: str, where: str) -> None:
 def _task_of(arch: str) -> str:
     prefix, colon, name = arch.partition(":")
     own = name if colon and prefix == OWN else arch
+    if own in own_networks((forecast,)):
+        return "forecast"
     if own in own_networks(SERIES_PAGES):
         return "series"
     if prefix == "fcos" or (prefix == "torchvision" and name in detector_names()) or own in own_networks(BOX_PAGES):

@@ -69,14 +69,19 @@ def lines(title: str, about: str, drawn: Sequence[Line], *, x: str = "epoch", y:
     return Chart(title, {"data": data, "layout": layout}, about)
 
 
+def share_chart(title: str, about: str, drawn: Sequence[Line], *, x: str, y: str) -> Chart:
+    """Shares over shares, both from 0 to 1, in a square."""
+    made = lines(title, about, drawn, x=x, y=y, share=True)
+    axis = {"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.2}
+    layout = {axis_name: {**made.figure["layout"][axis_name], **axis} for axis_name in ("xaxis", "yaxis")}
+    return Chart(title, {**made.figure, "layout": {**made.figure["layout"], **layout}}, about, square=True)
+
+
 def precision_chart(title: str, about: str, curves: Mapping[str, Values], colours: Mapping[str, str]) -> Chart:
     """Precision over recall of networks, at recalls of equal steps from 0 to 1."""
     drawn = [Line(name, colours.get(name, "@muted"), [i / (len(curve) - 1) for i in range(len(curve))], curve)
              for name, curve in curves.items()]
-    made = lines(title, about, drawn, x="recall", y="precision", share=True)
-    axis = {"range": [0, 1.02], "tickformat": ".0%", "dtick": 0.2}
-    layout = {axis_name: {**made.figure["layout"][axis_name], **axis} for axis_name in ("xaxis", "yaxis")}
-    return Chart(title, {**made.figure, "layout": {**made.figure["layout"], **layout}}, about)
+    return Chart(title, share_chart(title, about, drawn, x="recall", y="precision").figure, about)
 
 
 def stacked(title: str, about: str, drawn: Sequence[Line]) -> Chart:

@@ -47,11 +47,19 @@ class Marked(TypedDict):
     text: str
 
 
+class CoverageCurve(TypedDict):
+    """Of intervals of a forecast, by their probability, the share of targets that each holds."""
+
+    interval: list[float]
+    share: list[float | None]
+
+
 class NodeScores(TypedDict):
     """One node on one split, besides its scores. `confusion[i][j]` counts images of class i that were taken for j.
 
     Of classification `per_class` is the accuracy; of another task it holds, by the key of a score, that of each class.
-    `curves` are of each class its precisions at recalls of equal steps from 0 to 1.
+    `curves` are of each class its precisions at recalls of equal steps from 0 to 1. Of forecasts `by_series` has the
+    names as "series", how many samples each has as "count", and by the key of a score that of each.
     """
 
     per_class: NotRequired[list[float | None] | dict[str, list[float | None]]]
@@ -60,6 +68,8 @@ class NodeScores(TypedDict):
     confusion: NotRequired[list[list[int]]]
     temperature: NotRequired[Temperature | None]
     mark: NotRequired[Marked | None]
+    coverage_curve: NotRequired[CoverageCurve]
+    by_series: NotRequired[dict[str, list[Any]]]
 
 
 class PairScores(TypedDict):
@@ -144,6 +154,10 @@ class Metrics(TypedDict):
     task: NotRequired[str]
     scores: NotRequired[list[dict[str, Any]]]
     worst: NotRequired[dict[str, list[Worst]]]
+    samples: NotRequired[str]
+    labels: NotRequired[str]
+    unit: NotRequired[str]
+    baseline: NotRequired[dict[str, Any]]
 
 
 class Latency(TypedDict):
@@ -249,6 +263,11 @@ def _check(metrics: Metrics, nodes: Mapping[str, NodeScores], path: Path) -> Non
             steps = max((len(curve) for curve in curves if curve is not None), default=0)
             lengths |= {f"nodes.{node}.curves.{i}": (len(curve), max(2, steps))
                         for i, curve in enumerate(curves) if curve is not None}
+        if (curve := scores.get("coverage_curve")) is not None:
+            lengths[f"nodes.{node}.coverage_curve.share"] = (len(curve["share"]), len(curve["interval"]))
+        if (series := scores.get("by_series")) is not None:
+            lengths |= {f"nodes.{node}.by_series.{key}": (len(values), len(series.get("series", [])))
+                        for key, values in series.items()}
         confusion = scores.get("confusion")
         if confusion is not None:
             lengths[f"nodes.{node}.confusion"] = (len(confusion), classes)

@@ -1,7 +1,9 @@
 """The tasks forecast and regression: edges, judge, methods, whole runs."""
 
+import math
 from dataclasses import replace
 from functools import partial
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ from tutelage.methods.dual_student import dual_student
 from tutelage.models.forecast import forecast_gru, forecast_linear
 from tutelage.recipes.methods import method_names
 from tutelage.tasks.classification.task import CLASSIFICATION
+from tutelage.tasks.forecast.judge import INTERVALS, units_of
+from tutelage.tasks.forecast.metrics import coverage_curve
 from tutelage.tasks.forecast.rows import gaussians_of, sharpness
 from tutelage.tasks.forecast.task import FORECAST, REGRESSION
 from tutelage.tasks.named import TASKS, data_for
@@ -92,14 +96,51 @@ def test_the_judge_knows_the_naive_forecast_and_the_truth(small):
     seen = {name: judge.measure({"": batch.labels[name]}, batch.labels, batch.ids) for name in ("target", "naive")}
     truth, naive = judge.summary(seen["target"]), judge.summary(seen["naive"])
     assert (truth["mae"], truth["direction"], truth["r2"]) == (0, 1, 1)
-    assert naive["mae"] == naive["naive_mae"] == truth["naive_mae"] > 0
-    assert set(truth) == {score.key for score in FORECAST.scores} | {"per_class"}
+    plain = judge.baseline(seen["target"])
+    assert naive["mae"] == plain["mae"] == plain["crps"] > 0
+    assert (naive["relative_mae"], truth["relative_mae"], plain["relative_mae"]) == (1, 0, 1)
+    assert (plain["name"], naive["rmse"], naive["unit_mae"]) == ("last value", plain["rmse"], plain["unit_mae"])
+    assert set(truth) == {score.key for score in FORECAST.scores} | {"per_class", "coverage_curve", "by_series"}
     assert len(truth["per_class"]["mae"]) == 2
     assert judge.measure({"": torch.zeros(16, 3)}, batch.labels, batch.ids) is None
     assert judge.by_sample(seen["naive"]).shape == (16,)
     assert judge.agreement(seen["naive"], seen["naive"]) == pytest.approx(1)
-    assert set(REGRESSION.judge(small).summary(seen["naive"])) == {score.key for score in REGRESSION.scores} | {
-        "per_class"}
+    assert {score.key for score in REGRESSION.scores} < set(REGRESSION.judge(small).summary(seen["naive"]))
+
+
+def test_each_series_has_its_scores_and_errors_in_the_unit_of_the_table(small):
+    judge = FORECAST.judge(small)
+    rows = torch.arange(len(small.test.ids))
+    (batch,) = small.test.batches([rows], draw=None)
+    found = judge.summary(judge.measure({"": batch.labels["naive"]}, batch.labels, batch.ids))
+    column = small.preprocessing["columns"].index("load")
+    errors = (batch.labels["naive"] - batch.labels["target"]).abs().double().mean(1)
+    for number, name in enumerate(small.preprocessing["series"]):
+        own = batch.labels["series"] == number
+        assert found["by_series"]["count"][number] == int(own.sum())
+        if own.any():
+            mean = errors[own].mean().item()
+            assert found["by_series"]["mae"][number] == pytest.approx(mean)
+            assert found["by_series"]["unit_mae"][number] == pytest.approx(
+                mean * small.preprocessing["std"][number][column], rel=1e-5), name
+
+
+def test_a_logarithm_is_taken_back_before_errors_are_told_in_the_unit_of_the_table():
+    units = units_of({"kind": "panel", "columns": ["a", "b"], "targets": ["b"], "log": ["b"],
+                      "mean": [[0, 1.0], [0, 2.0]], "std": [[1, 0.5], [1, 2.0]]}, 1)
+    back = units.back(torch.tensor([[2.0], [1.0]]), torch.tensor([0, 1]))
+    assert back.flatten().tolist() == pytest.approx([math.expm1(2.0), math.expm1(4.0)])
+
+
+def test_intervals_hold_the_targets_that_a_naive_count_finds():
+    generator = torch.Generator().manual_seed(0)
+    forecast = torch.stack([torch.randn(50, 2, generator=generator), torch.rand(50, 2, generator=generator) + 0.1], -1)
+    target = torch.randn(50, 2, generator=generator)
+    for interval, share in zip(INTERVALS, coverage_curve(forecast, target, INTERVALS), strict=True):
+        reach = NormalDist().inv_cdf(0.5 + interval / 2)
+        inside = sum(abs(y - m) <= reach * s for (m, s), y in zip(forecast.view(-1, 2).tolist(),
+                                                                target.flatten().tolist(), strict=True))
+        assert share == pytest.approx(inside / 100)
 
 
 def test_less_error_is_better():

@@ -9,6 +9,7 @@ from tutelage.reporting.formatting import score_words, written
 from tutelage.reporting.groups import VALIDATION, Group
 from tutelage.reporting.schema import EvaluationRecord, Metrics, NodeScores
 from tutelage.reporting.sections.classes import MOST_CLASSES, MOST_NODES, precision_section
+from tutelage.reporting.sections.forecasts import coverage_section, series_section
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.scores import main_scores
 from tutelage.tasks.task import Score
@@ -32,8 +33,9 @@ def evaluation_section(group: Group) -> Section:
     metrics = evaluation.metrics
     told = f"Details are of the run {group.first.name}." if len(group.members) > 1 else ""
     sections = [_calibration(group, evaluation), _agreement(metrics), precision_section(group, evaluation),
+                coverage_section(group, evaluation), series_section(evaluation),
                 _classes(evaluation), _worst(evaluation)]
-    words = [Text(text) for text in (told, _training_words(evaluation)) if text]
+    words = [Text(text) for text in (told, metrics.get("unit", ""), _training_words(evaluation)) if text]
     return Section(f"Held-out data: {group.measured}", [*parts, *words],
                    [section for section in sections if not section.empty])
 
@@ -45,7 +47,8 @@ def _training_words(evaluation: EvaluationRecord) -> str:
     found = ", ".join(f"{node} {first.text(number)}" for node, number in training[first.key].items()
                       if number is not None)
     name = "Top-1 accuracy" if first == CLASSIFICATION.scores[0] else score_words(first)
-    return (f"{name} on {training['images']} of the {training['of']} labelled training images, as they are: "
+    return (f"{name} on {training['images']} of the {training['of']} labelled training "
+            f"{evaluation.metrics.get('samples', 'images')}, as they are: "
             f"{found}.")
 
 
@@ -86,6 +89,8 @@ def scores_table(group: Group) -> DocumentTable:
     rows, scores = [], group.judged_by
     for member in group.members:
         for split, evaluation in member.evaluations.items():
+            if plain := evaluation.metrics.get("baseline"):
+                rows.append((member.name, split, plain["name"], *(plain.get(score.key) for score in scores)))
             for node, found in evaluation.metrics["nodes"].items():
                 rows.append((member.name, split, node, *(found.get(score.key) for score in scores)))
         for node, found in member.run.scores.items():
@@ -172,8 +177,13 @@ def _classes(evaluation: EvaluationRecord) -> Section:
     for score in evaluation.judged_by:
         own = {node: found[score.key] for node, found in by_score.items() if score.key in found}
         if own:
-            items.append(_by_class(f"{score_words(score)} by class", evaluation, own, score))
-    return Section("Classes", items if names and nodes else [])
+            items.append(_by_class(f"{score_words(score)} by {_one_label(evaluation)}", evaluation, own, score))
+    return Section(evaluation.metrics.get("labels", "classes").capitalize(), items if names and nodes else [])
+
+
+def _one_label(evaluation: EvaluationRecord) -> str:
+    """What one of `classes` is called."""
+    return {"classes": "class"}.get(found := evaluation.metrics.get("labels", "classes"), found.removesuffix("s"))
 
 
 def _by_class(title: str, evaluation: EvaluationRecord, found: Mapping[str, Sequence[float | None]],
@@ -181,7 +191,7 @@ def _by_class(title: str, evaluation: EvaluationRecord, found: Mapping[str, Sequ
     """A row for each class, a column for each network; of many classes the worst and the best are shown."""
     rows = [(name, *(values[i] for values in found.values()))
             for i, name in enumerate(evaluation.metrics["classes"])]
-    columns = [Column("class"), *(Column(node, score.kind) for node in found)]
+    columns = [Column(_one_label(evaluation)), *(Column(node, score.kind) for node in found)]
     brief = None
     if len(rows) > 2 * MOST_CLASSES:
         worst = sorted(range(len(rows)), key=lambda i: _place_of(rows[i][1:], score))

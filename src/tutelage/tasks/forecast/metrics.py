@@ -1,6 +1,7 @@
 """Numbers of forecasts: (mean, standard deviation) [N, K, 2] against targets [N, K], over all samples and steps."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -55,6 +56,14 @@ def coverage(forecast: Tensor, target: Tensor, reach: float = NINETY) -> float:
     """The share of targets within so many standard deviations of the mean: of the 90 % interval it should be 0.9."""
     mean, spread = forecast.double().unbind(-1)
     return ((target.double() - mean).abs() <= reach * spread).double().mean().item()
+
+
+def coverage_curve(forecast: Tensor, target: Tensor, intervals: Sequence[float]) -> list[float]:
+    """Of central intervals of these probabilities, the share of targets that each holds: best is the same number."""
+    mean, spread = forecast.double().unbind(-1)
+    off = ((target.double() - mean).abs() / spread).flatten()
+    reach = torch.erfinv(torch.tensor(intervals, dtype=torch.float64)) * math.sqrt(2)
+    return (torch.searchsorted(off.sort().values, reach, right=True) / len(off)).tolist()
 
 
 def direction(mean: Tensor, target: Tensor, last: Tensor) -> float:

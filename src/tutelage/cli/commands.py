@@ -169,28 +169,41 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
     say(json.dumps(report) if as_json else export_text(report, to))
 
 
-def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image or a file of series, or a "
-                                                  "folder of them.")],
-            model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
+def predict(model: Annotated[Path, typer.Option(help="An exported .onnx file, exported vectors of a recommender, or a "
+                                                "run folder.")],
+            files: Annotated[Path | None, typer.Argument(
+                metavar="FILE_OR_FOLDER", help="An image or a file of series, or a folder of them. Of a recommender, a "
+                "file of users, CSV or a name a line; without it all of them.")] = None,
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
-            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder.")] = None,
+            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder. Of a "
+                                                    "recommender FILE.csv or FILE.json.")] = None,
             force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
             confidence: Annotated[float | None, typer.Option(
                 help="Say which are below it: 0.5. Boxes that are below it are left out: 0.3.", min=0, max=1)] = None,
+            top: Annotated[int, typer.Option(help="How many items for each user.", min=1, max=10_000)] = 10,
+            taken: Annotated[Path | None, typer.Option(
+                help="Interactions whose items are left out, besides those of the run's data.")] = None,
+            with_taken: Annotated[bool, typer.Option("--with-taken", help="Leave no item out.")] = False,
             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Classify images or series, make masks of images or find objects; exit code 3 if a file cannot be read.
+    """Classify images or series, make masks of images, find objects, or say the best items of users.
 
-    An .onnx file needs no torch.
+    Exit code 3 if a file cannot be read, or a user is not known. An .onnx file needs no torch.
 
     tutelage predict my-photos --model resnet8.onnx
     """
-    from tutelage.cli.predicting import said_of_files
+    from tutelage.cli.predicting import said_of_files, say_top_items
     from tutelage.exporting.predict import Classifier, Damaged, Detector, open_onnx
     if model.suffix.lower() == ".onnx":
         student = open_onnx(model)
     else:
-        from tutelage.exporting.from_run import open_predictor
+        from tutelage.exporting.from_run import open_predictor, open_scorer
+        if (scorer := open_scorer(model, node, plugin or [])) is not None:
+            unknown_users = say_top_items(files, scorer, top, taken, with_taken, to, force, as_json)
+            raise typer.Exit(3 if unknown_users else 0)
         student = open_predictor(model, node, plugin or [])
+    if files is None or taken is not None or with_taken:
+        raise UsageError("no file to predict" if files is None else "--taken is for recommenders", where="predict",
+                         expected="FILE_OR_FOLDER, and no --taken")
     if isinstance(student, Classifier | Detector) and student.prepared.orientation == "as stored":
         note("images are read as stored, as this network has learned them: an EXIF orientation is not applied")
     damaged = 0

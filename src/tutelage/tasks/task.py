@@ -66,7 +66,8 @@ class Judge(NamedTuple):
     `taps` are those that it reads. `outputs` names the evidence that is a tap itself: nothing runs again for that.
     `by_sample` gives the first score of each sample [N], NaN where it has none. Besides numbers, `summary` may give
     "per_class": key of a score -> one number for each class, and "curves": of each class its precisions at recalls of
-    equal steps from 0 to 1, or None. `pictures` are those of the task that know the names of the classes.
+    equal steps from 0 to 1, or None. `pictures` are those of the task that know the names of the classes. `baseline`
+    gives the scores of who knows nothing, such as a naive forecast, of any node's evidence, and its "name".
     """
 
     measure: Callable[[Mapping[str, Tensor], BatchLabels, Tensor], Evidence | None]
@@ -76,6 +77,7 @@ class Judge(NamedTuple):
     outputs: Mapping[str, str] | None = None
     by_sample: Callable[[Evidence], Tensor] | None = None
     pictures: Pictures | None = None
+    baseline: Callable[[Evidence], dict[str, Any]] | None = None
 
 
 class Term(NamedTuple):
@@ -115,6 +117,7 @@ class Task:
     of them to be shown. `certainty` is how sure a network is by its soft term; `exclusive`, whether that is one choice
     among several, or a yes or no of each class. `fusions` are other ways to put what several networks say together,
     by name. `logits` says that what a network gives are such; where it gives numbers there is no temperature.
+    `samples` is what rows are called, for a person, and `labels` what `Data.classes` are; `unit`, of what scores are.
     """
 
     name: str
@@ -132,6 +135,9 @@ class Task:
     exclusive: bool = True
     logits: bool = True
     fusions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    samples: str = "images"
+    labels: str = "classes"
+    unit: str = ""
 
     @property
     def epoch_scores(self) -> tuple[Score, ...]:

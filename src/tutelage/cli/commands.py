@@ -16,7 +16,8 @@ from tutelage.system.text import table
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TaskOfFiles = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What the files are for, where they do "
-                                                "not say it: classification, segmentation, detection or series.")]
+                                                "not say it: classification, segmentation, detection, series or "
+                                                "recommendation.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
 Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
 RECIPE = "A TOML recipe, or the name of one that comes along: `tutelage recipes`."
@@ -332,7 +333,7 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
 
 
 def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="Images, images with masks or "
-                                                      "boxes, or series; of a recipe, those that its [data] names.")],
+                                                      "boxes, series, or a table of users and items; of a recipe, those that its [data] names.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,
@@ -365,14 +366,15 @@ def pre_resize(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
 
 def init(context: typer.Context,
          folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/* or FOLDER/CLASS/*; "
-                                                "FOLDER/images/* with masks or boxes; or series.")],
+                                                "FOLDER/images/* with masks or boxes; series; or a table of users and "
+                                                "items.")],
          teacher: Annotated[str | None, typer.Option(help="The teacher's network, if you want another.")] = None,
          students: Annotated[list[str] | None, typer.Option(help="Two or more networks, one after another.")] = None,
          to: Annotated[Path, typer.Option(help="Where to write the recipes.")] = Path(),
          task: TaskOfFiles = None, debug: Debug = False) -> None:
     """Look at your data and write two recipes, teacher.toml and students.toml, with defaults that fit them.
 
-    A folder of classes, of images with masks or boxes, or series: what lies there says the task.
+    A folder of classes, of images with masks or boxes, series, or users with items: what lies there says the task.
 
     tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """

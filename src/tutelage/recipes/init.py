@@ -1,7 +1,7 @@
 """Two recipes for data of your own: what `tutelage init` writes.
 
-What lies there says the task: classes of images, images with masks or boxes, series, or users with items. The defaults follow from it:
-how many rows and classes there are, and how large the images are.
+What lies there says the task: classes of images, images with masks or boxes, series, or users with items. The defaults
+follow from it: how many rows and classes there are, and how large the images are.
 """
 
 import json

@@ -14,7 +14,7 @@ from tutelage.tasks.named import data_for
 
 def table(path: Path, head: str = "user,item,time", more: str = "", users: int = 40) -> Path:
     """Users with 12 of 30 items each."""
-    rows = [f"u{user},i{(7 * user + 5 * place) % 30},{1 + place}" for user in range(users) for place in range(12)]
+    rows = [f"u{user},i{7 * (user + place) % 30},{1 + place}" for user in range(users) for place in range(12)]
     path.write_text("\n".join([head, *rows]) + "\n" + more)
     return path
 

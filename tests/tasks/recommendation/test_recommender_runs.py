@@ -105,7 +105,7 @@ def test_every_edge_of_a_method_brings_down_its_loss(graph):
     settings = Settings(15, partial(torch.optim.AdamW, lr=0.02), batch_size=BATCH, precision="exact")
     run = start(graph, models, with_rankings(shop(), graph, models), settings, CPU)
 
-    epochs = list(steps_of(run))
+    epochs = [event for event in steps_of(run) if event is not None]
 
     assert every(torch.isfinite(torch.tensor(list(epoch.losses.values()))).all() for epoch in epochs)
     own = [name for name in epochs[0].losses if name.startswith("labels")]
@@ -147,7 +147,7 @@ def test_of_many_items_only_drawn_ones_are_scored_and_never_all_users_at_once(mo
 
 def weights_after(graph: Graph, kept: bool | str, out: Path) -> dict[str, torch.Tensor]:
     models = networks(graph)
-    settings = Settings(3, SGD, batch_size=BATCH, precision="exact", draws=1, cache=kept)
+    settings = Settings(3, SGD, batch_size=BATCH, precision="exact", limit_draws=1, cache=kept)
     for _ in train_in_folder(out, graph, models, with_rankings(shop(), graph, models), settings, CPU, skilled=False,
                              tensorboard=False):
         pass
@@ -182,7 +182,7 @@ def epoch_of(world: World) -> dict[str, object]:
     models = networks(graph)
     run = start(graph, models, with_rankings(shop(), graph, models),
                 Settings(1, SGD, batch_size=BATCH, precision="exact"), world)
-    (epoch,) = steps_of(run)
+    (epoch,) = (event for event in steps_of(run) if event is not None)
     return {"losses": dict(epoch.losses), "recall": epoch.accuracy["a"],
             "weights": {name: p.tolist() for name, p in models["a"].named_parameters()}}
 

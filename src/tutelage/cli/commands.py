@@ -333,8 +333,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
 
 
 def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="Images, images with masks or "
-                                                      "boxes, series, or a table of users and items; of a recipe, those "
-                                                      "that its [data] names.")],
+                                                      "boxes, series, or a table of users and items; of a recipe, "
+                                                      "those that its [data] names.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,

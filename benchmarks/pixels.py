@@ -33,7 +33,7 @@ from tutelage.system.machine import describe_machine
 from tutelage.tasks.named import data_for
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.task import Task
-from tutelage.types import Batch, one_tensor
+from tutelage.types import Batch, one_tensor, plain_view
 
 SIZES = {"small": (2, 1, 8), "middle": (6, 2, 16), "large": (16, 3, 16)}
 """Name -> width and depth of the networks, and images of a step."""
@@ -91,7 +91,7 @@ def compare(data: Data, task: Task, make: Callable[[], Networks], hand_step: Ste
     (first,) = data.train.batches([torch.arange(size)], draw=0)
     choices = default_executions(mine, precision, world.device)
     if precision == "auto":
-        choices = tune(graph, mine, one_tensor(first.inputs), 10_000, choices).choices
+        choices = tune(graph, mine, plain_view(first.inputs), 10_000, choices).choices
     choices = {node: replace(choice, compiled=False) for node, choice in choices.items()}  # by hand nothing is either
     run = start(graph, mine, data, settings, world, choices)
     set_modes(run)

@@ -16,8 +16,8 @@ from tutelage.system.text import table
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TaskOfFiles = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What the files are for, where they do "
-                                                "not say it: classification, segmentation, detection, series or "
-                                                "forecast.")]
+                                                "not say it: classification, segmentation, detection, series, "
+                                                "forecast or recommendation.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
 Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
 RECIPE = "A TOML recipe, or the name of one that comes along: `tutelage recipes`."
@@ -170,29 +170,41 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
     say(json.dumps(report) if as_json else export_text(report, to))
 
 
-def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image, series or a table, or "
-                                                  "a folder of images or series.")],
-            model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
+def predict(model: Annotated[Path, typer.Option(help="An exported .onnx file, exported vectors of a recommender, or a "
+                                                "run folder.")],
+            files: Annotated[Path | None, typer.Argument(
+                metavar="FILE_OR_FOLDER", help="An image, series or a table, or a folder of images or series. Of a "
+                "recommender, a file of users, CSV or a name a line; without it all of them.")] = None,
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
-            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder; of "
-                                                   "numbers: FILE.csv.")] = None,
+            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder; numbers: "
+                                                    "FILE.csv; of a recommender FILE.csv or FILE.json.")] = None,
             force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
             confidence: Annotated[float | None, typer.Option(
                 help="Say which are below it: 0.5. Boxes that are below it are left out: 0.3.", min=0, max=1)] = None,
+            top: Annotated[int, typer.Option(help="How many items for each user.", min=1, max=10_000)] = 10,
+            taken: Annotated[Path | None, typer.Option(
+                help="Interactions whose items are left out, besides those of the run's data.")] = None,
+            with_taken: Annotated[bool, typer.Option("--with-taken", help="Leave no item out.")] = False,
             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Classify images or series, make masks, find objects, or forecast; exit code 3 if a file cannot be read.
+    """Classify images or series, make masks, find objects, forecast, or say the best items of users.
 
-    An .onnx file needs no torch.
+    Exit code 3 if a file cannot be read, or a user is not known. An .onnx file needs no torch.
 
     tutelage predict my-photos --model resnet8.onnx
     """
-    from tutelage.cli.predicting import said_of_files
+    from tutelage.cli.predicting import said_of_files, say_top_items
     from tutelage.exporting.predict import Classifier, Damaged, Detector, open_onnx
     if model.suffix.lower() == ".onnx":
         student = open_onnx(model)
     else:
-        from tutelage.exporting.from_run import open_predictor
+        from tutelage.exporting.from_run import open_predictor, open_scorer
+        if (scorer := open_scorer(model, node, plugin or [])) is not None:
+            unknown_users = say_top_items(files, scorer, top, taken, with_taken, to, force, as_json)
+            raise typer.Exit(3 if unknown_users else 0)
         student = open_predictor(model, node, plugin or [])
+    if files is None or taken is not None or with_taken:
+        raise UsageError("no file to predict" if files is None else "--taken is for recommenders", where="predict",
+                         expected="FILE_OR_FOLDER, and no --taken")
     if isinstance(student, Classifier | Detector) and student.prepared.orientation == "as stored":
         note("images are read as stored, as this network has learned them: an EXIF orientation is not applied")
     damaged = 0
@@ -321,7 +333,8 @@ def analyse_layers(of: Annotated[Path, typer.Argument(metavar="RUN_OR_RECIPE", h
 
 
 def check_data(folder: Annotated[Path, typer.Argument(metavar="FOLDER|RECIPE", help="Images, images with masks or "
-                                                      "boxes, or series; of a recipe, those that its [data] names.")],
+                                                      "boxes, series, or a table of users and items; of a recipe, "
+                                                      "those that its [data] names.")],
                every: Annotated[bool, typer.Option("--list", help="Name every file.")] = False,
                value_range: Annotated[tuple[float, float] | None, typer.Option(
                    metavar="LOW HIGH", help="As in [data], for files of more than 8 bits a channel.")] = None,
@@ -354,14 +367,15 @@ def pre_resize(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A 
 
 def init(context: typer.Context,
          folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="FOLDER/train/CLASS/* or FOLDER/CLASS/*; "
-                                                "FOLDER/images/* with masks or boxes; or series.")],
+                                                "FOLDER/images/* with masks or boxes; series; or a table of users and "
+                                                "items.")],
          teacher: Annotated[str | None, typer.Option(help="The teacher's network, if you want another.")] = None,
          students: Annotated[list[str] | None, typer.Option(help="Two or more networks, one after another.")] = None,
          to: Annotated[Path, typer.Option(help="Where to write the recipes.")] = Path(),
          task: TaskOfFiles = None, debug: Debug = False) -> None:
     """Look at your data and write two recipes, teacher.toml and students.toml, with defaults that fit them.
 
-    A folder of classes, of images with masks or boxes, or series: what lies there says the task.
+    A folder of classes, of images with masks or boxes, series, or users with items: what lies there says the task.
 
     tutelage init my-photos --teacher timm:resnet50 --students timm:resnet18 timm:mobilenetv2_100
     """

@@ -1,8 +1,12 @@
 """What `predict` does for networks of each task."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tutelage.cli.terminal import note, say
 from tutelage.errors import UsageError
 from tutelage.exporting.predict import (
     MASKS,
@@ -19,6 +23,9 @@ from tutelage.exporting.predict_boxes import BoxPrediction, detect
 from tutelage.exporting.predict_masks import MaskPrediction, mask_files, segment
 from tutelage.exporting.predict_numbers import NumberPrediction, csv_of, numbers_of, require_csv
 from tutelage.exporting.predict_series import SeriesPrediction, classify_series, files_of_series
+
+if TYPE_CHECKING:  # these need torch, which an .onnx file does without
+    from tutelage.exporting.predict_users import ItemScorer
 
 Said = Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | NumberPrediction | Damaged
 SURE, SURE_OF_BOXES = 0.5, 0.3
@@ -61,3 +68,43 @@ def _numbers(place: Path, student: Numbers, to: Path | None, force: bool) -> Ite
     to.parent.mkdir(parents=True, exist_ok=True)
     to.write_bytes(csv_of([one for one in found if isinstance(one, NumberPrediction)]))
     yield from found
+
+
+def say_top_items(users: Path | None, scorer: "ItemScorer", top: int, taken: Path | None, with_taken: bool,
+                  to: Path | None, force: bool, as_json: bool) -> int:
+    """Say the `top` items of the users that a file names, or of all; how many of them are not known is returned.
+
+    With `to` they are written there, CSV or JSON by its name, and only what is wrong is said.
+    """
+    from tutelage.exporting.predict_users import UnknownUser, also_taken, recommend, users_in, write_top_items
+
+    if to is not None:
+        _require_table(to, force)
+    if taken is not None:
+        scorer = also_taken(scorer, taken)
+    if with_taken:
+        scorer = replace(scorer, taken=None)
+    elif scorer.taken is None:
+        note("nothing is left out: vectors do not say what users have taken; --taken FILE does")
+    column = (scorer.columns or {}).get("user", "user")
+    found = recommend(scorer, scorer.users if users is None else users_in(users, column), top)
+    shown = list(found) if to is not None else found
+    unknown, count = 0, 0
+    for one in shown:
+        unknown, count = unknown + isinstance(one, UnknownUser), count + 1
+        if to is None or isinstance(one, UnknownUser):
+            say(one.as_json() if as_json else str(one))
+    if to is not None:
+        write_top_items(to, list(shown))
+        say(json.dumps({"file": str(to), "users": count - unknown, "unknown": unknown}) if as_json else
+            f"{to}: up to {top} items for each of {count - unknown} users")
+    return unknown
+
+
+def _require_table(to: Path, force: bool) -> None:
+    if to.suffix.lower() not in (".csv", ".json"):
+        raise UsageError("items of users are written as CSV or JSON", where="--to", found=to.name,
+                         expected="FILE.csv or FILE.json")
+    if to.exists() and not force:
+        raise UsageError("this file is already there", where=to, fix="give another name, or --force")
+    to.parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def _groups(nodes: Mapping) -> str:
     for node, of in ((node, found["by_group"]) for node, found in nodes.items() if "by_group" in found):
         for number, items in enumerate(of["items"]):
             shares = [_share(of[key][number]) for key in ("recall", "ndcg", "share")]
-            rows.append([node, str(number), str(items), *shares])
+            rows.append([node, str(number + 1), str(items), *shares])
     return table(rows) if len(rows) > 1 else ""
 
 

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tutelage.data.check import Finding
 from tutelage.data.decoding import printable
-from tutelage.data.load_users import load_users
+from tutelage.data.interactions import each_pair_once
+from tutelage.data.load_users import interactions_named, load_users
 from tutelage.data.settings import DataSettings
-from tutelage.errors import SecurityError, UserError
+from tutelage.errors import DataError, SecurityError, UserError
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,28 @@ class InteractionReport:
 
 
 def check_interactions(settings: DataSettings, roots: Sequence[Path]) -> InteractionReport:
-    """Read, cut and group the interactions as a run would."""
-    root = printable(roots[0])
+    """Read, cut and group the interactions as a run would; with doubled ones, also what a run would keep without."""
+    root, findings, notes = printable(roots[0]), list[Finding](), list[str]()
     try:
+        file = interactions_named(settings, roots)
+        try:
+            each_pair_once(file, settings.doubled or "error")
+        except DataError as error:
+            findings.append(_stops(error, root))
+            settings = replace(settings, doubled="merge")
+        notes.append(f"{len(file.users)} interactions of {len(file.user_names)} users with {len(file.item_names)} items"
+                     " in the file")
         data = load_users(settings, roots)
     except SecurityError:
         raise
     except UserError as error:
-        fix = error.fix or (f"expected {error.expected}" if error.expected else "mend the file")
-        found = Finding(error.kind, error.what, 1, error.where or root, fix, (), True)
-        return InteractionReport(root, {}, (), (found,))
+        return InteractionReport(root, {}, tuple(notes), (*findings, _stops(error, root)))
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return InteractionReport(root, {name: len(split.ids) for name, split in splits.items() if split is not None},
-                             data.notes, ())
+                             (*notes, *data.notes), tuple(findings))
+
+
+def _stops(error: UserError, root: str) -> Finding:
+    fix = error.fix or (f"expected {error.expected}" if error.expected else "mend the file")
+    found = "" if error.found is None else f" ({error.found})"
+    return Finding(error.kind, error.what, 1, f"{error.where or root}{found}", fix, (), True)

@@ -11,4 +11,6 @@
     predict.py       image files -> labels, by an export or a run
     predict_masks.py     -> masks
     predict_series.py    files of series -> labels
+    vectors.py       the vectors of a recommender as a file
+    predict_users.py     users -> their best items, by a run or by exported vectors
 """

@@ -11,6 +11,7 @@ from torch import nn
 
 from tutelage.data.images import Preparation, printable
 from tutelage.data.series_scaling import SeriesScaling
+from tutelage.data.source import Data
 from tutelage.data.user_source import UserSource
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, SecurityError, UsageError
@@ -28,15 +29,18 @@ from tutelage.exporting.predict import (
     predictor,
     prepared_by,
 )
+from tutelage.exporting.predict_users import ItemScorer, is_of_vectors, scorer_of_network, scorer_of_vectors
 from tutelage.exporting.vectors import export_vectors
 from tutelage.exporting.verify import ACCURACY_LOST
 from tutelage.models.saved import load_network
 from tutelage.models.weights import read_metadata
+from tutelage.recipes.recipe import Recipe
 from tutelage.recipes.trained_run import recipe_of_run
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.predicted import detections_of
 from tutelage.tasks.forecast.rows import gaussians_of
 from tutelage.tasks.named import data_for, task_of
+from tutelage.tasks.recommendation.task import RECOMMENDATION
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
 
@@ -56,16 +60,10 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     require_possible(wanted)
     recipe = recipe_of_run(run, plugins)
     require_possible(wanted, recipe.data.work == SERIES.name, recipe.data.work in BOXES, recipe.data.work in NUMBERS)
-    network, classes = load(run, node, plugins=recipe.plugins)
-    data = data_for(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
-    if data.classes != classes:
-        raise ModelError("the data have other classes than the network", where=run / "config.toml",
-                         found=f"{len(data.classes)} classes, such as {printable(data.classes[0])}",
-                         expected=f"{len(classes)} classes, such as {printable(classes[0])}",
-                         fix="restore the data that the run was trained on")
+    network, classes, data = _with_data(run, node, recipe)
     if isinstance(data.train, UserSource):
         target.parent.mkdir(parents=True, exist_ok=True)
-        return export_vectors(network, classes, data.train, node, target, wanted)
+        return export_vectors(network, classes, data.train, node, target, wanted, recipe.data.columns)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     if on not in splits:
         raise UsageError("unknown split", where="--on", found=on, expected="validation, test or train")
@@ -76,6 +74,37 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     student = Student(network, classes, prepared, node, task_of(data).name)
     return export_network(student, target, wanted, Images(held_out, data.train, on), force=force, agreement=agreement,
                           accuracy_lost=accuracy_lost, plugins=recipe.plugins)
+
+
+def _with_data(run: Path, node: str, recipe: Recipe) -> tuple[nn.Module, tuple[str, ...], Data]:
+    """A network of a finished run, its classes, and the data that it was trained on."""
+    network, classes = load(run, node, plugins=recipe.plugins)
+    data = data_for(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
+    if data.classes != classes:
+        what = "items" if isinstance(data.train, UserSource) else "classes"
+        raise ModelError(f"the data have other {what} than the network", where=run / "config.toml",
+                         found=f"{len(data.classes)} {what}, such as {printable(data.classes[0])}",
+                         expected=f"{len(classes)} {what}, such as {printable(classes[0])}",
+                         fix="restore the data that the run was trained on")
+    return network, classes, data
+
+
+def open_scorer(place: Path, node: str | None, plugins: Sequence[str] = ()) -> ItemScorer | None:
+    """The recommender of a run folder (of this node, or its only one) or of exported vectors; None for what is none."""
+    if place.suffix.lower() in NEVER_READ:
+        return None
+    path = _file(place, node)
+    if not place.is_dir() and is_of_vectors(path):
+        return scorer_of_vectors(path)
+    if read_metadata(path).get("task") != RECOMMENDATION.name:
+        return None
+    if not place.is_dir():
+        raise UsageError("weights alone do not know their users", where=printable(place), expected="a run folder, or "
+                         "vectors of `tutelage export`")
+    recipe = recipe_of_run(place, plugins)
+    network, items, data = _with_data(place, path.stem, recipe)
+    sources = [source for source in (data.train, data.validation, data.test) if isinstance(source, UserSource)]
+    return scorer_of_network(network, items, sources, recipe.data.columns)
 
 
 def open_predictor(place: Path, node: str | None,

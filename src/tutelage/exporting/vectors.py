@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,10 +21,12 @@ _TRIED = 64
 """So many users' scores are compared with the network's own."""
 
 
-def vectors_bytes(network: nn.Module, users: Sequence[str], items: Sequence[str]) -> bytes:
+def vectors_bytes(network: nn.Module, users: Sequence[str], items: Sequence[str],
+                  columns: Mapping[str, str] | None = None) -> bytes:
     """A safetensors file with `users` [U, D] and `items` [I, D], float32: a score is the product of two rows.
 
-    Its metadata hold "user_ids" and "item_ids", JSON lists of the names in the order of the rows.
+    Its metadata hold "user_ids" and "item_ids", JSON lists of the names in the order of the rows, and "columns", how a
+    file of interactions calls its columns.
     """
     body = body_of(network)
     if not isinstance(body, Recommender):
@@ -34,16 +36,17 @@ def vectors_bytes(network: nn.Module, users: Sequence[str], items: Sequence[str]
         of_users, of_items = (vectors.float().cpu().contiguous() for vectors in body.vectors())
     assert (len(users), len(items)) == (len(of_users), len(of_items)), "made for these data"
     return save({"users": of_users, "items": of_items},
-                {"format": VECTORS, "user_ids": json.dumps(list(users)), "item_ids": json.dumps(list(items))})
+                {"format": VECTORS, "user_ids": json.dumps(list(users)), "item_ids": json.dumps(list(items)),
+                 "columns": json.dumps(dict(columns or {}))})
 
 
 def export_vectors(network: nn.Module, classes: Sequence[str], source: UserSource, node: str, target: Path,
-                   choice: Choice) -> dict[str, object]:
+                   choice: Choice, columns: Mapping[str, str] | None = None) -> dict[str, object]:
     """Write the vectors to `target` and what was measured to FILE.json, which is returned; what differs is refused."""
     if choice.format != "safetensors" or choice.int8 or choice.resize:
         raise UsageError("a recommender is exported as its vectors", where="--to", found=choice.format,
                          expected="FILE.safetensors", fix="leave --int8 and --resize out")
-    data = vectors_bytes(network, source.names, classes)
+    data = vectors_bytes(network, source.names, classes, columns)
     users = torch.arange(min(_TRIED, len(source.names)))
     difference = _difference(network, load(data), users)
     if not difference <= 1e-4:

@@ -28,9 +28,12 @@ from tutelage.tasks.recommendation.rows import RankedPairs, prefer_first
 from tutelage.tasks.task import Task
 
 
-def FOR(task: Task) -> bool:  # noqa: N802 - the word by which a method says which tasks it is for
-    """Recommendation alone."""
+def _of_users(task: Task) -> bool:
     return task.name == "recommendation"
+
+
+FOR = _of_users
+"""Which tasks the method is for: recommendation alone."""
 
 
 def unkd(teacher: str, student: str, *, pairs: int = 30, rank_scale: float = 20.0, hard: float = 1.0, soft: float = 1.0,

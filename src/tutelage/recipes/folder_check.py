@@ -16,9 +16,10 @@ from tutelage.data.mask_folder import holds_masks
 from tutelage.data.mask_report import MaskReport, check_mask_folder
 from tutelage.data.settings import OF_BOXES, DataSettings
 from tutelage.errors import DataError, UsageError, unknown
+from tutelage.recipes.init_users import has_users_and_items, settings_of_interactions
 from tutelage.recipes.recipe import read_recipe
 
-TASKS_OF_FILES = ("classification", "segmentation", "detection", "series", "forecast")
+TASKS_OF_FILES = ("classification", "segmentation", "detection", "series", "forecast", "recommendation")
 """What a folder or file may be for."""
 
 
@@ -26,7 +27,7 @@ def task_of_folder(place: Path, told: str | None = None) -> str:
     """The name of the task that a folder or file is for: what one is `told`, or by what lies there.
 
     A table beside the folders of images, such as `labels.csv`, makes them no series; a folder with masks and boxes is
-    one of masks.
+    one of masks. A table with columns `user` and `item` is one of interactions.
     """
     if told is not None:
         if told not in TASKS_OF_FILES:
@@ -39,6 +40,8 @@ def task_of_folder(place: Path, told: str | None = None) -> str:
             return "detection"
     except DataError:  # folders that may be splits of these, and are not; those who read classes judge them themselves
         return "classification"
+    if has_users_and_items(place):
+        return "recommendation"
     if place.is_file() and place.suffix.lower() == ".parquet":
         return "forecast"
     if holds_series(place) and not (place.is_dir() and list_folder(place).images):
@@ -50,8 +53,8 @@ def check_any_folder(place: Path, value_range: Range | None = None, told: str | 
         Report | MaskReport | BoxReport | SeriesReport | InteractionReport | TableReport):
     """Check a folder, or the one of a recipe by the recipe's keys; with masks if it holds `images` and `masks`.
 
-    Boxes and series are known by their files, a panel by its task; interactions are checked by a recipe, which says how
-    they are cut.
+    Boxes and series are known by their files, a panel by its task. Interactions are cut as a recipe says, or as
+    `tutelage init` would.
     """
     if place.suffix == ".toml" and place.is_file():
         settings = read_recipe(place).data
@@ -72,6 +75,8 @@ def check_any_folder(place: Path, value_range: Range | None = None, told: str | 
             return check_series(place)
         if task == "forecast":
             return check_table(guessed_panel(place))
+        if task == "recommendation":
+            return check_interactions(replace(settings_of_interactions(place)[0], doubled=None), [place])
         root = place
         settings = DataSettings("folder", task=task, value_range=value_range)
     if settings.work == "segmentation":

@@ -1,7 +1,7 @@
 """Two recipes for data of your own: what `tutelage init` writes.
 
-What lies there says the task: classes of images, images with masks or boxes, or series. The defaults follow from it:
-how many rows and classes there are, and how large the images are.
+What lies there says the task: classes of images, images with masks or boxes, series, or users with items. The defaults
+follow from it: how many rows and classes there are, and how large the images are.
 """
 
 import json
@@ -26,6 +26,7 @@ from tutelage.recipes.init_boxes import start_of_boxes
 from tutelage.recipes.init_masks import start_of_masks
 from tutelage.recipes.init_series import start_of_series
 from tutelage.recipes.init_tables import start_of_panel
+from tutelage.recipes.init_users import start_of_users
 from tutelage.recipes.names import usual_run
 from tutelage.recipes.starts import MOST_WARMUP, Start, require_fitting_network
 from tutelage.system.files import write
@@ -88,7 +89,7 @@ def write_recipes(given: Path, teacher: str | None, students: Sequence[str], to:
         if path.exists():
             raise UsageError("this recipe is already there", where=path, fix="give another folder as --to")
     starts = {"classification": start_of_classes, "segmentation": start_of_masks, "detection": start_of_boxes,
-              "series": start_of_series, "forecast": start_of_panel}
+              "series": start_of_series, "forecast": start_of_panel, "recommendation": start_of_users}
     start = starts[task](given)
     if teacher is not None:
         start = replace(start, teacher=Architecture(teacher))
@@ -206,7 +207,8 @@ def _network(node: str, arch: Architecture, small: bool) -> str:
 
 def _train(start: Start, share: float) -> str:
     optimizer = f"optimizer = {json.dumps(start.optimizer)}\n" if start.optimizer else ""
-    return (f"[train]\nepochs = {start.epochs}\nlr = {start.lr * share:g}\n{optimizer}"
+    decay = "" if start.weight_decay is None else f"weight_decay = {start.weight_decay:g}\n"
+    return (f"[train]\nepochs = {start.epochs}\nlr = {start.lr * share:g}\n{optimizer}{decay}"
             f"warmup_epochs = {min(MOST_WARMUP, start.epochs // 10)}\n"
             f"best = true                   # keep the weights that were best on validation {start.rows}\n")
 

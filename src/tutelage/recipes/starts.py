@@ -8,7 +8,7 @@ from tutelage.models import forecast
 from tutelage.models.architecture import Architecture
 from tutelage.models.dense import torchvision_dense_names
 from tutelage.models.detectors import detector_names
-from tutelage.models.sources import BOX_PAGES, DENSE_PAGES, OWN, SERIES_PAGES, own_networks
+from tutelage.models.sources import BOX_PAGES, DENSE_PAGES, OWN, SERIES_PAGES, USER_PAGES, own_networks
 
 MOST_WARMUP = 5
 
@@ -19,7 +19,7 @@ class Start:
 
     told: what was found, for a person. `subject` is what the recipes are about, and `rows` what a row is called.
     task, data: the name of the task, and the lines of the [data] table.
-    epochs, lr, optimizer: of [train]; no optimizer is the default one.
+    epochs, lr, optimizer, weight_decay: of [train]; None is the default.
     teacher, students: the networks where nobody names others, students by their nodes.
     small: whether an ImageNet network needs a stem for small images.
     pretrained_share: what is left of `lr` for a teacher that starts from pretrained weights.
@@ -37,6 +37,7 @@ class Start:
     optimizer: str | None = None
     small: bool = False
     pretrained_share: float = 0.1
+    weight_decay: float | None = None
 
 
 def batch_that_fits(rows: int, sizes: tuple[int, ...], steps: int) -> int:
@@ -58,7 +59,7 @@ def epochs_of(steps: int, batch: int, rows: int, least: int, most: int) -> int:
 
 
 def require_fitting_network(arch: str, task: str, where: str) -> None:
-    """UsageError for a network of another task: of classes, maps of logits, boxes, or series."""
+    """UsageError for a network of another task: of classes, maps of logits, boxes, series, or users."""
     if _task_of(arch) != task:
         expected = {"segmentation": ", ".join([*own_networks(DENSE_PAGES), *map("torchvision:{}".format,
                                                                                torchvision_dense_names()),
@@ -67,6 +68,7 @@ def require_fitting_network(arch: str, task: str, where: str) -> None:
                                             "fcos:NAME of a network of timm's"]),
                     "series": ", ".join(own_networks(SERIES_PAGES)),
                     "forecast": ", ".join(own_networks((forecast,))),
+                    "recommendation": ", ".join(own_networks(USER_PAGES)),
                     "classification": "a network that gives a number for each class of an image"}[task]
         raise UsageError(f"not a network for {task}", where=where, found=arch, expected=expected)
 
@@ -78,6 +80,8 @@ def _task_of(arch: str) -> str:
         return "forecast"
     if own in own_networks(SERIES_PAGES):
         return "series"
+    if own in own_networks(USER_PAGES):
+        return "recommendation"
     if prefix == "fcos" or (prefix == "torchvision" and name in detector_names()) or own in own_networks(BOX_PAGES):
         return "detection"
     dense = prefix == "smp" or (prefix == "torchvision" and name in torchvision_dense_names())

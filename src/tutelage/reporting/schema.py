@@ -62,6 +62,7 @@ class NodeScores(TypedDict):
     names as "series", how many samples each has as "count", and by the key of a score that of each.
     """
 
+    by_group: NotRequired[dict[str, list[float | None]]]
     per_class: NotRequired[list[float | None] | dict[str, list[float | None]]]
     curves: NotRequired[list[list[float | None] | None]]
     reliability: NotRequired[Reliability]
@@ -272,6 +273,9 @@ def _check(metrics: Metrics, nodes: Mapping[str, NodeScores], path: Path) -> Non
         if confusion is not None:
             lengths[f"nodes.{node}.confusion"] = (len(confusion), classes)
             lengths |= {f"nodes.{node}.confusion.{i}": (len(row), classes) for i, row in enumerate(confusion)}
+        if (groups := scores.get("by_group")) is not None:
+            lengths |= {f"nodes.{node}.by_group.{key}": (len(groups.get(key, [])), len(groups.get("items", [])))
+                        for key in ("recall", "ndcg", "share")}
         if (bins := scores.get("reliability")) is not None:
             for key in ("confidence", "accuracy"):
                 lengths[f"nodes.{node}.reliability.{key}"] = (len(bins[key]), len(bins["count"]))

@@ -93,11 +93,13 @@ def test_scores_by_group_are_those_of_the_items_of_each_group_alone():
     scores = -torch.arange(15.0).expand(2, 15)
     labels = {"relevant": torch.tensor([[1, 2], [14, -1]]), "seen": torch.tensor([[0], [-1]])}
 
-    found = judge.summary(judge.measure({"": scores}, labels, torch.arange(2)))
+    evidence = judge.measure({"": scores}, labels, torch.arange(2))
+    found = judge.summary(evidence)
 
     assert found["by_group"]["items"] == [2, 13]
     assert found["by_group"]["recall"] == [1.0, 0.5]  # item 1; item 2, and not item 14
-    assert (found["recall"], found["floor_recall"]) == (0.5, 0.5)
+    assert found["recall"] == 0.5
+    assert judge.baseline(evidence) == {"name": '"most popular"', **found}  # scores fall as popularity does
     assert found["popular_share"] == pytest.approx(3 / 20)
     assert found["coverage"] == 11 / 15
     first = (1 + 1 / math.log2(3)) / (1 + 1 / math.log2(3))

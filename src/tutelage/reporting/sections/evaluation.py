@@ -10,6 +10,7 @@ from tutelage.reporting.groups import VALIDATION, Group
 from tutelage.reporting.schema import EvaluationRecord, Metrics, NodeScores
 from tutelage.reporting.sections.classes import MOST_CLASSES, MOST_NODES, precision_section
 from tutelage.reporting.sections.forecasts import coverage_section, series_section
+from tutelage.reporting.sections.popularity import popularity_section
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.scores import main_scores
 from tutelage.tasks.task import Score
@@ -37,7 +38,7 @@ def evaluation_section(group: Group) -> Section:
                 _classes(evaluation), _worst(evaluation)]
     words = [Text(text) for text in (told, metrics.get("unit", ""), _training_words(evaluation)) if text]
     return Section(f"Held-out data: {group.measured}", [*parts, *words],
-                   [section for section in sections if not section.empty])
+                   [section for section in (*sections, popularity_section(evaluation)) if not section.empty])
 
 
 def _training_words(evaluation: EvaluationRecord) -> str:

@@ -17,22 +17,24 @@ SHOWN = 10
 SCORES = (
     Score("recall", "Recall@10"),
     Score("ndcg", "NDCG@10"),
-    Score("recall_rarest", "Recall@10 of the rarest group", each_epoch=False),
-    Score("recall_most_popular", "Recall@10 of the most popular group", each_epoch=False, main=False),
+    Score("recall_rarest", "Recall@10, rarest", each_epoch=False),
+    Score("recall_most_popular", "Recall@10, popular", each_epoch=False, main=False),
     Score("coverage", "coverage", each_epoch=False),
     Score("popular_share", "popular items in top-10", better="lower", each_epoch=False),
-    Score("floor_recall", 'Recall@10 of "most popular"', each_epoch=False, main=False),
-    Score("floor_ndcg", 'NDCG@10 of "most popular"', each_epoch=False, main=False),
 )
+MOST_POPULAR = '"most popular"'
+"""Who shows the same items to everybody: those that were taken most often, without those that a user has."""
 
 
 def judge_of_users(groups: Tensor, popularity: Tensor) -> Judge:
     """The judge of scores [B, I] of items in these groups, which were taken so often in train.
 
-    Its evidence is "top" [N, 10], the items that are shown, the best first; "hits" and "floor" [N, 10], whether the
-    user took them, and those of the most popular items; "relevant" [N, G], how many it took of each group.
+    Its evidence is "top" [N, 10], the items that are shown, the best first, and "hits" [N, 10], whether the user took
+    them; "popular_top" and "popular_hits", the same of the most popular items; "relevant" [N, G], how many items the
+    user took of each group.
     """
-    return Judge(partial(_measure, groups, popularity), partial(_summary, groups), _agreement, by_sample=_by_user)
+    return Judge(partial(_measure, groups, popularity), partial(_summary, groups), _agreement, by_sample=_by_user,
+                 baseline=partial(_most_popular, groups))
 
 
 def top_items(scores: Tensor, seen: Tensor, count: int = SHOWN) -> Tensor:
@@ -63,10 +65,11 @@ def _measure(groups: Tensor, popularity: Tensor, taps: Mapping[str, Tensor], lab
     relevant, seen = named_label(labels, "relevant"), named_label(labels, "seen")
     there, groups = relevant >= 0, groups.to(scores.device)
     top = top_items(scores, seen)
-    floor = top_items(popularity.to(scores).expand_as(scores), seen)
+    popular = top_items(popularity.to(scores).expand_as(scores), seen)
     of_groups = torch.zeros(len(scores), int(groups.max()) + 1, dtype=torch.int64, device=scores.device)
     of_groups.scatter_add_(1, groups[relevant.clamp(min=0)], there.long())
-    return {"top": top, "hits": _are_in(top, relevant), "floor": _are_in(floor, relevant), "relevant": of_groups}
+    return {"top": top, "hits": _are_in(top, relevant), "popular_top": popular,
+            "popular_hits": _are_in(popular, relevant), "relevant": of_groups}
 
 
 def _are_in(items: Tensor, relevant: Tensor) -> Tensor:
@@ -84,12 +87,17 @@ def _summary(groups: Tensor, evidence: Evidence) -> dict[str, Any]:
     return {"recall": recall(hits, whole), "ndcg": ndcg(hits, whole), "recall_rarest": by_group[-1],
             "recall_most_popular": by_group[0], "coverage": len(known.unique()) / len(groups),
             "popular_share": (shown[top >= 0] == 0).double().mean().item(),
-            "floor_recall": recall(evidence["floor"], whole), "floor_ndcg": ndcg(evidence["floor"], whole),
             "by_group": {"items": groups.bincount().tolist(), "recall": _defined(by_group),
                          "ndcg": _defined([ndcg(hits & (shown == group), relevant[:, group])
                                            for group in range(relevant.shape[1])]),
                          "share": [(shown[top >= 0] == group).double().mean().item()
                                    for group in range(relevant.shape[1])]}}
+
+
+def _most_popular(groups: Tensor, evidence: Evidence) -> dict[str, Any]:
+    """The same numbers of who shows everybody the most popular items."""
+    shown = {**evidence, "top": evidence["popular_top"], "hits": evidence["popular_hits"]}
+    return {"name": MOST_POPULAR, **_summary(groups, shown)}
 
 
 def _defined(numbers: list[float]) -> list[float | None]:

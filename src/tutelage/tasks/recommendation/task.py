@@ -58,4 +58,5 @@ def mean_score(*scores: Tensor) -> Tensor:
 
 RECOMMENDATION = Task("recommendation", SCORES, check_users, judge_of_data,
                       learn=(Term(cross_entropy, rows=observed),), imitate=(Term(kl, rows=lists, soft=True),),
-                      mean=mean_score, rows=(observed, ranked, lists), certainty=pair_margin, exclusive=False)
+                      mean=mean_score, rows=(observed, ranked, lists), certainty=pair_margin, exclusive=False,
+                      samples="users", labels="items")

@@ -322,6 +322,8 @@ def _update(run: Run) -> None:
 def _follow(run: Run, node: str) -> None:
     kind = run.graph.nodes[node]
     assert isinstance(kind, Ema)
+    if not kind.every:
+        return
     update, wait = divmod(run.step + 1, kind.every)
     if wait:
         return

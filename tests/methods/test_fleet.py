@@ -8,7 +8,7 @@ from every import every
 from toys import SGD, data, network, settings
 from tutelage.data.shards import Shards, with_shards
 from tutelage.data.source import Data
-from tutelage.engine.loop import start, steps_of
+from tutelage.engine.loop import check, start, steps_of
 from tutelage.engine.run import Run
 from tutelage.engine.state import capture
 from tutelage.errors import UsageError
@@ -17,8 +17,8 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods.fleet import Fleet, fleet, own, public
-from tutelage.methods.fleet_costs import Device, Link, arrivals, costs_of, flops_of_row
 from tutelage.system.distributed import World
+from tutelage.system.edge_devices import Device, RadioLink, arrivals, costs_of, flops_of_row
 
 DEVICES = ("a", "b", "c")
 SHARDS = Shards(len(DEVICES), 0.4, 1.0)
@@ -99,7 +99,7 @@ def test_between_exchanges_a_device_is_heard_as_it_was():
                           zip(job.models["a_heard"].parameters(), job.models["a"].parameters(), strict=True)))
         if job.step == 9:
             break
-    assert not any(past)  # after each step the network has moved on from what it sent before that step
+    assert past == [False] * 9  # after each step the network has moved on from what it sent before that step
 
 
 def test_a_ground_teacher_is_heard_of_the_public_rows_alone():
@@ -124,7 +124,8 @@ def test_the_loss_of_one_device_by_a_naive_loop():
 
 
 def test_a_message_of_5000_bytes_takes_40_milliseconds_and_20_millijoules():
-    costs = costs_of(Device(1e9, 2e9, 0.5), Link(2e6, 0.02), 4_000_000_000, 5000, torch.tensor([True, False, True]))
+    arrived = torch.tensor([True, False, True])
+    costs = costs_of(Device(1e9, 2e9, 0.5), RadioLink(2e6, 0.02), 4_000_000_000, 5000, arrived)
     assert costs.bytes == 15_000
     assert (costs.sent, costs.lost) == (3, 1)
     assert costs.sending_seconds == pytest.approx(0.12)
@@ -134,7 +135,7 @@ def test_a_message_of_5000_bytes_takes_40_milliseconds_and_20_millijoules():
 
 def test_the_bytes_are_exchanges_times_devices_times_public_rows_times_classes_times_two():
     job = taken(fleet(DEVICES, every=4), 13)  # exchanges before steps 0, 4, 8 and 12
-    told = Fleet(DEVICES, 4, Device(), Link()).facts(job)
+    told = Fleet(DEVICES, 4, Device(), RadioLink()).facts(job)
     public_rows = len(job.data.train.ids)
     assert sum(costs["bytes"] for costs in told.values()) == 4 * 3 * public_rows * 4 * 2
     assert set(told) == set(DEVICES)
@@ -183,3 +184,17 @@ def test_every_run_learns():
     job = started(fleet(DEVICES, "t", every=2, drop=0.3), epochs=8, optimizer=SGD)
     first, *_, last = [epoch for epoch in steps_of(job) if epoch is not None]
     assert every(last.losses[edge] < first.losses[edge] for edge in last.losses if edge.startswith("labels"))
+
+
+def test_ranks_are_refused():
+    graph = fleet(DEVICES, every=2)
+    networks = {node: network(seed, norm=False) for seed, node in enumerate(DEVICES)}
+    with pytest.raises(UsageError, match="one process"):
+        check(graph, networks, dealt(), settings(), World(torch.device("cpu"), 0, 2))
+
+
+def test_who_hears_nobody_sends_nothing():
+    job = taken(fleet(DEVICES, peer=0.0), 3)
+    told = job.graph.controllers["fleet"].facts(job)
+    assert {costs["bytes"] for costs in told.values()} == {0}
+    assert min(costs["computing_joules"] for costs in told.values()) > 0

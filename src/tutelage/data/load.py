@@ -45,7 +45,6 @@ from tutelage.types import Content, ImageFiles
 AS_STORED = "images are read as stored: an EXIF orientation is not applied"
 TURNED_NOTHING = ("an earlier version of pre-resize made this folder, and did not turn images by their EXIF: "
                   "photographs may lie on their side; make it again")
-QUICK_CONCENTRATION = 100.0
 QUICK_ROWS = {"train": 64, "validation": 32, "test": 32}
 
 
@@ -62,8 +61,10 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     data = _whole(settings, seed, device, quick)
     if settings.shards is None:
         return data
-    shards = shards_of(settings.shards)  # of a few rows, unlike shards would leave devices without one
-    return with_shards(data, replace(shards, concentration=QUICK_CONCENTRATION) if quick else shards, seed)
+    shards = shards_of(settings.shards)
+    if quick:  # so few rows that a step needs half of them, and unlike shards would leave devices without one
+        shards = replace(shards, public=0.5, concentration=100.0)
+    return with_shards(data, shards, seed)
 
 
 def _whole(settings: DataSettings, seed: int, device: torch.device, quick: bool) -> Data:

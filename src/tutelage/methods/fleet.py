@@ -26,8 +26,8 @@ from tutelage.graph.edge import Edge
 from tutelage.graph.ends import parse_end
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Kind, Trained
-from tutelage.methods.fleet_costs import Device, Link, arrivals, costs_of, flops_of_row
 from tutelage.methods.peer_cohort import check_cohort
+from tutelage.system.edge_devices import Device, RadioLink, arrivals, costs_of, flops_of_row
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.task import Task
 from tutelage.types import Batch, BatchLabels, Outputs, Rows, one_tensor, plain_view
@@ -39,9 +39,12 @@ TRAINING = 3
 """A training step costs a forward pass and, about twice that, a backward one."""
 
 
-def FOR(task: Task) -> bool:  # noqa: N802 - the word by which a method says which tasks it is for
-    """Classification alone: shards are dealt out by classes."""
+def _of_classes(task: Task) -> bool:
     return task.name == CLASSIFICATION.name
+
+
+FOR = _of_classes
+"""Which tasks the method is for: classification alone, for shards are dealt out by classes."""
 
 
 def fleet(students: Sequence[str], teacher: str | None = None, *, every: int = 20, drop: float = 0.0,
@@ -60,7 +63,7 @@ def fleet(students: Sequence[str], teacher: str | None = None, *, every: int = 2
         raise UsageError("not a number of steps", where="every", found=every, expected="1 or more")
     if not 0 <= drop <= 1:
         raise UsageError("a share that cannot be", where="drop", found=drop, expected="0 .. 1")
-    device, link = Device(flops_per_second, flops_per_joule, transmit_watts), Link(bits_per_second, latency, drop)
+    device, link = Device(flops_per_second, flops_per_joule, transmit_watts), RadioLink(bits_per_second, latency, drop)
     edges = [Edge(f"labels.shard{place}", f"{student}@shard{place}", cross_entropy, rows=own)
              for place, student in enumerate(students)]
     nodes: dict[str, Kind] = {**({teacher: Frozen()} if teacher else {}), **dict.fromkeys(students, Trained())}
@@ -97,7 +100,7 @@ class Fleet(Controller):
     All is a function of (seed, step), and so is the same after a resume.
     """
 
-    def __init__(self, students: Sequence[str], every: int, device: Device, link: Link) -> None:
+    def __init__(self, students: Sequence[str], every: int, device: Device, link: RadioLink) -> None:
         super().__init__()
         self.students, self.every, self.device, self.link = tuple(students), every, device, link
         self.flops: list[int] = []
@@ -128,7 +131,8 @@ class Fleet(Controller):
             (few,) = run.data.train.batches([torch.arange(1)], draw=None)
             images = one_tensor(plain_view(few.inputs)).to(run.world.device)
             self.flops = [flops_of_row(run.models[student], images) for student in self.students]
-        exchanges = -(-run.step // self.every) if len(self.students) > 1 else 0
+        talks = any(student + HEARD in run.models for student in self.students)
+        exchanges = -(-run.step // self.every) if talks else 0
         message = len(run.data.train.ids) * len(run.data.classes) * BYTES_OF_NUMBER
         rows = 2 * run.settings.batch_size * run.step
         return {student: costs_of(self.device, self.link, TRAINING * self.flops[place] * rows, message,

@@ -27,7 +27,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Link:
+class RadioLink:
     """A way of so many bits a second to the others, the seconds before the first bit, and the share that is lost."""
 
     bits_per_second: float = 2e6
@@ -46,7 +46,7 @@ class Link:
     def seconds(self, size: int) -> float:
         """How long a message of so many bytes is on the air.
 
-        >>> Link(2e6, 0.02).seconds(5000)
+        >>> RadioLink(2e6, 0.02).seconds(5000)
         0.04
         """
         return self.latency + 8 * size / self.bits_per_second
@@ -73,10 +73,10 @@ def arrivals(seed: int, device: int, exchanges: int, drop: float) -> Tensor:
     return numbers >= drop
 
 
-def costs_of(device: Device, link: Link, flops: int, size: int, arrived: Tensor) -> Costs:
+def costs_of(device: Device, link: RadioLink, flops: int, size: int, arrived: Tensor) -> Costs:
     """What a device spent that computed so much and sent messages of `size` bytes, lost ones too.
 
-    >>> costs_of(Device(transmit_watts=0.5), Link(2e6, 0.02), 0, 5000, torch.tensor([True])).sending_joules
+    >>> costs_of(Device(transmit_watts=0.5), RadioLink(2e6, 0.02), 0, 5000, torch.tensor([True])).sending_joules
     0.02
     """
     sent = len(arrived)

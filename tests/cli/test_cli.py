@@ -271,9 +271,9 @@ def test_the_same_call_again_is_finished_and_another_run_in_its_folder_is_refuse
 def test_methods_and_graph_are_there_for_people_and_programs(tutelage):
     assert tutelage("methods", "--names")[1].split() == [
         "abkd", "akd", "alm", "channel_wise", "class_aware", "class_incremental", "cooperative", "dckd",
-        "distill", "dual_student", "dynamic_rectification", "feature_only", "learning_styles", "mean_teacher",
-        "mutual", "peer_cohort", "peeraid", "pesf", "pld", "scratch", "self_distill", "snapshot_teacher",
-        "stochastic_teacher", "switokd", "unkd", "wavelet"]
+        "distill", "dual_student", "dynamic_rectification", "feature_only", "fleet", "learning_styles",
+        "mean_teacher", "mutual", "peer_cohort", "peeraid", "pesf", "pld", "scratch", "self_distill",
+        "snapshot_teacher", "stochastic_teacher", "switokd", "unkd", "wavelet"]
     assert "arXiv:2511.18826" in json.loads(tutelage("methods", "--json")[1])["dual_student"]
     code, out, _ = tutelage("graph", "recipe.toml", "--set", "method.peers=none", "--json")
     assert code == 0

@@ -173,7 +173,7 @@ def test_a_sample_weight_that_learns_must_be_a_node():
 
 @pytest.mark.parametrize("make", [
     lambda: Ema("s", decay=1.1), lambda: Ema("s", decay=-0.1), lambda: Ema("s", decay=float("nan")),
-    lambda: Ema("s", every=0),
+    lambda: Ema("s", every=-1),
 ])
 def test_an_average_that_cannot_be_is_refused(make):
     assert "decay in [0, 1]" in refusal(make).expected

@@ -34,6 +34,7 @@ from tutelage.data.panel import panel_data, read_panel
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
 from tutelage.data.settings import OF_BOXES, OF_USERS, PANELS, SERIES, DataSettings
+from tutelage.data.shards import shards_of, with_shards
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
@@ -58,6 +59,17 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
     ((1, 16, 16), [1296, 143, 358])
     """
+    data = _whole(settings, seed, device, quick)
+    if settings.shards is None:
+        return data
+    shards = shards_of(settings.shards)
+    if quick:  # so few rows that a step needs half of them, and unlike shards would leave devices without one
+        shards = replace(shards, public=0.5, concentration=100.0)
+    return with_shards(data, shards, seed)
+
+
+def _whole(settings: DataSettings, seed: int, device: torch.device, quick: bool) -> Data:
+    """The data before any of it is dealt out."""
     if settings.name in OF_USERS or settings.work == "recommendation":
         found = None if quick or settings.name == "shop" else roots_of(settings)
         return load_users(settings, found, seed=seed, device=device)

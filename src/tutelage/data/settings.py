@@ -10,6 +10,7 @@ from tutelage.data.images import MAX_PIXELS, Orientation, Range, Sides, is_range
 from tutelage.data.interaction_files import COLUMNS
 from tutelage.data.leakage import Leakage
 from tutelage.data.mask_values import LARGEST_VALUE, MOST_CLASSES
+from tutelage.data.shards import shards_of
 from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
@@ -117,6 +118,7 @@ class DataSettings:
     groups: so many groups of items, of about as many interactions each; a group may hold one item. Default 4.
     columns: how a file calls its columns, { user = "customer", item = "article" }; also time and weight.
     doubled: a user and an item that come again: "error" (default), or "merge" into one, at its first time.
+    shards: deals the training rows out, { devices = 8, public = 0.2, concentration = 0.3 }: see `shards`.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
@@ -168,6 +170,7 @@ class DataSettings:
     groups: int | None = None
     columns: dict[str, str] | None = None
     doubled: Doubled | None = None
+    shards: dict[str, float] | None = None
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -247,6 +250,19 @@ class DataSettings:
         self._check_users([key for key in given if key in ONLY_INTERACTIONS], [key for key in given
                                                                               if key in NOT_OF_USERS])
         self._check_panel()
+        if self.shards is not None:
+            self._check_shards(self.shards)
+
+    def _check_shards(self, given: dict[str, float]) -> None:
+        """Rows are dealt out by class, and no row is mixed with another device's."""
+        shards_of(given)
+        if self.work != "classification":
+            raise UsageError("rows that are not dealt out by classes", where="[data] shards", found=f"task {self.work}",
+                             expected="classification")
+        for key, rest in (("mixup", 0.0), ("cutmix", 0.0), ("balance", "none"), ("unlabelled", False)):
+            if vars(self)[key] != rest:
+                raise UsageError("a key that shards do not go with", where=f"[data] {key}", found=vars(self)[key],
+                                 fix="leave it out, or shards")
 
     def _check_panel(self) -> None:
         """What panels need, and what they alone have."""

@@ -29,7 +29,13 @@ from tutelage.engine.precision import Execution, default_executions, on_device
 from tutelage.engine.predict import evidence_of, scored
 from tutelage.engine.run import Epoch, Run
 from tutelage.engine.settings import Settings as Settings
-from tutelage.engine.settings import check_accumulation, check_batches, check_batchnorm, judging_score
+from tutelage.engine.settings import (
+    check_accumulation,
+    check_batches,
+    check_batchnorm,
+    check_one_process,
+    judging_score,
+)
 from tutelage.engine.teacher_cache import use
 from tutelage.graph import fused_losses
 from tutelage.graph.ends import End
@@ -105,6 +111,7 @@ def check(graph: Graph, models: Mapping[str, nn.Module], data: Data, settings: S
     judging_score(task, settings.best)  # refuses one that there is not
     task.check(data)
     check_accumulation(graph, settings)
+    check_one_process(graph, world)
     if task.classifies:
         graph = with_class_counts(graph, rows_of_classes(data.train.labels, data.balance, len(data.classes)).tolist())
     finish_lazy(models, data, settings, world)
@@ -323,6 +330,8 @@ def _update(run: Run) -> None:
 def _follow(run: Run, node: str) -> None:
     kind = run.graph.nodes[node]
     assert isinstance(kind, Ema)
+    if not kind.every:
+        return
     update, wait = divmod(run.step + 1, kind.every)
     if wait:
         return

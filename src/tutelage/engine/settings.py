@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from tutelage.data.shards import is_shard
 from tutelage.engine.optimizers import MakeOptimizer
 from tutelage.errors import DataError, UsageError, unknown
 from tutelage.graph.gaussians import RELATIONAL
@@ -127,6 +128,13 @@ def check_accumulation(graph: Graph, settings: Settings) -> None:
                              where=f"edge {edge.name}", found=f"accumulate = {settings.accumulate}",
                              expected="accumulate = 1",
                              fix=f"give {name_of(edge.rows)} an attribute total: (labels) -> scalar")
+
+
+def check_one_process(graph: Graph, world: World) -> None:
+    """Refuse ranks where views hold the rows of one device each: their halves would not be found again."""
+    if world.size > 1 and any(map(is_shard, graph.views())):
+        raise UsageError("a fleet is simulated in one process", where="[data] shards", found=f"{world.size} ranks",
+                         expected="1", fix="run it without torchrun, or on one device")
 
 
 def check_batchnorm(graph: Graph, networks: Mapping[str, nn.Module], rows: int) -> None:

@@ -305,11 +305,13 @@ def _after_epoch(run: Run, folder: Folder, epoch: Epoch) -> None:
                               "mark": run.marks.get(node)}
     if folder.records is not None:
         rates = {name: float(optimizer.param_groups[0]["lr"]) for name, optimizer in run.optimizers.items()}
+        facts = {name: found for name, controller in run.graph.controllers.items() if (found := controller.facts(run))}
         folder.records.add("epoch", run.step, epoch=epoch.number, losses=dict(epoch.losses),
                            accuracy=dict(epoch.accuracy), metrics=run.scores, learning_rate=rates,
                            seconds=epoch.seconds, images_per_second=epoch.images_per_second,
                            peak_bytes=peak_memory(run.world.device),
-                           notes=[] if run.cache is None else run.cache.notes)
+                           notes=[] if run.cache is None else run.cache.notes,
+                           **({"controllers": facts} if facts else {}))
     _save(run, folder)
 
 

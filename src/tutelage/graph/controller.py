@@ -40,6 +40,11 @@ class DataView(Protocol):
         ...
 
     @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes."""
+        ...
+
+    @property
     def validation(self) -> SplitView:
         """What is held out."""
         ...
@@ -142,3 +147,7 @@ class Controller(nn.Module):
 
     def before_losses(self, run: RunView, outputs: Outputs, weights: dict[str, float]) -> None:
         """See the outputs of all ranks; scale edges by changing `weights` in place."""
+
+    def facts(self, run: RunView) -> dict[str, object]:
+        """What is worth recording of it after an epoch, as JSON can hold it."""
+        return {}

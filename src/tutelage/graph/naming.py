@@ -24,6 +24,8 @@ def describe(function: object) -> str:
         return str(function)
     if isinstance(function, Trained | Frozen):
         return name_of(function).lower() + (f", {function.before} of the run before" if function.before else "")
+    if isinstance(function, Ema) and not function.every:
+        return f"copy of {function.of}"
     if isinstance(function, Ema):
         return f"ema of {function.of}, decay {function.decay:g}" + (f", every {function.every}" * (function.every > 1))
     if isinstance(function, Computed):

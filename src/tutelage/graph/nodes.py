@@ -39,6 +39,7 @@ class Ema:
 
     After every `every`-th step, w <- a w + (1 - a) w_of with a = min(1 - 1 / (t + 1), decay) at the t-th update
     (Tarvainen & Valpola, 2017). `decay=0` is a copy: a peer as it was up to `every` steps ago.
+    With `every=0` it stays as it is but for what a controller does.
     """
 
     of: str
@@ -46,10 +47,10 @@ class Ema:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decay <= 1 or self.every < 1:
+        if not 0 <= self.decay <= 1 or self.every < 0:
             raise UsageError(f"an Ema node of {self.of!r} that cannot be",
                              found=f"decay={self.decay}, every={self.every}",
-                             expected="decay in [0, 1], every >= 1")
+                             expected="decay in [0, 1], every >= 0")
 
 
 @dataclass(frozen=True)

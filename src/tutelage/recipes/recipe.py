@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from tutelage.data.settings import DataSettings
+from tutelage.data.shards import is_shard, shards_of, views_of
 from tutelage.engine.optimizers import MakeOptimizer, optimizer_named
 from tutelage.engine.settings import Settings, judging_score
 from tutelage.errors import SecurityError, UsageError, UserError, placed, unknown
@@ -187,7 +188,20 @@ def graphs_of(recipe: Recipe, where: object = "recipe") -> list[Graph]:
             raise UsageError(f"the graph does not use the network {node!r}", where=file.of("models", node),
                              expected=f"one of: {', '.join(dict.fromkeys(given))}",
                              fix="name it in [method], or take it out")
+    for graph in graphs:
+        _check_shards(graph, recipe, file.of("data"))
     return graphs
+
+
+def _check_shards(graph: Graph, recipe: Recipe, where: object) -> None:
+    """Each shard of [data] is one device's, and each device of the graph has one."""
+    read = [view for view in graph.views() if is_shard(view)]
+    dealt = [] if recipe.data.shards is None else views_of(shards_of(recipe.data.shards))
+    if sorted(read) != sorted(dealt):
+        raise UsageError("as many devices in the graph as [data] shards has", where=where,
+                         found=f"{len(read)} that learn from rows of their own, {len(dealt)} shards",
+                         fix=f"shards = {{ devices = {len(read)} }}" if read else
+                         'name = "fleet" in [method], or no shards')
 
 
 def _label_balanced(graph: Graph, task: Task, train: TrainSettings, where: Place) -> Graph:

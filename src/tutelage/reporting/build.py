@@ -12,6 +12,7 @@ from tutelage.reporting.run_folder import is_run, read_run
 from tutelage.reporting.sections.certainty import gain_section, uncertainty_section
 from tutelage.reporting.sections.classes import class_gain_section
 from tutelage.reporting.sections.evaluation import evaluation_section
+from tutelage.reporting.sections.fleet import fleet_section, fleets_section
 from tutelage.reporting.sections.overview import cost_section, exports_section, glance_section
 from tutelage.reporting.sections.study import StudyRecord, is_study, read_study_record, study_section
 from tutelage.reporting.sections.training import curves_section, graph_section
@@ -36,6 +37,7 @@ def make_document(folders: Sequence[Path]) -> Document:
     groups = distinct([*(group for study in studies for group in study.groups), *group_runs(members)])
     sections = [glance_section(groups)] if groups else []
     sections += [study_section(study) for study in studies]
+    sections.append(fleets_section(groups))
     sections += [_group_section(group, len(groups) > MOST_OPEN) for group in groups]
     baselines = [study.results["baseline"] for study in studies]
     sections += [gain_section(groups), class_gain_section(groups, baselines), cost_section(groups)] if groups else []
@@ -51,7 +53,8 @@ def make_document(folders: Sequence[Path]) -> Document:
 
 def _group_section(group: Group, folded: bool) -> Section:
     """All of one recipe."""
-    parts = [graph_section(group), curves_section(group), evaluation_section(group), uncertainty_section(group)]
+    parts = [graph_section(group), curves_section(group), evaluation_section(group), uncertainty_section(group),
+             fleet_section(group)]
     return Section(group.name, parts=[part for part in parts if not part.empty], folded=folded)
 
 

@@ -44,6 +44,7 @@ class EpochRecord(TypedDict):
     learning_rate: dict[str, float]
     seconds: float
     images_per_second: float
+    controllers: NotRequired[dict[str, dict[str, dict[str, float]]]]
 
 
 class Final(TypedDict):

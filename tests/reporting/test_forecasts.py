@@ -30,7 +30,7 @@ SERIES = ["AAPL", "</script>", "late"]
 @pytest.fixture
 def run(tmp_path) -> Path:
     folder = tmp_path / "run"
-    toys.run(folder, config=CONFIG, nodes=["a"], edges=["labels.target->a:gaussian_nll"])
+    toys.run(folder, config=CONFIG, nodes=["a"], edges=["labels.target->a:gaussian_nll[steps]"])
     by_series = {"series": SERIES, "count": [3, 4, 0], "mae": [0.25, 0.75, None], "naive_mae": [0.5, 0.5, None],
                  "coverage": [0.9, 0.8, None], "unit_mae": [1e6, 2e6, None]}
     node = {**{score.key: 0.5 for score in FORECAST_SCORES}, "per_class": {"mae": [0.1, 0.2]}, "by_series": by_series,

@@ -60,12 +60,7 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     ((1, 16, 16), [1296, 143, 358])
     """
     data = _whole(settings, seed, device, quick)
-    if settings.shards is None:
-        return data
-    shards = shards_of(settings.shards)
-    if quick:  # so few rows that a step needs half of them, and unlike shards would leave devices without one
-        shards = replace(shards, public=0.5, concentration=100.0)
-    return with_shards(data, shards, seed)
+    return data if settings.shards is None else with_shards(data, shards_of(settings.shards, quick=quick), seed)
 
 
 def _whole(settings: DataSettings, seed: int, device: torch.device, quick: bool) -> Data:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from tutelage.data.decoding import Preparation, preparation
 from tutelage.errors import DataError
@@ -47,14 +46,14 @@ class PanelScaling:
         """What travels with a model; `panel_scaling` reads it back."""
         return {"kind": PANEL, **{key: _as_lists(value) for key, value in asdict(self).items()}}
 
-    def window_of(self, series: str, values: Mapping[str, np.ndarray]) -> Float[np.ndarray, "channels window"]:
-        """The last `window` values of each input of a series, scaled, float32."""
+    def window_of(self, series: str, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The last `window` values of each input of a series, scaled: [inputs, window] float32."""
         number = self.series.index(series)
         rows = [self._scaled(name, number, values[name][-self.window:]) for name in self.inputs]
         return np.stack(rows).astype(np.float32)
 
-    def forecast_of(self, series: str, said: Float[np.ndarray, "steps 2"]) -> Float[np.ndarray, "steps 3"]:
-        """Mean and standard deviation of each step -> its median and the ends of its 90 % interval, unscaled."""
+    def forecast_of(self, series: str, said: np.ndarray) -> np.ndarray:
+        """Mean and deviation of each step [steps, 2] -> its median and the ends of its 90 % interval, unscaled."""
         number = self.series.index(series)
         places = [self.columns.index(name) for name in self.targets for _ in range(self.horizon)]
         mean, std = (np.array(table[number])[places, None] for table in (self.mean, self.std))
@@ -93,12 +92,12 @@ class TableScaling:
         told = {key: _as_lists(value) for key, value in vars(self).items() if key != "image"}
         return {"kind": TABLE, **told, "image": None if self.image is None else self.image.as_json()}
 
-    def scaled(self, values: Float[np.ndarray, "rows inputs"]) -> Float[np.ndarray, "rows inputs 1"]:
-        """Rows of the input columns as a network receives them, float32."""
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Rows of the input columns [rows, inputs] as a network receives them, [rows, inputs, 1] float32."""
         return ((values - np.array(self.mean)) / np.array(self.std)).astype(np.float32)[..., None]
 
-    def numbers_of(self, said: Float[np.ndarray, "targets 2"]) -> Float[np.ndarray, "targets 3"]:
-        """Mean and standard deviation of each target -> its mean and the ends of its 90 % interval, unscaled."""
+    def numbers_of(self, said: np.ndarray) -> np.ndarray:
+        """Mean and deviation of each target [targets, 2] -> its mean and the ends of its 90 % interval, unscaled."""
         return _with_ends(said) * np.array(self.target_std)[:, None] + np.array(self.target_mean)[:, None]
 
 

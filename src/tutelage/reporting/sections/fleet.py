@@ -72,10 +72,11 @@ def _costs(group: Group) -> list[Mapping[str, Mapping[str, Any]]]:
 def _growth(group: Group) -> list[Line]:
     """Of the first run, by device: its first score after each epoch over the megabytes it has sent."""
     colours, key, lines = colours_of(group.diagram), group.judged_by[0].key, []
-    epochs = [epoch for epoch in group.first.run.epochs if epoch.get("controllers", {}).get("fleet")]
+    epochs = [(costs, epoch["metrics"]["nodes"]) for epoch in group.first.run.epochs
+              if (costs := epoch.get("controllers", {}).get("fleet"))]
     for device in _costs(group)[0]:
-        sent = [epoch["controllers"]["fleet"][device]["bytes"] / MEGA for epoch in epochs]
-        scores = [epoch["metrics"]["nodes"].get(device, {}).get(key) for epoch in epochs]
+        sent = [costs[device]["bytes"] / MEGA for costs, _ in epochs]
+        scores = [nodes.get(device, {}).get(key) for _, nodes in epochs]
         if sent and sent[-1] > 0:
             lines.append(Line(device, colours.get(device, "@muted"), sent, scores))
     return lines

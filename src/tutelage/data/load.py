@@ -30,6 +30,7 @@ from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys
 from tutelage.data.load_users import load_users
 from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.masks import PairsAt, load_masks
+from tutelage.data.pairs import load_pairs
 from tutelage.data.panel import panel_data, read_panel
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
@@ -70,6 +71,10 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     if settings.work in OF_BOXES or settings.name == "shapes_boxes":
         root, workers = None if settings.name == "shapes_boxes" else root_of(settings), _workers_of(settings, device)
         return load_boxes(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
+    if settings.work == "fusion" or settings.name == "pairs":
+        given = None if settings.fused is None else _found(settings.fused)
+        root = None if settings.name == "pairs" else root_of(settings)
+        return load_pairs(settings, PairsAt(root, preparation_of(settings), 0, device), given, seed=seed, quick=quick)
     if settings.name in ("folder", "imagenet100"):
         return _quick(settings, seed, device) if quick else _folder(settings, seed, device)
     if quick and settings.name != "digits":

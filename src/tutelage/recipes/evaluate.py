@@ -87,7 +87,7 @@ def _by_judge(opened: FinishedRun, task: Task, split: str, source: Source, eps: 
     if eps:
         raise UsageError("only networks that tell classes apart are attacked", where="--attack",
                          found=f"a run of task {task.name}", fix="leave it out")
-    graph, judge, train = _judged(opened, task), task.judge(opened.data), opened.data.train
+    graph, judge, train = _judged(opened, task), (task.assess or task.judge)(opened.data), opened.data.train
     ask = partial(evidence_of, graph, opened.models, judge=judge, world=world,
                   batch_size=opened.recipe.data.batch_size)
     seen, labelled = ask(source), int((train.labels >= 0).sum())
@@ -138,8 +138,8 @@ def _cost(opened: FinishedRun, world: World) -> dict:
     frozen = opened.graph.named(Frozen)
     files = {node: opened.folder / "models" / f"{node}.safetensors" for node in opened.models if node not in frozen}
     example = None
-    if len(opened.data.shape) != 3:  # no image: its row may be several tensors
-        (one,) = sample_of(opened.data.validation, 1).batches([torch.arange(1)], draw=None)
-        example = plain_view(one.inputs)
+    (one,) = sample_of(opened.data.validation, 1).batches([torch.arange(1)], draw=None)
+    if len(opened.data.shape) != 3 or not isinstance(plain_view(one.inputs), Tensor):
+        example = plain_view(one.inputs)  # no image alone: a row may be several tensors
     return costs(opened.models, opened.data.shape, opened.data.classes, world.device,
                  teacher=frozen[0] if frozen else None, files=files, example=example)

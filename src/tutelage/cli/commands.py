@@ -172,29 +172,31 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
 def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image or a file of series, or a "
                                                   "folder of them.")],
             model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
+            visible: Annotated[Path | None, typer.Argument(metavar="[VISIBLE]", help="Of pairs to fuse: the visible "
+                                                           "image or folder, after the infrared one.")] = None,
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
-            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder.")] = None,
+            to: Annotated[Path | None, typer.Option(help="Where masks, images with boxes, or fused ones go: a folder.")] = None,
             force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
             confidence: Annotated[float | None, typer.Option(
                 help="Say which are below it: 0.5. Boxes that are below it are left out: 0.3.", min=0, max=1)] = None,
             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Classify images or series, make masks of images or find objects; exit code 3 if a file cannot be read.
+    """Classify images or series, make masks, find objects or fuse pairs; exit code 3 if a file cannot be read.
 
     An .onnx file needs no torch.
 
     tutelage predict my-photos --model resnet8.onnx
     """
     from tutelage.cli.predicting import said_of_files
-    from tutelage.exporting.predict import Classifier, Damaged, Detector, open_onnx
+    from tutelage.exporting.predict import Classifier, Damaged, Detector, Fuser, open_onnx
     if model.suffix.lower() == ".onnx":
         student = open_onnx(model)
     else:
         from tutelage.exporting.from_run import open_predictor
         student = open_predictor(model, node, plugin or [])
-    if isinstance(student, Classifier | Detector) and student.prepared.orientation == "as stored":
+    if isinstance(student, Classifier | Detector | Fuser) and student.prepared.orientation == "as stored":
         note("images are read as stored, as this network has learned them: an EXIF orientation is not applied")
     damaged = 0
-    for found in said_of_files(files, student, confidence, to, force):
+    for found in said_of_files(files, student, confidence, to, force, visible):
         damaged += isinstance(found, Damaged)
         say(found.as_json() if as_json else str(found))
     raise typer.Exit(3 if damaged else 0)

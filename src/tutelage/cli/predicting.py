@@ -9,25 +9,32 @@ from tutelage.exporting.predict import (
     Classifier,
     Damaged,
     Detector,
+    Fuser,
     Prediction,
     SeriesClassifier,
     classify,
     image_files,
 )
 from tutelage.exporting.predict_boxes import BoxPrediction, detect
+from tutelage.exporting.predict_fused import FusedPrediction, fuse_pairs, pairs_of_files
 from tutelage.exporting.predict_masks import MaskPrediction, mask_files, segment
 from tutelage.exporting.predict_series import SeriesPrediction, classify_series, files_of_series
 
-Said = Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | Damaged
+Said = Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | FusedPrediction | Damaged
 SURE, SURE_OF_BOXES = 0.5, 0.3
 
 
-def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector, confidence: float | None,
-                  to: Path | None, force: bool) -> Iterator[Said]:
-    """What the student says of each file, in order; masks, or images with boxes, are written to the folder `to`.
+def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector | Fuser, confidence: float | None,
+                  to: Path | None, force: bool, visible: Path | None = None) -> Iterator[Said]:
+    """What the student says of each file, in order; masks, images with boxes and fused ones are written to `to`.
 
-    No `confidence`: SURE, and of boxes SURE_OF_BOXES.
+    No `confidence`: SURE, and of boxes SURE_OF_BOXES. Of pairs `place` and `visible` are the two folders.
     """
+    if isinstance(student, Fuser):
+        return _fused(place, visible, student, confidence, to, force)
+    if visible is not None:
+        raise UsageError("this network takes one folder of files", where="VISIBLE", found=str(visible),
+                         expected="a network that fuses two images", fix="leave it out")
     if isinstance(student, Detector):
         images = image_files(place)
         pictures = {} if to is None else mask_files(images, place, to, force, "picture")
@@ -43,3 +50,15 @@ def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector
     if masks:
         return segment(images, student, confidence, {} if to is None else mask_files(images, place, to, force))
     return classify(images, student, confidence)
+
+
+def _fused(place: Path, visible: Path | None, student: Fuser, confidence: float | None, to: Path | None,
+           force: bool) -> Iterator[Said]:
+    """Fused images, written to the folder `to`."""
+    if to is None:
+        raise UsageError("fused images need a folder to go to", where="--to", fix="--to FOLDER")
+    if confidence is not None:
+        raise UsageError("a fused image has no confidence", where="--confidence", fix="leave it out")
+    found = pairs_of_files(place, visible)
+    return fuse_pairs(found, student, mask_files([pair[1] for pair in found.pairs], found.visible, to, force,
+                                                 "fused image"))

@@ -16,14 +16,12 @@ from pathlib import Path
 from tutelage.data.decoding import printable
 from tutelage.data.folder import Image, Listing, Walk
 from tutelage.data.layout import is_hidden, subfolders
+from tutelage.data.pair_names import INFRARED, VISIBLE
 from tutelage.data.split_file import OTHER_SPLIT, SPLIT_OF, SPLITS_FILE, as_split, read_splits
 from tutelage.errors import DataError, SecurityError
 
 PAIR_LAYOUTS = ("FOLDER/infrared/* and FOLDER/visible/*, with or without FOLDER/splits.json; or both in each of "
                 "FOLDER/SPLIT with SPLIT train, val and test; or in each of FOLDER/SET")
-INFRARED = ("infrared", "ir", "inf", "thermal", "lwir")
-VISIBLE = ("visible", "vi", "vis", "rgb")
-"""What the two folders may be called, in any case."""
 ALL = "all"
 DEEPEST = 3
 _DAYTIME = re.compile(r"\d+([DN])$")

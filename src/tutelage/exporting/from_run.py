@@ -17,7 +17,7 @@ from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.exporting.export import Images, export_network, require_place
 from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student, said_of
-from tutelage.exporting.predict import BOXES, Classifier, Detector, SeriesClassifier, predictor
+from tutelage.exporting.predict import BOXES, FUSION, Classifier, Detector, Fuser, SeriesClassifier, predictor
 from tutelage.exporting.vectors import export_vectors
 from tutelage.exporting.verify import ACCURACY_LOST
 from tutelage.models.saved import load_network
@@ -44,7 +44,7 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     require_place(target, force)
     require_possible(wanted)
     recipe = recipe_of_run(run, plugins)
-    require_possible(wanted, recipe.data.work == SERIES.name, recipe.data.work in BOXES)
+    require_possible(wanted, recipe.data.work == SERIES.name, recipe.data.work in BOXES, recipe.data.work == FUSION)
     network, classes = load(run, node, plugins=recipe.plugins)
     data = data_for(replace(recipe.data, workers=0), seed=recipe.train.seed, quick=recipe.quick)
     if data.classes != classes:
@@ -68,7 +68,7 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
 
 
 def open_predictor(place: Path, node: str | None,
-                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector:
+                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector | Fuser:
     """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
     if place.suffix.lower() in NEVER_READ:
         raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",

@@ -15,6 +15,7 @@ from tutelage.exporting.boxes import about_outputs, best_placed
 from tutelage.graph.taps import call, logits_of
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
+from tutelage.tasks.fusion.task import FUSION
 from tutelage.tasks.segmentation.rows import resized
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.types import View
@@ -22,6 +23,8 @@ from tutelage.types import View
 Format = Literal["safetensors", "pt2", "onnx", "pte"]
 VERSION = "tutelage-export-1"
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+FUSED = "fused"
+"""What the output of a network that fuses is called."""
 ROOM = 2 * 2**20
 """Bytes that a graph and its words may take beside the weights."""
 
@@ -56,6 +59,11 @@ class Student:
         return self.task in (DETECTION.name, ANCHOR_DETECTION.name)
 
     @property
+    def fuses(self) -> bool:
+        """Whether it gives an image, of any size, of several."""
+        return self.task == FUSION.name
+
+    @property
     def parameters(self) -> int:
         """How many numbers were learned."""
         return sum(parameter.numel() for parameter in self.network.parameters())
@@ -75,6 +83,9 @@ def about(student: Student, choice: Choice) -> dict[str, object]:
     task = {} if student.task == CLASSIFICATION.name else {"task": student.task}
     output: dict[str, object] = {"output": {"name": "logits", "shape": ["batch", len(student.classes),
                                                                         *(student.map_size or ())], "type": "float32"}}
+    if student.fuses:
+        output = {"output": {"name": FUSED, "shape": ["batch", 1, "any", "any"], "type": "float32",
+                             "range": [0.0, 1.0]}}
     return {"format": VERSION, "node": student.node, "classes": list(student.classes), **task,
             "preprocessing": student.prepared.as_json(), "resize": choice.resize, "int8": choice.int8,
             "parameters": student.parameters, **_inputs(student, choice),
@@ -206,7 +217,7 @@ def _inputs(student: Student, choice: Choice) -> dict[str, object]:
         mask = {"name": "mask", "shape": ["batch", "length"], "type": "bool"}
         return {"input": values, **({"mask": mask} if student.prepared.masked else {})}
     channels, height, width = student.prepared.shape
-    sides = ["any", "any"] if choice.resize else [height, width]
+    sides = ["any", "any"] if choice.resize or student.fuses else [height, width]
     return {"input": {"name": "images", "shape": ["batch", channels, *sides], "type": "float32", "range": [0.0, 1.0]}}
 
 

@@ -32,6 +32,8 @@ from tutelage.errors import DataError, ModelError, SecurityError, UserError
 BATCH = 16
 CLASSES, MASKS, SERIES = "classification", "segmentation", "series"
 """The tasks by their names; an export that names none is one of classification."""
+FUSION = "fusion"
+"""The task whose networks make one image of two."""
 BOXES = ("detection", "anchor_detection")
 """The tasks whose networks give boxes."""
 _EXTERNAL = b"\x0a\x08location"
@@ -71,6 +73,14 @@ class Detector:
     classes: tuple[str, ...]
     prepared: Preparation
     boxes: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fuser:
+    """What makes one image of two: `fuse` maps [B, 2, H, W], infrared and visible in [0, 1], to [B, 1, H, W]."""
+
+    prepared: Preparation
+    fuse: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -156,17 +166,19 @@ def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> I
 
 def predictor(classes: tuple[str, ...], task: str, prepared: Preparation | SeriesScaling,
               run: Callable[[Mapping[str, np.ndarray]], np.ndarray],
-              resizes: bool = False) -> Classifier | SeriesClassifier | Detector:
+              resizes: bool = False) -> Classifier | SeriesClassifier | Detector | Fuser:
     """What predicts by `run`, which maps inputs by name to logits, or to boxes."""
     if isinstance(prepared, SeriesScaling):
         return SeriesClassifier(classes, prepared, lambda values, mask: run(
             {"values": values} if mask is None else {"values": values, "mask": mask}))
     if task in BOXES:
         return Detector(classes, prepared, lambda images: run({"images": images}))
+    if task == FUSION:
+        return Fuser(prepared, lambda images: run({"images": images}))
     return Classifier(classes, prepared, lambda images: run({"images": images}), resizes, task)
 
 
-def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector:
+def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector | Fuser:
     """The student of an .onnx file that `tutelage export` wrote. Data outside the file are refused: ours has none."""
     try:
         import onnxruntime
@@ -192,13 +204,13 @@ def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector:
     def run(given: Mapping[str, np.ndarray]) -> np.ndarray:
         if task in BOXES:
             return detections(*session.run(["boxes", "scores", "classes"], dict(given)))
-        return np.asarray(session.run(["logits"], dict(given))[0])
+        return np.asarray(session.run(["fused" if task == FUSION else "logits"], dict(given))[0])
 
     how, task = told["preprocessing"], str(told.get("task", CLASSES))
     prepared = series_scaling(how) if how.get("kind") == KIND else preparation(how)
-    if task not in (CLASSES, MASKS, SERIES, *BOXES) or (task == SERIES) != isinstance(prepared, SeriesScaling):
+    if task not in (CLASSES, MASKS, SERIES, FUSION, *BOXES) or (task == SERIES) != isinstance(prepared, SeriesScaling):
         raise ModelError("this model is of a task that is not known here", where=printable(path), found=task,
-                         expected=f"{CLASSES}, {MASKS}, {SERIES} or {BOXES[0]}", fix="predict with a later version")
+                         expected=f"{CLASSES}, {MASKS}, {SERIES}, {FUSION} or {BOXES[0]}", fix="predict with a later version")
     return predictor(classes, task, prepared, run, bool(told["resize"]))
 
 

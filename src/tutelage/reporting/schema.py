@@ -51,7 +51,8 @@ class NodeScores(TypedDict):
     """One node on one split, besides its scores. `confusion[i][j]` counts images of class i that were taken for j.
 
     Of classification `per_class` is the accuracy; of another task it holds, by the key of a score, that of each class.
-    `curves` are of each class its precisions at recalls of equal steps from 0 to 1.
+    `curves` are of each class its precisions at recalls of equal steps from 0 to 1. `by_set` has the "names" of sets of
+    samples, such as day and night, the "count" of each, and scores of each by their keys.
     """
 
     per_class: NotRequired[list[float | None] | dict[str, list[float | None]]]
@@ -60,6 +61,7 @@ class NodeScores(TypedDict):
     confusion: NotRequired[list[list[int]]]
     temperature: NotRequired[Temperature | None]
     mark: NotRequired[Marked | None]
+    by_set: NotRequired[dict[str, list[Any]]]
 
 
 class PairScores(TypedDict):
@@ -78,6 +80,15 @@ class Worst(TypedDict):
     id: int
     score: float
     file: str
+
+
+class Shown(TypedDict):
+    """A sample of which all that is there is shown: what each picture is of -> its file; the first score of a node."""
+
+    id: int
+    node: str
+    score: float
+    pictures: dict[str, str]
 
 
 class Histogram(TypedDict):
@@ -144,6 +155,7 @@ class Metrics(TypedDict):
     task: NotRequired[str]
     scores: NotRequired[list[dict[str, Any]]]
     worst: NotRequired[dict[str, list[Worst]]]
+    shown: NotRequired[list[Shown]]
 
 
 class Latency(TypedDict):

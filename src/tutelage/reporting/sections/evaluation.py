@@ -9,6 +9,7 @@ from tutelage.reporting.formatting import score_words, written
 from tutelage.reporting.groups import VALIDATION, Group
 from tutelage.reporting.schema import EvaluationRecord, Metrics, NodeScores
 from tutelage.reporting.sections.classes import MOST_CLASSES, MOST_NODES, precision_section
+from tutelage.reporting.sections.fused import sets_section, side_by_side_section
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.scores import main_scores
 from tutelage.tasks.task import Score
@@ -32,7 +33,7 @@ def evaluation_section(group: Group) -> Section:
     metrics = evaluation.metrics
     told = f"Details are of the run {group.first.name}." if len(group.members) > 1 else ""
     sections = [_calibration(group, evaluation), _agreement(metrics), precision_section(group, evaluation),
-                _classes(evaluation), _worst(evaluation)]
+                _classes(evaluation), sets_section(evaluation), side_by_side_section(evaluation), _worst(evaluation)]
     words = [Text(text) for text in (told, _training_words(evaluation)) if text]
     return Section(f"Held-out data: {group.measured}", [*parts, *words],
                    [section for section in sections if not section.empty])

@@ -10,7 +10,7 @@ from torch import Tensor
 from tutelage.data.pair_source import PairSource
 from tutelage.data.source import Data
 from tutelage.errors import DataError
-from tutelage.graph.fused_images import structural_similarity
+from tutelage.graph.image_maps import structural_similarity
 from tutelage.tasks.fusion import metrics
 from tutelage.tasks.fusion.rows import sources_of
 from tutelage.tasks.fusion.strips import draw_strips

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import ModelError
-from tutelage.graph.fused_images import structural_similarity
+from tutelage.graph.image_maps import structural_similarity
 from tutelage.types import PerSample
 
 LEVELS = 256

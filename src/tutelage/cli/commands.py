@@ -175,7 +175,7 @@ def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help
             visible: Annotated[Path | None, typer.Argument(metavar="[VISIBLE]", help="Of pairs to fuse: the visible "
                                                            "image or folder, after the infrared one.")] = None,
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
-            to: Annotated[Path | None, typer.Option(help="Where masks, images with boxes, or fused ones go: a folder.")] = None,
+            to: Annotated[Path | None, typer.Option(help="Where masks, or other images, go: a folder.")] = None,
             force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
             confidence: Annotated[float | None, typer.Option(
                 help="Say which are below it: 0.5. Boxes that are below it are left out: 0.3.", min=0, max=1)] = None,

@@ -16,7 +16,8 @@ def evaluation_text(metrics: Mapping, cost: Mapping | None) -> str:
     """What an evaluation says, as text for a person."""
     scores = scores_in(metrics)
     parts = [_nodes(metrics, scores), _training(metrics["training"], scores[0]), _worst(metrics, scores[0]),
-             _groups(metrics["nodes"]), _sets(metrics["nodes"], scores), _pairs(metrics["pairs"]), _trust(metrics["uncertainty"], metrics["nodes"]),
+             _groups(metrics["nodes"]), _sets(metrics["nodes"], scores), _pairs(metrics["pairs"]),
+             _trust(metrics["uncertainty"], metrics["nodes"]),
              _robust(metrics["robust"]), _cost(cost)]
     return "\n\n".join(part for part in parts if part)
 

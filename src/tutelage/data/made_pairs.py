@@ -1,7 +1,7 @@
 """The set `pairs`: registered pairs of a blurred image with warm things and a textured one, made in code.
 
-The visible image has fine texture, and by night little light; the infrared one is blurred and shows discs that are warm,
-of which the visible one has hardly a trace. A good fused image has both. Nothing is computed that two machines could
+The visible image has fine texture, and by night little light; the infrared one is blurred and shows warm discs, of
+which the visible one has hardly a trace. A good fused image has both. Nothing is computed that two machines could
 round in two ways: sums, products, quotients and square roots only.
 """
 

@@ -63,8 +63,8 @@ class PairReport:
             lines.append("  sets       " + counted_text({name or "others": n for name, n in self.sets.items()}))
         lines.append("  sizes      " + counted_text(self.sizes))
         if self.coloured:
-            lines.append(f"  colour     {self.coloured} visible images have it: their luma is fused, the colour is kept "
-                         "for what `predict` writes")
+            lines.append(f"  colour     {self.coloured} visible images have it: their luma is fused, the colour is "
+                         "kept for what `predict` writes")
         return "\n".join([*lines, *lines_of_findings((*self.errors, *self.warnings), every)])
 
     def __str__(self) -> str:

@@ -210,7 +210,8 @@ def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector | Fuser:
     prepared = series_scaling(how) if how.get("kind") == KIND else preparation(how)
     if task not in (CLASSES, MASKS, SERIES, FUSION, *BOXES) or (task == SERIES) != isinstance(prepared, SeriesScaling):
         raise ModelError("this model is of a task that is not known here", where=printable(path), found=task,
-                         expected=f"{CLASSES}, {MASKS}, {SERIES}, {FUSION} or {BOXES[0]}", fix="predict with a later version")
+                         expected=f"{CLASSES}, {MASKS}, {SERIES}, {FUSION} or {BOXES[0]}",
+                         fix="predict with a later version")
     return predictor(classes, task, prepared, run, bool(told["resize"]))
 
 

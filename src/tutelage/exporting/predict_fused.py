@@ -90,8 +90,8 @@ def fused_png(infrared: Path, visible: Path, student: Fuser) -> tuple[bytes, boo
     seen = decode(visible, 3, orientation=how.orientation, value_range=how.value_range)
     if warm.size != seen.size:
         raise DataError("the images of a pair have unlike sizes", where=printable(visible),
-                        found=f"{seen.width} x {seen.height}, and {warm.width} x {warm.height} of {printable(infrared)}",
-                        expected="registered images of one size")
+                        found=f"{seen.width} x {seen.height}, and {warm.width} x {warm.height} of "
+                              f"{printable(infrared)}", expected="registered images of one size")
     red, green, blue = np.asarray(seen).astype(np.int16).transpose(2, 0, 1)
     coloured = bool(np.maximum(np.abs(red - green), np.abs(green - blue)).max() > COLOUR)
     luma = decode(visible, 1, orientation=how.orientation, value_range=how.value_range)

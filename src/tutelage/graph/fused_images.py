@@ -8,10 +8,10 @@ from torch import Tensor
 
 from tutelage.errors import ModelError
 from tutelage.graph.image_maps import require_same_images, sobel_strength, structural_similarity
-from tutelage.types import Features, PerSample
+from tutelage.types import PerSample
 
 
-def l1(student: Features, teacher: Features, labels: object = None) -> PerSample:
+def l1(student: Tensor, teacher: Tensor, labels: object = None) -> PerSample:
     """The mean absolute difference of two images.
 
     >>> import torch
@@ -22,7 +22,7 @@ def l1(student: Features, teacher: Features, labels: object = None) -> PerSample
     return (student - teacher).abs().flatten(1).mean(1)
 
 
-def ssim_loss(student: Features, teacher: Features, labels: object = None) -> PerSample:
+def ssim_loss(student: Tensor, teacher: Tensor, labels: object = None) -> PerSample:
     """1 - SSIM of two images in [0, 1] (Wang et al., 2004, eq. 13): 0 where they are the same, below 2.
 
     A Gaussian window of 11 pixels, k = 0.01 and 0.03, borders mirrored, the mean over all places: what torchmetrics
@@ -35,8 +35,8 @@ def ssim_loss(student: Features, teacher: Features, labels: object = None) -> Pe
     return 1 - structural_similarity(student, teacher)
 
 
-def brightest(student: Features, teacher: Features, labels: object = None) -> PerSample:
-    """The mean absolute difference of an image [B, 1, H, W] from the brightest of its sources [B, C, H, W], place by place.
+def brightest(student: Tensor, teacher: Tensor, labels: object = None) -> PerSample:
+    """The mean absolute difference of an image [B, 1, H, W] from the brightest of its sources [B, C, H, W].
 
     The intensity loss of Tang, Yuan & Ma, "Image fusion in the loop of high-level vision tasks" (SeAFusion), 2022.
 
@@ -48,7 +48,7 @@ def brightest(student: Features, teacher: Features, labels: object = None) -> Pe
     return (student - teacher.amax(1, keepdim=True)).abs().flatten(1).mean(1)
 
 
-def sharpest(student: Features, teacher: Features, labels: object = None) -> PerSample:
+def sharpest(student: Tensor, teacher: Tensor, labels: object = None) -> PerSample:
     """The mean absolute difference of an image's gradient from the largest gradient of its sources at each place.
 
     The gradient is |S_x| + |S_y| by Sobel's operators, zeros around the image: the texture loss of SeAFusion (2022).

@@ -55,4 +55,5 @@ def image_kd(teacher: str, student: str, *, image: float = 1.0, ssim: float = 0.
     edges = [(teacher, l1, image), (teacher, ssim_loss, ssim), ("labels.sources", brightest_of, brightest),
              ("labels.sources", sharpest_of, sharpest)]
     return Graph({teacher: Frozen(), student: Trained()},
-                 [Edge(source, student, divergence, weight, rows=rows) for source, divergence, weight in edges if weight])
+                 [Edge(source, student, divergence, weight, rows=rows)
+                  for source, divergence, weight in edges if weight])

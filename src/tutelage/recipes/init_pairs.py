@@ -29,7 +29,8 @@ def start_of_pairs(root: Path) -> Start:
     training = len(pair_splits(settings, pairs)["train"].ids)
     batch = batch_that_fits(training, (16, 8, 4), 10)
     sets = [name for name in pairs.listing.classes if name]
-    told = f"{root}: {len(known)} pairs, {training} of them for training" + (f", sets: {', '.join(sets)}" if sets else "")
+    told = f"{root}: {len(known)} pairs, {training} of them for training"
+    told += f", sets: {', '.join(sets)}" if sets else ""
     notes = [*pairs.listing.notes, *([note] if note else []), *colour_notes(pairs, settings)]
     crop = how.crop or how.whole
     lines = ['name = "folder"', 'task = "fusion"', f"root = {json.dumps(str(root.resolve()))}", f"batch_size = {batch}",

@@ -59,7 +59,7 @@ Pictures = Callable[[View, BatchLabels, Mapping[str, Tensor]], Sequence[bytes]]
 
 
 Strips = Callable[[BatchLabels, Mapping[str, Tensor]], Sequence[Mapping[str, bytes]]]
-"""(labels, node -> what it says untapped) of a batch, on the CPU -> of each sample, what is shown of it -> a PNG file."""
+"""(labels, node -> what it says untapped) of a batch, on the CPU -> of each sample what is shown -> a PNG file."""
 
 
 class Judge(NamedTuple):

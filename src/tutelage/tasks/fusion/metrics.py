@@ -1,7 +1,7 @@
 """How good a fused image is, without a true one: by what it holds itself, and by what it has of its sources.
 
-Images are [B, 1, H, W] and sources [B, 2, H, W], in [0, 1]; a number is of one image, [B]. Where a number is of an image
-and one source, that of both is the sum, as tables of the field have it. Levels are 0 .. 255.
+Images are [B, 1, H, W] and sources [B, 2, H, W], in [0, 1]; a number is of one image, [B]. Where a number is of an
+image and one source, that of both is the sum, as tables of the field have it. Levels are 0 .. 255.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Fusion: a sample is a pair of registered images, and a network gives one image that has what both show.
 
-There is no true fused image. A network can learn from the pair itself, by what is brightest and sharpest in it, and from
-another network; it is judged by numbers that need no true image.
+There is no true fused image. A network can learn from the pair itself, by what is brightest and sharpest in it, and
+from another network; it is judged by numbers that need no true image.
 """
 
 from tutelage.data.source import Data

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def check_pair_folder(root: Path, settings: DataSettings | None = None, fused: P
     except UserError as error:
         wrong.append((error, error.where or "", True))
     findings = [*findings_of_errors(wrong, listing.root),
-                *findings_of_leaks(replace(listing, images=listing.images), seen[::2], splits),
+                *findings_of_leaks(listing, seen[::2], splits),
                 *findings_of_left_out(listing)]
     good = [image.path for image, told in zip(listing.images, seen[::2], strict=True) if not told.error]
     coloured = sum(in_threads(partial(is_coloured, settings=settings), good))

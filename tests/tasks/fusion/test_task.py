@@ -106,7 +106,8 @@ def test_a_run_that_was_stopped_within_an_epoch_ends_with_the_bits_of_one_that_w
     def run(folder: str, interrupted=lambda: 0) -> dict[str, torch.Tensor]:
         nodes = {"t": network("t", 4, 2), "s": network("s")}
         list(train_in_folder(tmp_path / folder, image_kd("t", "s", task=FUSION), nodes, data, settings,
-                             World(torch.device("cpu")), config="# a test", interrupted=interrupted))
+                             World(torch.device("cpu")), config="# a test", tensorboard=False,
+                             interrupted=interrupted))
         return nodes["s"].state_dict()
 
     asked = iter([0, 0, 0, 0, 15])
@@ -174,4 +175,4 @@ def test_pictures_are_of_both_sources_and_of_each_network(data):
 def test_data_without_sources_are_refused(data):
     FUSION.check(data)
     with pytest.raises(DataError, match="no sources"):
-        FUSION.check(data_for(DataSettings("digits")))
+        FUSION.check(data_for(DataSettings("waves"), quick=True))

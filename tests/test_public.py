@@ -10,7 +10,7 @@ from every import every
 
 PUBLIC = ["Batch", "Computed", "Controller", "Edge", "Ema", "Ensemble", "Frozen", "Graph", "Trained", "edge_loss",
           "evaluate", "forward", "load", "losses", "train"]
-PAGES_AT_THE_FRONT = ["divergences", "gaussians", "sample_weights", "schedules"]
+PAGES_AT_THE_FRONT = ["divergences", "fused_images", "gaussians", "sample_weights", "schedules"]
 PAGES = {
     "graph.divergences": {"cross_entropy", "kl", "reverse_kl", "js", "mse", "alpha_beta", "plackett_luce"},
     "graph.sample_weights": {"entropy", "confidence", "margin", "correct", "mean_one", "discrepancy", "true_class"},

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tutelage.engine.train import load as load
     from tutelage.engine.train import train as train
     from tutelage.graph import divergences as divergences
+    from tutelage.graph import fused_images as fused_images
     from tutelage.graph import gaussians as gaussians
     from tutelage.graph import sample_weights as sample_weights
     from tutelage.graph import schedules as schedules
@@ -34,7 +35,7 @@ _MODULES = {
     "Trained": "graph.nodes", "edge_loss": "graph.objective", "evaluate": "engine.predict",
     "forward": "graph.objective", "load": "engine.train", "losses": "graph.objective", "train": "engine.train",
 }
-_PAGES = ("divergences", "gaussians", "sample_weights", "schedules")
+_PAGES = ("divergences", "fused_images", "gaussians", "sample_weights", "schedules")
 """Modules of `tutelage.graph` that whoever writes a method reads: `tutelage.divergences.kl`."""
 __all__ = sorted([*_MODULES, *_PAGES])  # pyright: ignore[reportUnsupportedDunderAll]
 __version__ = "0.1.0"

@@ -175,8 +175,10 @@ def predict(model: Annotated[Path, typer.Option(help="An exported .onnx file, ex
             files: Annotated[Path | None, typer.Argument(
                 metavar="FILE_OR_FOLDER", help="An image, series or a table, or a folder of images or series. Of a "
                 "recommender, a file of users, CSV or a name a line; without it all of them.")] = None,
+            visible: Annotated[Path | None, typer.Argument(metavar="[VISIBLE]", help="Of pairs to fuse: the visible "
+                                                           "image or folder, after the infrared one.")] = None,
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
-            to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder; numbers: "
+            to: Annotated[Path | None, typer.Option(help="Where masks, or other images, go: a folder; numbers: "
                                                     "FILE.csv; of a recommender FILE.csv or FILE.json.")] = None,
             force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
             confidence: Annotated[float | None, typer.Option(
@@ -186,14 +188,14 @@ def predict(model: Annotated[Path, typer.Option(help="An exported .onnx file, ex
                 help="Interactions whose items are left out, besides those of the run's data.")] = None,
             with_taken: Annotated[bool, typer.Option("--with-taken", help="Leave no item out.")] = False,
             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Classify images or series, make masks, find objects, forecast, or say the best items of users.
+    """Classify images or series, make masks, find objects, fuse pairs, forecast, or say the best items of users.
 
     Exit code 3 if a file cannot be read, or a user is not known. An .onnx file needs no torch.
 
     tutelage predict my-photos --model resnet8.onnx
     """
     from tutelage.cli.predicting import said_of_files, say_top_items
-    from tutelage.exporting.predict import Classifier, Damaged, Detector, open_onnx
+    from tutelage.exporting.predict import Classifier, Damaged, Detector, Fuser, open_onnx
     if model.suffix.lower() == ".onnx":
         student = open_onnx(model)
     else:
@@ -205,10 +207,10 @@ def predict(model: Annotated[Path, typer.Option(help="An exported .onnx file, ex
     if files is None or taken is not None or with_taken:
         raise UsageError("no file to predict" if files is None else "--taken is for recommenders", where="predict",
                          expected="FILE_OR_FOLDER, and no --taken")
-    if isinstance(student, Classifier | Detector) and student.prepared.orientation == "as stored":
+    if isinstance(student, Classifier | Detector | Fuser) and student.prepared.orientation == "as stored":
         note("images are read as stored, as this network has learned them: an EXIF orientation is not applied")
     damaged = 0
-    for found in said_of_files(files, student, confidence, to, force):
+    for found in said_of_files(files, student, confidence, to, force, visible):
         damaged += isinstance(found, Damaged)
         say(found.as_json() if as_json else str(found))
     raise typer.Exit(3 if damaged else 0)

@@ -13,6 +13,7 @@ from tutelage.exporting.predict import (
     Classifier,
     Damaged,
     Detector,
+    Fuser,
     Numbers,
     Prediction,
     SeriesClassifier,
@@ -20,6 +21,7 @@ from tutelage.exporting.predict import (
     image_files,
 )
 from tutelage.exporting.predict_boxes import BoxPrediction, detect
+from tutelage.exporting.predict_fused import FusedPrediction, fuse_pairs, pairs_of_files
 from tutelage.exporting.predict_masks import MaskPrediction, mask_files, segment
 from tutelage.exporting.predict_numbers import NumberPrediction, csv_of, numbers_of, require_csv
 from tutelage.exporting.predict_series import SeriesPrediction, classify_series, files_of_series
@@ -27,16 +29,22 @@ from tutelage.exporting.predict_series import SeriesPrediction, classify_series,
 if TYPE_CHECKING:  # these need torch, which an .onnx file does without
     from tutelage.exporting.predict_users import ItemScorer
 
-Said = Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | NumberPrediction | Damaged
+Said = (Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | NumberPrediction | FusedPrediction | Damaged)
 SURE, SURE_OF_BOXES = 0.5, 0.3
 
 
-def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector | Numbers,
-                  confidence: float | None, to: Path | None, force: bool) -> Iterator[Said]:
-    """What the student says of each file, in order; masks, or images with boxes, are written to the folder `to`.
+def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector | Numbers | Fuser,
+                  confidence: float | None, to: Path | None, force: bool,
+                  visible: Path | None = None) -> Iterator[Said]:
+    """What the student says of each file, in order; masks, images with boxes and fused ones are written to `to`.
 
-    No `confidence`: SURE, and of boxes SURE_OF_BOXES.
+    No `confidence`: SURE, and of boxes SURE_OF_BOXES. Of pairs `place` and `visible` are the two folders.
     """
+    if isinstance(student, Fuser):
+        return _fused(place, visible, student, confidence, to, force)
+    if visible is not None:
+        raise UsageError("this network takes one folder of files", where="VISIBLE", found=str(visible),
+                         expected="a network that fuses two images", fix="leave it out")
     if isinstance(student, Numbers):
         if confidence is not None:
             raise UsageError("a forecast has an interval and no confidence", where="--confidence",
@@ -108,3 +116,15 @@ def _require_table(to: Path, force: bool) -> None:
     if to.exists() and not force:
         raise UsageError("this file is already there", where=to, fix="give another name, or --force")
     to.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _fused(place: Path, visible: Path | None, student: Fuser, confidence: float | None, to: Path | None,
+           force: bool) -> Iterator[Said]:
+    """Fused images, written to the folder `to`."""
+    if to is None:
+        raise UsageError("fused images need a folder to go to", where="--to", fix="--to FOLDER")
+    if confidence is not None:
+        raise UsageError("a fused image has no confidence", where="--confidence", fix="leave it out")
+    found = pairs_of_files(place, visible)
+    return fuse_pairs(found, student, mask_files([pair[1] for pair in found.pairs], found.visible, to, force,
+                                                 "fused image"))

@@ -17,8 +17,8 @@ def evaluation_text(metrics: Mapping, cost: Mapping | None) -> str:
     scores, samples = scores_in(metrics), metrics.get("samples", "images")
     parts = [_nodes(metrics, scores), metrics.get("unit", ""),
              _training(metrics["training"], scores[0], samples), _worst(metrics, scores[0]),
-             _groups(metrics["nodes"]), _pairs(metrics["pairs"]), _trust(metrics["uncertainty"], metrics["nodes"]),
-             _robust(metrics["robust"]), _cost(cost, samples)]
+             _groups(metrics["nodes"]), _sets(metrics["nodes"], scores), _pairs(metrics["pairs"]),
+             _trust(metrics["uncertainty"], metrics["nodes"]), _robust(metrics["robust"]), _cost(cost, samples)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -79,6 +79,16 @@ def _groups(nodes: Mapping) -> str:
         for number, items in enumerate(of["items"]):
             shares = [_share(of[key][number]) for key in ("recall", "ndcg", "share")]
             rows.append([node, str(number + 1), str(items), *shares])
+    return table(rows) if len(rows) > 1 else ""
+
+
+def _sets(nodes: Mapping, scores: Sequence[Score]) -> str:
+    """The scores of each set of samples, such as day and night, where there are several."""
+    there = {node: found["by_set"] for node, found in nodes.items() if found.get("by_set")}
+    kept = [score for score in scores if any(score.key in of for of in there.values())]
+    rows = [["network", "set", "samples", *(score.title for score in kept)]]
+    rows += [[node, name, str(of["count"][number]), *(_score(of[score.key][number], score) for score in kept)]
+             for node, of in there.items() for number, name in enumerate(of["names"])]
     return table(rows) if len(rows) > 1 else ""
 
 
@@ -153,6 +163,12 @@ def export_text(report: dict, target: Path) -> str:
         return _of_detector(report, target)
     if "mae" in checked:
         return _of_forecaster(report, target)
+    if report.get("task") == "fusion":
+        return (f"{target}: {report['bytes']} bytes, {report['parameters']} parameters, pairs of images of any size\n"
+                f"on {checked['images']} pairs of {checked['on']}, and on smaller ones: largest difference "
+                f"{checked['largest_difference']:.2g}, {checked['agreement']:.2%} of the pixels equal to half a level\n"
+                f"one pair in {latency['median_ms']:.2f} ms ({latency['lower_quartile_ms']:.2f} to "
+                f"{latency['upper_quartile_ms']:.2f}); all numbers: {target}.json")
     series, pixels = report.get("task") == "series", " of pixels" if "pixels" in checked else ""
     accuracy = "" if checked["accuracy"] is None else (
         f", accuracy{pixels} {checked['accuracy']:.2%} (the network: {checked['accuracy_of_network']:.2%})")

@@ -30,6 +30,7 @@ from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys
 from tutelage.data.load_users import load_users
 from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.masks import PairsAt, load_masks
+from tutelage.data.pairs import load_pairs
 from tutelage.data.panel import panel_data, read_panel
 from tutelage.data.resize import turned_nothing
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
@@ -84,6 +85,10 @@ def _whole(settings: DataSettings, seed: int, device: torch.device, quick: bool)
     if settings.work in OF_BOXES or settings.name == "shapes_boxes":
         root, workers = None if settings.name == "shapes_boxes" else root_of(settings), _workers_of(settings, device)
         return load_boxes(settings, PairsAt(root, preparation_of(settings), workers, device), seed=seed, quick=quick)
+    if settings.work == "fusion" or settings.name == "pairs":
+        given = None if settings.fused is None else found_path(settings.fused)
+        root = None if settings.name == "pairs" else root_of(settings)
+        return load_pairs(settings, PairsAt(root, preparation_of(settings), 0, device), given, seed=seed, quick=quick)
     if settings.name in ("folder", "imagenet100"):
         return _quick(settings, seed, device) if quick else _folder(settings, seed, device)
     if quick and settings.name != "digits":
@@ -139,7 +144,7 @@ def _arrays(settings: DataSettings, seed: int, device: torch.device, quick: bool
     splits = _with_validation(settings, {"train": training, "test": test}, cut)
     if settings.labels is not None:
         file, _, name = settings.labels.partition(":")
-        told = label_files.labels_in_file(_found(file), name, arrays)
+        told = label_files.labels_in_file(found_path(file), name, arrays)
         splits["train"] = SplitRows(splits["train"].ids, told[splits["train"].ids])
     if quick:
         splits = {name: _first(rows, rows.labels, QUICK_ROWS[name], cut) for name, rows in splits.items()}
@@ -334,7 +339,7 @@ def _chosen(rows: SplitRows, settings: DataSettings, classes: Sequence[str], lab
     `labels` are the set's own, of each id.
     """
     if settings.only is not None:
-        kept = label_files.rows_of(_found(settings.only), rows.ids)
+        kept = label_files.rows_of(found_path(settings.only), rows.ids)
         lost = sorted(set(rows.labels.tolist()) - set(rows.labels[kept].tolist()) - {-1})
         if lost and settings.every_class:
             raise DataError("classes without a training image", where=f"[data] only = {settings.only}",
@@ -374,7 +379,7 @@ def root_of(settings: DataSettings) -> Path:
         if settings.name == "folder":
             raise UsageError("a folder of images needs its path", where="[data] root", fix='root = "path/of/images"')
         return home / "imagenet100" if settings.name == "imagenet100" else home
-    return _found(settings.root)
+    return found_path(settings.root)
 
 
 def roots_of(settings: DataSettings) -> list[Path]:
@@ -385,7 +390,7 @@ def roots_of(settings: DataSettings) -> list[Path]:
     return [given, Path(os.environ.get("TUTELAGE_DATA", "data")) / given]
 
 
-def _found(path: str) -> Path:
+def found_path(path: str) -> Path:
     """A path of the settings: as it is or, where nothing is there, under $TUTELAGE_DATA."""
     given, home = Path(path).expanduser(), Path(os.environ.get("TUTELAGE_DATA", "data"))
     return given if given.exists() or not (home / given).exists() else home / given

@@ -15,10 +15,10 @@ from tutelage.data.splits import SplitRule
 from tutelage.errors import UsageError, unknown
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves",
-               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop", "table"]
+               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop", "table", "pairs"]
 OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series",
             "panel": "forecast", "waves_forecast": "forecast", "interactions": "recommendation",
-            "shop": "recommendation", "table": "regression"}
+            "shop": "recommendation", "table": "regression", "pairs": "fusion"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OF_BOXES = ("detection", "anchor_detection")
 """Tasks whose labels are boxes."""
@@ -38,6 +38,8 @@ OF_USERS = ("interactions", "shop")
 Split = Literal["per_user", "time"]
 Doubled = Literal["error", "merge"]
 NO_PICTURES = (*SERIES, *PANELS, *OF_USERS)
+OF_PAIRS = ("crop", "fused")
+"""What pairs of registered images alone have."""
 ONLY_INTERACTIONS = ("core", "split", "groups", "columns", "doubled")
 """Keys of users and the items that they take."""
 NOT_OF_USERS = ("only", "augment", "balance", "unlabelled")
@@ -51,17 +53,18 @@ class DataSettings:
     """The [data] table of a recipe.
 
     name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves; panel
-        or waves_forecast; table; interactions or shop.
-    task: what a network is to say of a row: classification, segmentation, detection, series, forecast, regression or
-        recommendation; default what the set is for. A folder is one of classes, with "segmentation" one of images and
-        masks, with "detection" one of images and boxes.
+        or waves_forecast; table; interactions or shop; pairs.
+    task: what a network is to say of a row: classification, segmentation, detection, series, forecast, regression,
+        recommendation or fusion; default what the set is for. A folder is one of classes, with "segmentation" one of
+        images and masks, with "detection" one of images and boxes, with "fusion" one of infrared and visible images.
     root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
         files NAME_TRAIN and NAME_TEST; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
     batch_size: rows of a training batch (read by the trainer).
     image_size: pixels of both sides, or [height, width]; default 16 for digits (8 x 8 scaled up), 32 for cifar and
         fashion_mnist (28 x 28 with a black border of 2), 64 for shapes and shapes_boxes, 224 for folders, 320 for
-        folders of boxes.
+        folders of boxes. Of pairs, which are never scaled: the central part that is looked at where nothing is drawn;
+        default the largest that all have.
     validation: the share held out of the training rows, where a set has no validation split of its own; of those
         that are left once a fifth went to the test split, where a set has none of that either.
     unlabelled: use the images without a label too (`root/unlabelled/*`, `root/train/_unlabelled/*`).
@@ -119,6 +122,9 @@ class DataSettings:
     columns: how a file calls its columns, { user = "customer", item = "article" }; also time and weight.
     doubled: a user and an item that come again: "error" (default), or "merge" into one, at its first time.
     shards: deals the training rows out, { devices = 8, public = 0.2, concentration = 0.3 }: see `shards`.
+    crop: of pairs, pixels of both sides of training crops, or [height, width]; default 96, or what the images have.
+    fused: a folder with a fused image of the name of each pair: what the network `fused_files` gives. Of the set
+        `pairs` any word: the means are made.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
@@ -171,6 +177,8 @@ class DataSettings:
     columns: dict[str, str] | None = None
     doubled: Doubled | None = None
     shards: dict[str, float] | None = None
+    crop: Sides | None = None
+    fused: str | None = None
 
     @property
     def ignored(self) -> frozenset[int]:
@@ -228,7 +236,9 @@ class DataSettings:
             raise UsageError("the folders say what the labels are", where="[data] labels", found=self.labels,
                              fix="move the images, or leave it out")
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
-        for field, (value, low, high) in [*limits.items(), *(("image_size", (side, 8, 4096)) for side in sides)]:
+        crops = self.crop if isinstance(self.crop, tuple) else (self.crop,)
+        for field, (value, low, high) in [*limits.items(), *(("image_size", (side, 8, 4096)) for side in sides),
+                                          *(("crop", (side, 8, 4096)) for side in crops)]:
             if value is not None and not low <= value <= high:
                 raise UsageError("a setting out of range", where=f"[data] {field}", found=value,
                                  expected=f"{low} .. {high}")
@@ -263,6 +273,10 @@ class DataSettings:
             if vars(self)[key] != rest:
                 raise UsageError("a key that shards do not go with", where=f"[data] {key}", found=vars(self)[key],
                                  fix="leave it out, or shards")
+        of_pairs = [key for key in given if key in OF_PAIRS]
+        if of_pairs and self.work != "fusion":
+            raise UsageError("a key of pairs of images", where=f"[data] {of_pairs[0]}", found=vars(self)[of_pairs[0]],
+                             expected='name = "pairs", or name = "folder" and task = "fusion"', fix="leave it out")
 
     def _check_panel(self) -> None:
         """What panels need, and what they alone have."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tutelage.data.source import Source
 from tutelage.errors import ResourceError, UsageError
-from tutelage.exporting import formats, int8, verify, verify_boxes
+from tutelage.exporting import formats, int8, verify, verify_boxes, verify_images
 from tutelage.exporting.module import Choice, Student, about, require_alive, require_whole
 from tutelage.runs.folder import versions
 from tutelage.system import files
@@ -56,7 +56,7 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
     exists is replaced only with `force`, and only by a file that passed.
     """
     require_place(target, force)
-    formats.require_possible(choice, student.task == SERIES.name, student.detects)
+    formats.require_possible(choice, student.task == SERIES.name, student.detects, student.fuses)
     require_alive(student)
     rows = verify.chosen_rows(images.held_out, verify.most_images(student))
     held_out, labels = verify.plain_images(images.held_out, rows)
@@ -71,7 +71,8 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
         numbers = verify.compared_numbers(asked, answers, labels)
         bound = verify.require_faithful(student, choice, numbers, agreement)
     else:
-        numbers = verify.compared(asked, answers, labels, student.classes)
+        numbers = (verify_images.compared_images(asked, answers) if student.fuses else
+                   verify.compared(asked, answers, labels, student.classes))
         bound = verify.require_faithful(student, choice, numbers, agreement, accuracy_lost)
     report = {**about(student, choice), "file": target.name, "kind": choice.format, "bytes": len(data),
               "sha256": hashlib.sha256(data).hexdigest(), "checked": {"on": images.on, **numbers}, "bound": bound,

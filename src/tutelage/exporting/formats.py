@@ -17,6 +17,7 @@ from tutelage.data.series_scaling import SeriesScaling
 from tutelage.errors import ModelError, UsageError, unknown
 from tutelage.exporting.boxes import PLACED, SCORED, append_suppression
 from tutelage.exporting.module import (
+    FUSED,
     Choice,
     Format,
     Prepare,
@@ -52,8 +53,12 @@ def format_of(name: str, given: str | None) -> Format:
     raise unknown("format", asked, get_args(Format), where="--format" if given else f"--to {name}")
 
 
-def require_possible(choice: Choice, series: bool = False, boxes: bool = False, numbers: bool = False) -> None:
+def require_possible(choice: Choice, series: bool = False, boxes: bool = False, numbers: bool = False,
+                     fuses: bool = False) -> None:
     """Refuse what a format cannot hold, and say which package is missing, before anything is computed."""
+    if fuses and (choice.int8 or choice.resize):
+        raise UsageError("a network that fuses takes images of any size, in 32-bit numbers", fix="leave it out",
+                         where="--int8" if choice.int8 else "--resize")
     if choice.int8 and choice.format != "onnx":
         raise UsageError("8-bit numbers are made of an ONNX file only", where="--int8", found=choice.format,
                          fix="--format onnx")
@@ -123,7 +128,8 @@ def torch_export(student: Student, choice: Choice) -> bytes:
 
 def onnx_model(student: Student, choice: Choice) -> Any:
     """An `onnx.ModelProto`, its norms folded into its convolutions; that of a detector does not suppress yet."""
-    outputs = [PLACED, SCORED] if student.detects else ["forecast" if student.forecasts else "logits"]
+    plain = FUSED if student.fuses else "forecast" if student.forecasts else "logits"
+    outputs = [PLACED, SCORED] if student.detects else [plain]
     return _onnx(program(student, choice), student.node, input_names(student), *outputs)
 
 
@@ -178,7 +184,7 @@ def _images(student: Student, choice: Choice) -> tuple[tuple[Tensor, ...], tuple
     """Images to follow through the network, and the axes of them that may have any length."""
     channels, height, width = student.images.shape
     axes = {0: _batch(choice)}
-    if choice.resize:
+    if choice.resize or student.fuses:
         height, width = height + 5, width + 3  # sides that nothing else has, so that none is taken for a constant
         axes |= {axis: Dim(name, min=1, max=LARGEST_SIDE) if choice.format == "pte" else Dim(name)
                  for axis, name in ((2, "height"), (3, "width"))}

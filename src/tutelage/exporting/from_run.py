@@ -20,9 +20,11 @@ from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student, said_of
 from tutelage.exporting.predict import (
     BOXES,
+    FUSION,
     NUMBERS,
     Classifier,
     Detector,
+    Fuser,
     Numbers,
     Prepared,
     SeriesClassifier,
@@ -59,7 +61,8 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     require_place(target, force)
     require_possible(wanted)
     recipe = recipe_of_run(run, plugins)
-    require_possible(wanted, recipe.data.work == SERIES.name, recipe.data.work in BOXES, recipe.data.work in NUMBERS)
+    require_possible(wanted, recipe.data.work == SERIES.name, recipe.data.work in BOXES, recipe.data.work in NUMBERS,
+                     recipe.data.work == FUSION)
     network, classes, data = _with_data(run, node, recipe)
     if isinstance(data.train, UserSource):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,7 @@ def open_scorer(place: Path, node: str | None, plugins: Sequence[str] = ()) -> I
 
 
 def open_predictor(place: Path, node: str | None,
-                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector | Numbers:
+                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector | Numbers | Fuser:
     """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
     if place.suffix.lower() in NEVER_READ:
         raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",

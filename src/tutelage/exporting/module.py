@@ -17,6 +17,7 @@ from tutelage.graph.taps import call, logits_of
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
 from tutelage.tasks.forecast.rows import gaussians_of
+from tutelage.tasks.fusion.task import FUSION
 from tutelage.tasks.segmentation.rows import resized
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.types import View
@@ -24,6 +25,8 @@ from tutelage.types import View
 Format = Literal["safetensors", "pt2", "onnx", "pte"]
 VERSION = "tutelage-export-1"
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+FUSED = "fused"
+"""What the output of a network that fuses is called."""
 ROOM = 2 * 2**20
 """Bytes that a graph and its words may take beside the weights."""
 
@@ -71,6 +74,11 @@ class Student:
         return self.task in (DETECTION.name, ANCHOR_DETECTION.name)
 
     @property
+    def fuses(self) -> bool:
+        """Whether it gives an image, of any size, of several."""
+        return self.task == FUSION.name
+
+    @property
     def parameters(self) -> int:
         """How many numbers were learned."""
         return sum(parameter.numel() for parameter in self.network.parameters())
@@ -93,6 +101,9 @@ def about(student: Student, choice: Choice) -> dict[str, object]:
     if student.forecasts:
         output = {"output": {"name": "forecast", "shape": ["batch", len(student.classes), 2], "type": "float32",
                              "holds": "mean, standard deviation; scaled as preprocessing says"}}
+    if student.fuses:
+        output = {"output": {"name": FUSED, "shape": ["batch", 1, "any", "any"], "type": "float32",
+                             "range": [0.0, 1.0]}}
     return {"format": VERSION, "node": student.node, "classes": list(student.classes), **task,
             "preprocessing": student.prepared.as_json(), "resize": choice.resize, "int8": choice.int8,
             "parameters": student.parameters, **_inputs(student, choice),
@@ -241,7 +252,7 @@ def _inputs(student: Student, choice: Choice) -> dict[str, object]:
     if student.takes_values is not None:
         return {"input": {"name": "values", "shape": ["batch", *student.takes_values], "type": "float32"}}
     channels, height, width = student.images.shape
-    sides = ["any", "any"] if choice.resize else [height, width]
+    sides = ["any", "any"] if choice.resize or student.fuses else [height, width]
     return {"input": {"name": "images", "shape": ["batch", channels, *sides], "type": "float32", "range": [0.0, 1.0]}}
 
 

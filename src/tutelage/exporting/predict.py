@@ -33,6 +33,8 @@ from tutelage.errors import DataError, ModelError, SecurityError, UserError
 BATCH = 16
 CLASSES, MASKS, SERIES = "classification", "segmentation", "series"
 """The tasks by their names; an export that names none is one of classification."""
+FUSION = "fusion"
+"""The task whose networks make one image of two."""
 BOXES = ("detection", "anchor_detection")
 """The tasks whose networks give boxes."""
 NUMBERS = ("forecast", "regression")
@@ -85,6 +87,14 @@ class Numbers:
     classes: tuple[str, ...]
     scaling: PanelScaling | TableScaling
     forecast: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fuser:
+    """What makes one image of two: `fuse` maps [B, 2, H, W], infrared and visible in [0, 1], to [B, 1, H, W]."""
+
+    prepared: Preparation
+    fuse: Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -181,8 +191,8 @@ def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> I
 
 def predictor(classes: tuple[str, ...], task: str, prepared: Prepared,
               run: Callable[[Mapping[str, np.ndarray]], np.ndarray],
-              resizes: bool = False) -> Classifier | SeriesClassifier | Detector | Numbers:
-    """What predicts by `run`, which maps inputs by name to logits, to boxes, or to numbers."""
+              resizes: bool = False) -> Classifier | SeriesClassifier | Detector | Numbers | Fuser:
+    """What predicts by `run`, which maps inputs by name to logits, to boxes, to numbers, or to a fused image."""
     if isinstance(prepared, PanelScaling | TableScaling):
         name = "images" if isinstance(prepared, TableScaling) and prepared.image is not None else "values"
         return Numbers(classes, prepared, lambda given: run({name: given}))
@@ -191,10 +201,12 @@ def predictor(classes: tuple[str, ...], task: str, prepared: Prepared,
             {"values": values} if mask is None else {"values": values, "mask": mask}))
     if task in BOXES:
         return Detector(classes, prepared, lambda images: run({"images": images}))
+    if task == FUSION:
+        return Fuser(prepared, lambda images: run({"images": images}))
     return Classifier(classes, prepared, lambda images: run({"images": images}), resizes, task)
 
 
-def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector | Numbers:
+def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector | Numbers | Fuser:
     """The student of an .onnx file that `tutelage export` wrote. Data outside the file are refused: ours has none."""
     try:
         import onnxruntime
@@ -220,14 +232,15 @@ def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector | Numbers:
     def run(given: Mapping[str, np.ndarray]) -> np.ndarray:
         if task in BOXES:
             return detections(*session.run(["boxes", "scores", "classes"], dict(given)))
-        return np.asarray(session.run(["forecast" if task in NUMBERS else "logits"], dict(given))[0])
+        only = "forecast" if task in NUMBERS else "fused" if task == FUSION else "logits"
+        return np.asarray(session.run([only], dict(given))[0])
 
     how, task = told["preprocessing"], str(told.get("task", CLASSES))
     prepared = prepared_by(how)
-    if task not in (CLASSES, MASKS, SERIES, *BOXES, *NUMBERS) or (task == SERIES) != isinstance(
+    if task not in (CLASSES, MASKS, SERIES, FUSION, *BOXES, *NUMBERS) or (task == SERIES) != isinstance(
             prepared, SeriesScaling) or (task in NUMBERS) != isinstance(prepared, PanelScaling | TableScaling):
         raise ModelError("this model is of a task that is not known here", where=printable(path), found=task,
-                         expected=f"{CLASSES}, {MASKS}, {SERIES}, {BOXES[0]} or {NUMBERS[0]}",
+                         expected=f"{CLASSES}, {MASKS}, {SERIES}, {BOXES[0]}, {NUMBERS[0]} or {FUSION}",
                          fix="predict with a later version")
     return predictor(classes, task, prepared, run, bool(told["resize"]))
 

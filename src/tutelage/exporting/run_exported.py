@@ -72,7 +72,8 @@ def onnx(data: bytes) -> tuple[Run, str]:
     about = session.get_modelmeta().custom_metadata_map["tutelage"]
     if any(output.name == "boxes" for output in session.get_outputs()):
         return lambda given: detections(*session.run(["boxes", "scores", "classes"], dict(given))), about
-    return lambda given: np.asarray(session.run(None, dict(given))[0]), about
+    only = session.get_outputs()[0].name
+    return lambda given: np.asarray(session.run([only], dict(given))[0]), about
 
 
 def pt2(data: bytes) -> tuple[Run, str]:
@@ -122,7 +123,7 @@ def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
 
     output = json.loads(told)["output"]
     shape, numbers = output["shape"], output["name"] == "forecast"
-    size = (shape[2], shape[3]) if len(shape) == 4 else None  # of a map
+    size = (shape[2], shape[3]) if len(shape) == 4 and shape[2] != "any" else None  # of a map
 
     def run(given: Inputs) -> np.ndarray:
         view = {name: torch.from_numpy(array) for name, array in given.items()}

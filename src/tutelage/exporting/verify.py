@@ -33,7 +33,7 @@ from tutelage.tasks.forecast.rows import gaussians_of
 from tutelage.tasks.segmentation.metrics import count_pixels, mask_scores
 from tutelage.tasks.segmentation.task import first_class
 from tutelage.tasks.series import SERIES
-from tutelage.types import View, one_tensor, plain_view, rows_in
+from tutelage.types import BatchLabels, View, one_tensor, plain_view, rows_in
 
 IMAGES = 500
 FEW = 32
@@ -81,10 +81,18 @@ def plain_images(source: Source, rows: Tensor) -> tuple[View, Tensor]:
     views = [plain_view(batch.inputs) for batch in batches]
     parts = [{"": view} if isinstance(view, Tensor) else view for view in views]
     whole = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
-    labels = [truth_of(batch.labels) if isinstance(batch.labels, Mapping) and "boxes" in batch.labels
-              else batch.labels["target"] if isinstance(batch.labels, Mapping) and "target" in batch.labels
-              else one_tensor(batch.labels) for batch in batches]
+    if whole.keys() == {"images", "fused"}:  # what a folder of fused images brings is no network's input
+        whole = {"": whole["images"]}
+    labels = [_labels_of(batch.labels) for batch in batches]
     return whole.get("", whole), torch.cat(labels).cpu()
+
+
+def _labels_of(labels: BatchLabels) -> Tensor:
+    if isinstance(labels, Mapping) and "sources" in labels:  # a pair of images has no label beside itself
+        return torch.full((len(labels["sources"]),), -1)
+    if isinstance(labels, Mapping) and "target" in labels:
+        return labels["target"]
+    return truth_of(labels) if isinstance(labels, Mapping) and "boxes" in labels else one_tensor(labels)
 
 
 def most_images(student: Student) -> int:
@@ -93,6 +101,9 @@ def most_images(student: Student) -> int:
         height, width = student.images.size
         columns = LEAD + len(student.classes)
         return max(FEW, min(IMAGES, PIXELS_A_PLACE * LARGEST_ANSWER // (height * width * columns)))
+    if student.fuses:
+        height, width = student.images.size
+        return max(FEW, min(IMAGES, LARGEST_ANSWER // (8 * height * width)))
     if student.map_size is None:
         return IMAGES
     height, width = student.map_size
@@ -124,6 +135,11 @@ def trials(student: Student, images: View, choice: Choice) -> list[Trial]:
             if student.forecasts:
                 wanted = gaussians_of(wanted, len(student.classes))
             made.append(Trial(size, given, wanted))
+    if student.fuses:  # images of another size too
+        height, width = student.images.size
+        for part in torch.arange(min(FEW, rows_in(images))).split(SIZES[-1]):
+            seen = one_tensor(_rows_of(images, part))[..., :max(1, height - 3), :max(1, width // 2 + 1)].contiguous()
+            made.append(Trial(SIZES[-1], seen, said_of(student.network, seen, None), shortened=True))
     if student.task == SERIES.name:
         for part in torch.arange(rows_in(images)).split(SIZES[-1]):
             half = {name: tensor[..., :max(1, tensor.shape[-1] // 2)] for name, tensor in

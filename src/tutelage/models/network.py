@@ -24,6 +24,13 @@ class TakesRegions(Protocol):
     takes_regions: bool
 
 
+@runtime_checkable
+class TakesFused(Protocol):
+    """A network that gives the fused images of a view."""
+
+    takes_fused: bool
+
+
 class Network(nn.Module):
     """Images [B, channels, H, W] in [0, 1] -> what `body` gives on (images - mean) / std.
 
@@ -53,6 +60,7 @@ class Network(nn.Module):
         cut = None if columns is None else torch.tensor(columns)
         self.register_buffer("columns", cut, persistent=False)
         self.takes_regions = isinstance(body, TakesRegions)
+        self.takes_fused = isinstance(body, TakesFused)
         self.knows_some = columns is not None and -1 in columns
 
     def forward(self, plain: Tensor | None = None, /, **view: Tensor) -> Tensor | Mapping[str, Any]:
@@ -61,6 +69,8 @@ class Network(nn.Module):
             view["images"] = self._normalised(view["images"])
             if not self.takes_regions:  # what only teachers of two stages are asked about
                 view.pop("regions", None)
+            if not self.takes_fused:  # what a folder of fused images in the place of a teacher has
+                view.pop("fused", None)
             if len(view) == 1:
                 output = self.body(view["images"])
                 return output if self.columns is None else _cut(output, self.columns, self.knows_some)

@@ -17,7 +17,7 @@ import torchvision
 from torch import nn
 
 from tutelage.errors import ModelError, SecurityError, UsageError, unknown
-from tutelage.models import fcos, forecast, recommend, series, unet
+from tutelage.models import fcos, forecast, fusion, recommend, series, unet
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
 from tutelage.models.dense import (
@@ -48,6 +48,10 @@ SERIES_PAGES = (series, forecast)
 """Networks of our own whose input is scaled by its data, and not by a mean and std of the network's."""
 USER_PAGES = (recommend,)
 """Networks of our own that give users scores of items."""
+FUSION_PAGES = (fusion,)
+"""Networks of our own that give one image of several."""
+WITHOUT_WEIGHTS = ("fused_files", "tutelage:fused_files")
+"""Networks that have none, and need no training."""
 OWN = "tutelage"
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -101,7 +105,7 @@ def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
 
 
 def own_networks(pages: Sequence[ModuleType] = (*CIFAR_PAGES, *DENSE_PAGES, *BOX_PAGES, *SERIES_PAGES,
-                                                  *USER_PAGES)
+                                                  *USER_PAGES, *FUSION_PAGES)
                  ) -> dict[str, Callable[..., nn.Module]]:
     """Name -> function of every network of this package, or of some of its `pages`."""
     return _networks(pages)

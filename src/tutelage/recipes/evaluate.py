@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.assemble import sample_of
+from tutelage.data.pair_source import PairSource
 from tutelage.data.source import Source
 from tutelage.engine.predict import evidence_of, predict, robustness
 from tutelage.errors import UsageError
@@ -87,7 +88,7 @@ def _by_judge(opened: FinishedRun, task: Task, split: str, source: Source, eps: 
     if eps:
         raise UsageError("only networks that tell classes apart are attacked", where="--attack",
                          found=f"a run of task {task.name}", fix="leave it out")
-    graph, judge, train = _judged(opened, task), task.judge(opened.data), opened.data.train
+    graph, judge, train = _judged(opened, task), (task.assess or task.judge)(opened.data), opened.data.train
     ask = partial(evidence_of, graph, opened.models, judge=judge, world=world,
                   batch_size=opened.recipe.data.batch_size)
     seen, labelled = ask(source), int((train.labels >= 0).sum())
@@ -138,8 +139,8 @@ def _cost(opened: FinishedRun, world: World) -> dict:
     frozen = opened.graph.named(Frozen)
     files = {node: opened.folder / "models" / f"{node}.safetensors" for node in opened.models if node not in frozen}
     example = None
-    if len(opened.data.shape) != 3:  # no image: its row may be several tensors
+    if len(opened.data.shape) != 3 or isinstance(opened.data.train, PairSource):
         (one,) = sample_of(opened.data.validation, 1).batches([torch.arange(1)], draw=None)
-        example = plain_view(one.inputs)
+        example = plain_view(one.inputs)  # no image: a row may be several tensors
     return costs(opened.models, opened.data.shape, opened.data.classes, world.device,
                  teacher=frozen[0] if frozen else None, files=files, example=example)

@@ -11,7 +11,7 @@ from tutelage.engine.precision import on_device
 from tutelage.engine.predict import scored
 from tutelage.graph.ends import End
 from tutelage.graph.graph import Graph
-from tutelage.graph.nodes import Trained
+from tutelage.graph.nodes import Frozen, Trained
 from tutelage.graph.objective import forward
 from tutelage.recipes.trained_run import FinishedRun
 from tutelage.runs.evaluations import Evaluation
@@ -21,6 +21,8 @@ from tutelage.types import BatchLabels, View, plain_view
 
 WORST = 12
 """Of so many samples that a network knows least there is a picture."""
+SHEETS = 5
+"""Of so many samples, from the worst to the best, it is shown what all networks say."""
 
 
 def assess_by_judge(opened: FinishedRun, graph: Graph, task: Task, judge: Judge, split: str,
@@ -34,10 +36,12 @@ def assess_by_judge(opened: FinishedRun, graph: Graph, task: Task, judge: Judge,
         "on": split, **scores_json(task), "samples": task.samples, "labels": task.labels, "unit": task.unit,
         "rows": len(source.ids), "also_in_training": data.also_in_training.get(split), "classes": list(data.classes),
         "images_per_class": _count(found, len(data.classes)), "training": training,
-        **scored(judge, found), "uncertainty": None, "robust": None}
+        **_scored(opened.graph, judge, found), "uncertainty": None, "robust": None}
     if judge.baseline is not None and found:
         metrics["baseline"] = judge.baseline(next(iter(found.values())))
     images: dict[str, bytes] = {}
+    if judge.strips is not None and judge.by_sample is not None:
+        metrics["shown"], images = _side_by_side(opened, graph, task, judge, source, found)
     draw = judge.pictures or task.pictures
     if draw is not None and judge.by_sample is not None:
         for node in [node for node in opened.graph.named(Trained) if node in found][:1]:
@@ -47,7 +51,44 @@ def assess_by_judge(opened: FinishedRun, graph: Graph, task: Task, judge: Judge,
                     for number, (row, score) in enumerate(zip(rows.tolist(), scores, strict=True))]
             images |= {of["file"]: png for of, png in zip(told, drawn, strict=True)}
             metrics["worst"] = {node: told}
-    return Evaluation(metrics, {}, source.labels, source.ids, images, found)
+    kept = {node: {name: x for name, x in seen.items() if name not in judge.passing} for node, seen in found.items()}
+    return Evaluation(metrics, {}, source.labels, source.ids, images, kept)
+
+
+def _scored(graph: Graph, judge: Judge, found: Mapping[str, Evidence]) -> dict[str, Any]:
+    """What `scored` gives; where there is one frozen node, also how near the others are to it."""
+    told, teachers = scored(judge, found), [node for node in graph.named(Frozen) if node in found]
+    if judge.to_teacher is not None and len(teachers) == 1:
+        for node in found.keys() - set(teachers):
+            told["nodes"][node] |= judge.to_teacher(found[node], found[teachers[0]])
+    return {**told}
+
+
+@torch.no_grad()
+def _side_by_side(opened: FinishedRun, graph: Graph, task: Task, judge: Judge, source: Source,
+                  found: Mapping[str, Evidence]) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Samples from the worst to the best of the first student: what is shown of each, and the files of it."""
+    assert judge.by_sample is not None, "asked for by who calls this"
+    assert judge.strips is not None, "as above"
+    students = [node for node in opened.graph.named(Trained) if node in found]
+    if not students:
+        return [], {}
+    lower = task.scores[0].better == "lower"
+    rows, scores = worst_rows(judge.by_sample(found[students[0]]), lower=lower, most=len(source.ids))
+    chosen = sorted({round(i * (len(rows) - 1) / (SHEETS - 1)) for i in range(SHEETS)}) if len(rows) else []
+    nodes = [*opened.graph.named(Frozen), *opened.graph.named(Trained)]
+    nodes = [node for node in nodes if node in found]
+    device = next((x.device for node in students for x in opened.models[node].parameters()), torch.device("cpu"))
+    told, files = list[dict[str, Any]](), dict[str, bytes]()
+    for number, (place, batch) in enumerate(zip(chosen, source.batches(list(rows[chosen].split(1)), draw=None),
+                                                strict=True)):
+        batch = on_device(batch, device)
+        outputs = forward(graph, opened.models, batch.inputs, nodes, {})
+        (strip,) = judge.strips(_on_cpu(batch.labels), {node: outputs[node].cpu() for node in nodes})
+        named = {name: f"shown-{number:02d}-{column}.png" for column, name in enumerate(strip)}
+        files |= {named[name]: png for name, png in strip.items()}
+        told.append({"id": int(batch.ids[0]), "node": students[0], "score": scores[place], "pictures": named})
+    return told, files
 
 
 def of_training_by_judge(judge: Judge, task: Task, count: int, labelled: int,

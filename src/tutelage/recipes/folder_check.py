@@ -11,15 +11,17 @@ from tutelage.data.check_series import SeriesReport, check_series, holds_series
 from tutelage.data.check_tables import TableReport, check_table, guessed_panel
 from tutelage.data.folder import list_folder
 from tutelage.data.images import Range
-from tutelage.data.load import root_of, roots_of
+from tutelage.data.load import found_path, root_of, roots_of
 from tutelage.data.mask_folder import holds_masks
 from tutelage.data.mask_report import MaskReport, check_mask_folder
+from tutelage.data.pair_folder import holds_pairs
+from tutelage.data.pair_report import PairReport, check_pair_folder
 from tutelage.data.settings import OF_BOXES, DataSettings
 from tutelage.errors import DataError, UsageError, unknown
 from tutelage.recipes.init_users import has_users_and_items, settings_of_interactions
 from tutelage.recipes.recipe import read_recipe
 
-TASKS_OF_FILES = ("classification", "segmentation", "detection", "series", "forecast", "recommendation")
+TASKS_OF_FILES = ("classification", "segmentation", "detection", "series", "forecast", "recommendation", "fusion")
 """What a folder or file may be for."""
 
 
@@ -38,6 +40,8 @@ def task_of_folder(place: Path, told: str | None = None) -> str:
             return "segmentation"
         if place.is_dir() and kinds_of_boxes(place):
             return "detection"
+        if place.is_dir() and holds_pairs(place):
+            return "fusion"
     except DataError:  # folders that may be splits of these, and are not; those who read classes judge them themselves
         return "classification"
     if has_users_and_items(place):
@@ -50,7 +54,7 @@ def task_of_folder(place: Path, told: str | None = None) -> str:
 
 
 def check_any_folder(place: Path, value_range: Range | None = None, told: str | None = None) -> (
-        Report | MaskReport | BoxReport | SeriesReport | InteractionReport | TableReport):
+        Report | MaskReport | BoxReport | SeriesReport | InteractionReport | TableReport | PairReport):
     """Check a folder, or the one of a recipe by the recipe's keys; with masks if it holds `images` and `masks`.
 
     Boxes and series are known by their files, a panel by its task. Interactions are cut as a recipe says, or as
@@ -83,5 +87,7 @@ def check_any_folder(place: Path, value_range: Range | None = None, told: str | 
         return check_mask_folder(root, settings)
     if settings.work in OF_BOXES:
         return check_box_folder(root, settings)
+    if settings.work == "fusion":
+        return check_pair_folder(root, settings, None if settings.fused is None else found_path(settings.fused))
     return check_folder(root, max_pixels=settings.max_pixels, follow_symlinks=settings.follow_symlinks,
                         value_range=settings.value_range)

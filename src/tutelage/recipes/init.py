@@ -24,6 +24,8 @@ from tutelage.models.sources import find
 from tutelage.recipes.folder_check import task_of_folder
 from tutelage.recipes.init_boxes import start_of_boxes
 from tutelage.recipes.init_masks import start_of_masks
+from tutelage.recipes.init_pairs import METHOD as METHOD_OF_PAIRS
+from tutelage.recipes.init_pairs import start_of_pairs
 from tutelage.recipes.init_series import start_of_series
 from tutelage.recipes.init_tables import start_of_panel
 from tutelage.recipes.init_users import start_of_users
@@ -77,10 +79,13 @@ def write_recipes(given: Path, teacher: str | None, students: Sequence[str], to:
     the task. `reachable` says whether pretrained weights can be downloaded; by default their server is asked, for
     seconds only.
     """
-    if len(students) == 1:
+    task = task_of_folder(given, told)
+    if len(students) == 1 and task != "fusion":
         raise UsageError("two students or more are needed", where="--students", found=", ".join(students),
                          fix="name them one after another: --students NETWORK NETWORK")
-    task = task_of_folder(given, told)
+    if len(students) > 1 and task == "fusion":
+        raise UsageError("one student is needed", where="--students", found=", ".join(students),
+                         fix="name one: --students NETWORK")
     for arch, option in [*([(teacher, "--teacher")] if teacher else []), *((arch, "--students") for arch in students)]:
         find(Architecture(arch), 3)
         require_fitting_network(arch, task, option)
@@ -89,7 +94,8 @@ def write_recipes(given: Path, teacher: str | None, students: Sequence[str], to:
         if path.exists():
             raise UsageError("this recipe is already there", where=path, fix="give another folder as --to")
     starts = {"classification": start_of_classes, "segmentation": start_of_masks, "detection": start_of_boxes,
-              "series": start_of_series, "forecast": start_of_panel, "recommendation": start_of_users}
+              "series": start_of_series, "forecast": start_of_panel, "recommendation": start_of_users,
+              "fusion": start_of_pairs}
     start = starts[task](given)
     if teacher is not None:
         start = replace(start, teacher=Architecture(teacher))
@@ -180,13 +186,17 @@ def _students(start: Start, pretrained: bool, path: Path) -> str:
     peers = ('peers = "all"                 # helps students that get 95 % of their training images right (`tutelage\n'
              '#                               evaluate` says); where yours do not, "none" is better\n')
     more = {"classification": peers, "detection": "temperature = 1\n"}.get(start.task, "")
-    return (f"# {start.subject}: students of a teacher, as far as it is sure, and of each other.\n"
+    told = f"{start.subject}: students of a teacher, as far as it is sure, and of each other."
+    method = f'name = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(list(start.students))}\n{more}'
+    if start.task == "fusion":
+        told = f"{start.subject}: a student learns the images that a teacher fuses."
+        method = METHOD_OF_PAIRS.format(student=json.dumps(next(iter(start.students))))
+    return (f"# {told}\n"
             f"#   {_command(path, '--with-teachers')}\n"
             "# --with-teachers trains the teacher first, teacher.toml, unless ./runs has a finished run of it.\n\n"
             f"[data]\n{start.data}\n\n{_network('teacher', start.teacher, start.small and not pretrained)}"
             f'weights = {{ recipe = "teacher" }}\n\n{networks}\n'
-            f'[method]\nname = "dual_student"\nteacher = "teacher"\nstudents = {json.dumps(list(start.students))}\n'
-            f"{more}\n{_train(start, 1.0)}")
+            f"[method]\n{method}\n{_train(start, 1.0)}")
 
 
 def _command(path: Path, more: str = "") -> str:

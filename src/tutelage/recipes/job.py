@@ -22,6 +22,7 @@ from tutelage.graph.nodes import Frozen
 from tutelage.models.architecture import KNOWN, Architecture
 from tutelage.models.build import build
 from tutelage.models.freezing import frozen_notes
+from tutelage.models.sources import WITHOUT_WEIGHTS
 from tutelage.models.weights import read_metadata
 from tutelage.recipes.class_phases import train_phases
 from tutelage.recipes.methods import in_phases
@@ -58,7 +59,7 @@ def make_job(recipe: Recipe, world: World, where: object = "recipe", data: data_
             raise UsageError("this method is several runs", where=where, found=f"{node!r} comes from the run before",
                              fix="take the recipe of one of them: RUN/2/config.toml")
         arch = recipe.models[node]
-        if arch.weights is None and not arch.pretrained and not recipe.quick:
+        if arch.weights is None and not arch.pretrained and not recipe.quick and arch.arch not in WITHOUT_WEIGHTS:
             raise ModelError(f"the frozen network {node!r} has no trained weights",
                              where=place_of(recipe, where, "models", node),
                              expected="weights = a .safetensors file or a run folder, or pretrained = true",

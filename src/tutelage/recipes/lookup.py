@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from tutelage.errors import UsageError, UserError, placed, unknown
-from tutelage.graph import divergences, gaussians, modules, sample_weights, schedules
+from tutelage.graph import divergences, fused_images, gaussians, modules, sample_weights, schedules
 from tutelage.graph.edge import Edge
 from tutelage.graph.naming import name_of
 from tutelage.graph.nodes import Computed, Ema, Ensemble, Frozen, Kind, Trained
@@ -83,7 +83,7 @@ def edge_of(table: Mapping[str, Any], task: Task, where: Place) -> Edge:
     made = _with_rows(table, task, where)
     if "divergence" in made:
         made["divergence"] = function_of(divergences, made["divergence"], "divergence", where.at("divergence"), modules,
-                                         gaussians)
+                                         gaussians, fused_images)
     if isinstance(made.get("weight"), str | dict):
         made["weight"] = function_of(schedules, made["weight"], "schedule", where.at("weight"))
     weight = made.get("sample_weight")

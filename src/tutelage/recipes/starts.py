@@ -8,7 +8,15 @@ from tutelage.models import forecast
 from tutelage.models.architecture import Architecture
 from tutelage.models.dense import torchvision_dense_names
 from tutelage.models.detectors import detector_names
-from tutelage.models.sources import BOX_PAGES, DENSE_PAGES, OWN, SERIES_PAGES, USER_PAGES, own_networks
+from tutelage.models.sources import (
+    BOX_PAGES,
+    DENSE_PAGES,
+    FUSION_PAGES,
+    OWN,
+    SERIES_PAGES,
+    USER_PAGES,
+    own_networks,
+)
 
 MOST_WARMUP = 5
 
@@ -69,6 +77,7 @@ def require_fitting_network(arch: str, task: str, where: str) -> None:
                     "series": ", ".join(own_networks(SERIES_PAGES)),
                     "forecast": ", ".join(own_networks((forecast,))),
                     "recommendation": ", ".join(own_networks(USER_PAGES)),
+                    "fusion": ", ".join(own_networks(FUSION_PAGES)),
                     "classification": "a network that gives a number for each class of an image"}[task]
         raise UsageError(f"not a network for {task}", where=where, found=arch, expected=expected)
 
@@ -82,6 +91,8 @@ def _task_of(arch: str) -> str:
         return "series"
     if own in own_networks(USER_PAGES):
         return "recommendation"
+    if own in own_networks(FUSION_PAGES):
+        return "fusion"
     if prefix == "fcos" or (prefix == "torchvision" and name in detector_names()) or own in own_networks(BOX_PAGES):
         return "detection"
     dense = prefix == "smp" or (prefix == "torchvision" and name in torchvision_dense_names())

@@ -59,7 +59,8 @@ class NodeScores(TypedDict):
 
     Of classification `per_class` is the accuracy; of another task it holds, by the key of a score, that of each class.
     `curves` are of each class its precisions at recalls of equal steps from 0 to 1. Of forecasts `by_series` has the
-    names as "series", how many samples each has as "count", and by the key of a score that of each.
+    names as "series", how many samples each has as "count", and by the key of a score that of each. `by_set` has the
+    "names" of sets of samples, such as day and night, the "count" of each, and scores of each by their keys.
     """
 
     by_group: NotRequired[dict[str, list[float | None]]]
@@ -71,6 +72,7 @@ class NodeScores(TypedDict):
     mark: NotRequired[Marked | None]
     coverage_curve: NotRequired[CoverageCurve]
     by_series: NotRequired[dict[str, list[Any]]]
+    by_set: NotRequired[dict[str, list[Any]]]
 
 
 class PairScores(TypedDict):
@@ -89,6 +91,15 @@ class Worst(TypedDict):
     id: int
     score: float
     file: str
+
+
+class Shown(TypedDict):
+    """A sample of which all that is there is shown: what each picture is of -> its file; the first score of a node."""
+
+    id: int
+    node: str
+    score: float
+    pictures: dict[str, str]
 
 
 class Histogram(TypedDict):
@@ -159,6 +170,7 @@ class Metrics(TypedDict):
     labels: NotRequired[str]
     unit: NotRequired[str]
     baseline: NotRequired[dict[str, Any]]
+    shown: NotRequired[list[Shown]]
 
 
 class Latency(TypedDict):

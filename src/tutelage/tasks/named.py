@@ -12,13 +12,14 @@ from tutelage.errors import unknown
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
 from tutelage.tasks.forecast.task import FORECAST, REGRESSION
+from tutelage.tasks.fusion.task import FUSION
 from tutelage.tasks.recommendation.task import RECOMMENDATION
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
 from tutelage.tasks.task import Task
 
 TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES, DETECTION, ANCHOR_DETECTION, FORECAST,
-                                    REGRESSION, RECOMMENDATION)}
+                                    REGRESSION, RECOMMENDATION, FUSION)}
 
 
 def task_named(name: str, where: object = "[data] task") -> Task:

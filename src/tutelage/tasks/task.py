@@ -58,6 +58,10 @@ Pictures = Callable[[View, BatchLabels, Mapping[str, Tensor]], Sequence[bytes]]
 """(plain view, labels, a node's taps) of a batch, on the CPU -> a PNG file of each sample: what it is, and was said."""
 
 
+Strips = Callable[[BatchLabels, Mapping[str, Tensor]], Sequence[Mapping[str, bytes]]]
+"""(labels, node -> what it says untapped) of a batch, on the CPU -> of each sample what is shown -> a PNG file."""
+
+
 class Judge(NamedTuple):
     """How nodes are judged: evidence of each sample, then numbers from the evidence of all of them.
 
@@ -66,8 +70,10 @@ class Judge(NamedTuple):
     `taps` are those that it reads. `outputs` names the evidence that is a tap itself: nothing runs again for that.
     `by_sample` gives the first score of each sample [N], NaN where it has none. Besides numbers, `summary` may give
     "per_class": key of a score -> one number for each class, and "curves": of each class its precisions at recalls of
-    equal steps from 0 to 1, or None. `pictures` are those of the task that know the names of the classes. `baseline`
-    gives the scores of who knows nothing, such as a naive forecast, of any node's evidence, and its "name".
+    equal steps from 0 to 1, or None. `pictures` are those of the task that know the names of the classes, and `strips`
+    show side by side what all nodes say of a sample. `baseline` gives the scores of who knows nothing, such as a naive
+    forecast, of any node's evidence, and its "name". `to_teacher` gives scores of a node by its evidence and a frozen
+    node's. The evidence `passing` is not kept with an evaluation.
     """
 
     measure: Callable[[Mapping[str, Tensor], BatchLabels, Tensor], Evidence | None]
@@ -78,6 +84,9 @@ class Judge(NamedTuple):
     by_sample: Callable[[Evidence], Tensor] | None = None
     pictures: Pictures | None = None
     baseline: Callable[[Evidence], dict[str, Any]] | None = None
+    to_teacher: Callable[[Evidence, Evidence], dict[str, float]] | None = None
+    passing: tuple[str, ...] = ()
+    strips: Strips | None = None
 
 
 class Term(NamedTuple):
@@ -118,6 +127,7 @@ class Task:
     among several, or a yes or no of each class. `fusions` are other ways to put what several networks say together,
     by name. `logits` says that what a network gives are such; where it gives numbers there is no temperature.
     `samples` is what rows are called, for a person, and `labels` what `Data.classes` are; `unit`, of what scores are.
+    `assess` is the judge of an evaluation, where that asks for more than is told after an epoch.
     """
 
     name: str
@@ -138,6 +148,7 @@ class Task:
     samples: str = "images"
     labels: str = "classes"
     unit: str = ""
+    assess: Callable[[Data], Judge] | None = None
 
     @property
     def epoch_scores(self) -> tuple[Score, ...]:

@@ -10,6 +10,7 @@ from tutelage.reporting.groups import VALIDATION, Group
 from tutelage.reporting.schema import EvaluationRecord, Metrics, NodeScores
 from tutelage.reporting.sections.classes import MOST_CLASSES, MOST_NODES, precision_section
 from tutelage.reporting.sections.forecasts import coverage_section, series_section
+from tutelage.reporting.sections.fused import sets_section, side_by_side_section
 from tutelage.reporting.sections.popularity import popularity_section
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.scores import main_scores
@@ -34,8 +35,8 @@ def evaluation_section(group: Group) -> Section:
     metrics = evaluation.metrics
     told = f"Details are of the run {group.first.name}." if len(group.members) > 1 else ""
     sections = [_calibration(group, evaluation), _agreement(metrics), precision_section(group, evaluation),
-                coverage_section(group, evaluation), series_section(evaluation),
-                _classes(evaluation), _worst(evaluation)]
+                coverage_section(group, evaluation), series_section(evaluation), _classes(evaluation),
+                sets_section(evaluation), side_by_side_section(evaluation), _worst(evaluation)]
     words = [Text(text) for text in (told, metrics.get("unit", ""), _training_words(evaluation)) if text]
     return Section(f"Held-out data: {group.measured}", [*parts, *words],
                    [section for section in (*sections, popularity_section(evaluation)) if not section.empty])

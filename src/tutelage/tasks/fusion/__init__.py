@@ -1,0 +1,1 @@
+"""Fusion: one image of several registered ones; rows, scores, judge and pictures."""

@@ -27,6 +27,7 @@ from tutelage.data.images import (
     printable,
 )
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
+from tutelage.data.load_text import load_text
 from tutelage.data.load_users import load_users
 from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.masks import PairsAt, load_masks
@@ -37,6 +38,7 @@ from tutelage.data.settings import OF_BOXES, OF_USERS, PANELS, SERIES, DataSetti
 from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
+from tutelage.data.text_settings import TASKS_OF_TEXT, TEXTS
 from tutelage.errors import DataError, UsageError, UserError
 from tutelage.system.random import derive
 from tutelage.types import Content, ImageFiles
@@ -51,7 +53,7 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     """The data that the settings name; the augmentation is drawn from `seed`, the splits never are.
 
     With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
-    in it, in the true shape and number of classes, for which no file is needed; of series `waves`, of users `shop`.
+    in it, in the true shape and number of classes, for which no file is needed; of series `waves`, of users `shop`, of text `sentences`.
 
     >>> data = load_data(DataSettings("digits"))
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
@@ -60,6 +62,9 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     if settings.name in OF_USERS or settings.work == "recommendation":
         found = None if quick or settings.name == "shop" else roots_of(settings)
         return load_users(settings, found, seed=seed, device=device)
+    if settings.name in TEXTS or settings.work in TASKS_OF_TEXT:
+        made = quick or settings.name == "sentences"
+        return load_text(settings, None if made else roots_of(settings), homes(), seed=seed, device=device, quick=quick)
     if settings.name in SERIES or settings.work == "series":
         return _series(settings, seed, device, quick)
     if settings.name in PANELS or settings.work == "forecast":
@@ -369,6 +374,11 @@ def roots_of(settings: DataSettings) -> list[Path]:
         raise UsageError(f"{settings.name} need their path", where="[data] root", fix='root = "path/of/file.csv"')
     given = Path(settings.root).expanduser()
     return [given, Path(os.environ.get("TUTELAGE_DATA", "data")) / given]
+
+
+def homes() -> list[Path]:
+    """Where paths of the settings are looked for."""
+    return [Path(), Path(os.environ.get("TUTELAGE_DATA", "data"))]
 
 
 def _found(path: str) -> Path:

@@ -11,13 +11,14 @@ from tutelage.data.interaction_files import COLUMNS
 from tutelage.data.leakage import Leakage
 from tutelage.data.mask_values import LARGEST_VALUE, MOST_CLASSES
 from tutelage.data.splits import SplitRule
+from tutelage.data.text_settings import TEXT_COLUMNS, TEXT_KEYS, TEXTS, BrokenTags, TooLong, check_texts
 from tutelage.errors import UsageError, unknown
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves",
-               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop"]
+               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop", "text", "sentences"]
 OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series",
             "panel": "forecast", "waves_forecast": "forecast", "interactions": "recommendation",
-            "shop": "recommendation"}
+            "shop": "recommendation", "text": "sentences", "sentences": "sentences"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OF_BOXES = ("detection", "anchor_detection")
 """Tasks whose labels are boxes."""
@@ -34,8 +35,8 @@ OF_USERS = ("interactions", "shop")
 """Sets whose samples are users."""
 Split = Literal["per_user", "time"]
 Doubled = Literal["error", "merge"]
-NO_PICTURES = (*SERIES, *PANELS, *OF_USERS)
-ONLY_INTERACTIONS = ("core", "split", "groups", "columns", "doubled")
+NO_PICTURES = (*SERIES, *PANELS, *OF_USERS, *TEXTS)
+ONLY_INTERACTIONS = ("core", "split", "groups", "doubled")
 """Keys of users and the items that they take."""
 NOT_OF_USERS = ("only", "augment", "balance", "unlabelled")
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
@@ -48,9 +49,9 @@ class DataSettings:
     """The [data] table of a recipe.
 
     name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves; panel
-        or waves_forecast; interactions or shop.
-    task: what a network is to say of a row: classification, segmentation, detection, series, forecast or
-        recommendation; default what the set is for. A folder is one of classes, with "segmentation" one of images and
+        or waves_forecast; interactions or shop; text or sentences.
+    task: what a network is to say of a row: classification, segmentation, detection, series, forecast,
+        recommendation, sentences, slots or words; default what the set is for. A folder is one of classes, with "segmentation" one of images and
         masks, with "detection" one of images and boxes.
     root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
         files NAME_TRAIN and NAME_TEST; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
@@ -112,8 +113,11 @@ class DataSettings:
         `shop` 5.
     split: "per_user" (default) holds out some of each user's interactions, by their names; "time" the latest of all.
     groups: so many groups of items, of about as many interactions each; a group may hold one item. Default 4.
-    columns: how a file calls its columns, { user = "customer", item = "article" }; also time and weight.
+    columns: how a file calls its columns, { user = "customer", item = "article" }; also time and weight; of text,
+        text and label, tokens and tags.
     doubled: a user and an item that come again: "error" (default), or "merge" into one, at its first time.
+    texts, mixture, tokenizer, tokenizers, vocabulary, length, too_long, hidden, out_of_scope, broken_tags: of text, see
+        `text_settings`.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
@@ -164,12 +168,27 @@ class DataSettings:
     groups: int | None = None
     columns: dict[str, str] | None = None
     doubled: Doubled | None = None
+    texts: dict[str, str] | None = None
+    mixture: dict[str, float] | None = None
+    tokenizer: str | None = None
+    tokenizers: dict[str, str] | None = None
+    vocabulary: int = 2000
+    length: int = 64
+    too_long: TooLong = "error"
+    hidden: float = 0.15
+    out_of_scope: str | None = None
+    broken_tags: BrokenTags = "error"
 
     @property
     def ignored(self) -> frozenset[int]:
         """The values of masks that do not count."""
         given = self.ignore if isinstance(self.ignore, tuple) else (self.ignore,)
         return frozenset(value for value in given if value is not None)
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The names of the pools of sentences, the set's own aside; the made set has one."""
+        return tuple(dict.fromkeys([*(["generic"] if self.name == "sentences" else []), *(self.texts or {})]))
 
     @property
     def work(self) -> str:
@@ -195,7 +214,7 @@ class DataSettings:
                              expected="[LOW, HIGH], two numbers, the lower first")
         if self.test not in (None, "val"):
             raise unknown("choice", self.test, ["val"], where="[data] test")
-        if self.test is not None and self.name != "folder":
+        if self.test is not None and self.name not in ("folder", "text"):
             raise UsageError("this set says itself what is tested on", where="[data] test", found=self.test,
                              fix="leave it out")
         if self.mask_values is not None or self.ignore is not None:
@@ -228,7 +247,7 @@ class DataSettings:
 
     def _check_kind(self) -> None:
         """What goes with images, with series, with panels, and with users."""
-        policies = (("none", "jitter") if self.name in SERIES else ("none",) if self.name in PANELS else
+        policies = (("none", "jitter") if self.name in SERIES else ("none",) if self.name in (*PANELS, *TEXTS) else
                     get_args(Policy))
         if self.augment is not None and self.augment not in policies:
             raise unknown("augmentation", self.augment, policies, where="[data] augment")
@@ -243,6 +262,7 @@ class DataSettings:
         self._check_users([key for key in given if key in ONLY_INTERACTIONS], [key for key in given
                                                                               if key in NOT_OF_USERS])
         self._check_panel()
+        check_texts(self, [key for key in given if key in TEXT_KEYS], given)
 
     def _check_panel(self) -> None:
         """What panels need, and what they alone have."""
@@ -272,9 +292,10 @@ class DataSettings:
         for key, kind in (("split", Split), ("doubled", Doubled)):
             if vars(self)[key] is not None and vars(self)[key] not in get_args(kind):
                 raise unknown("choice", vars(self)[key], get_args(kind), where=f"[data] {key}")
+        known = COLUMNS if self.name in OF_USERS else TEXT_COLUMNS if self.name in TEXTS else ()
         for name in self.columns or ():
-            if name not in COLUMNS:
-                raise unknown("column", name, COLUMNS, where="[data] columns")
+            if name not in known:
+                raise unknown("column", name, known, where="[data] columns")
         for key, low in (("core", 1), ("groups", 1)):
             if vars(self)[key] is not None and vars(self)[key] < low:
                 raise UsageError("a setting out of range", where=f"[data] {key}", found=vars(self)[key],

@@ -195,7 +195,7 @@ def _data(settings: DataSettings, cut: _Cut, coders: Mapping[str, Coder], seed: 
 
     def source(ids: Tensor, pools: Pools | None = None) -> TextSource:
         rows = torch.tensor([place[row] for row in ids.tolist()])
-        own = {name: Tokens(*(part[rows].to(device) for part in (one.pieces, one.first, one.free)))
+        own = {name: Tokens(*(part[rows].to(device) for part in (one.pieces, one.first, one.free)), one.size, one.longest)
                for name, one in tokens.items()}
         mine = None if tags is None else tags[rows]
         labels = torch.zeros_like(ids) if work == "words" else cut.labels[ids]
@@ -252,13 +252,14 @@ def encoded(sentences: Sequence[Sentence], coder: Coder, settings: DataSettings)
         if not any(free):
             raise DataError("a sentence without a piece of a word", where=one.where, found=" ".join(one.words)[:60])
         found.append((pieces, begins, free))
-    length = max(len(pieces) for pieces, _, _ in found)
+    longest = max(range(len(found)), key=lambda row: len(found[row][0]))
+    length = len(found[longest][0])
     if 8 * length * len(found) > LARGEST_PADDED:
         raise DataError("sentences that are too large together", found=f"{len(found)} of up to {length} pieces",
                         expected=f"{LARGEST_PADDED} bytes at most", fix="cut long ones, or take fewer")
     return Tokens(_padded([pieces for pieces, _, _ in found], length, -1),
                   _padded([begins for _, begins, _ in found], max(len(begins) for _, begins, _ in found), -1),
-                  _padded([free for _, _, free in found], length, 0).bool()), cut
+                  _padded([free for _, _, free in found], length, 0).bool(), coder.size, sentences[longest].where), cut
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int) -> Tensor:

@@ -24,12 +24,15 @@ KEPT_AS_IT_IS, OTHER = 0.1, 0.1
 class Tokens:
     """Sentences as pieces of one tokenizer: [N, L] with -1 in the padding; the first piece of each word [N, W].
 
-    `free` [N, L] are the pieces that may be hidden: those of words.
+    `free` [N, L] are the pieces that may be hidden: those of words. `size` is how many pieces the tokenizer has, and
+    `longest` says where the longest sentence stands.
     """
 
     pieces: Int[Tensor, "rows length"]
     first: Int[Tensor, "rows words"]
     free: Bool[Tensor, "rows length"]
+    size: int = 0
+    longest: str = ""
 
 
 @dataclass(frozen=True)

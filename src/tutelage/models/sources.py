@@ -17,7 +17,7 @@ import torchvision
 from torch import nn
 
 from tutelage.errors import ModelError, SecurityError, UsageError, unknown
-from tutelage.models import fcos, forecast, recommend, series, unet
+from tutelage.models import fcos, forecast, recommend, series, text, unet
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
 from tutelage.models.dense import (
@@ -48,6 +48,8 @@ SERIES_PAGES = (series, forecast)
 """Networks of our own whose input is scaled by its data, and not by a mean and std of the network's."""
 USER_PAGES = (recommend,)
 """Networks of our own that give users scores of items."""
+TEXT_PAGES = (text,)
+"""Networks of our own that read pieces of words."""
 OWN = "tutelage"
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -101,7 +103,7 @@ def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
 
 
 def own_networks(pages: Sequence[ModuleType] = (*CIFAR_PAGES, *DENSE_PAGES, *BOX_PAGES, *SERIES_PAGES,
-                                                  *USER_PAGES)
+                                                  *USER_PAGES, *TEXT_PAGES)
                  ) -> dict[str, Callable[..., nn.Module]]:
     """Name -> function of every network of this package, or of some of its `pages`."""
     return _networks(pages)
@@ -121,11 +123,11 @@ def _own(spec: Architecture, name: str, channels: int) -> NetworkSource:
     if name not in networks:
         raise _unknown_bare(name, networks)
     mean, std = CIFAR100 if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    if name in _networks((*SERIES_PAGES, *USER_PAGES)):
+    if name in _networks((*SERIES_PAGES, *USER_PAGES, *TEXT_PAGES)):
         if any(spec.mean or ()) or any(value != 1 for value in spec.std or ()):
             raise UsageError("the input of this network is scaled by its data", where=f"{spec.arch}, mean and std",
                              fix="leave them out")
-        count = 1 if name in _networks(USER_PAGES) else channels
+        count = 1 if name in _networks((*USER_PAGES, *TEXT_PAGES)) else channels
         mean, std = (0.0,) * count, (1.0,) * count
     return NetworkSource(lambda classes: _call(networks[name], spec, num_classes=classes, channels=channels), mean, std)
 

@@ -169,8 +169,8 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
     say(json.dumps(report) if as_json else export_text(report, to))
 
 
-def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image or a file of series, or a "
-                                                  "folder of them.")],
+def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image, a file of series or of text, "
+                                                  "or a folder of them.")],
             model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
             to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder.")] = None,
@@ -178,7 +178,7 @@ def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help
             confidence: Annotated[float | None, typer.Option(
                 help="Say which are below it: 0.5. Boxes that are below it are left out: 0.3.", min=0, max=1)] = None,
             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Classify images or series, make masks of images or find objects; exit code 3 if a file cannot be read.
+    """Classify images, series or lines of text, make masks or find objects; exit code 3 if something cannot be read.
 
     An .onnx file needs no torch.
 

@@ -10,19 +10,22 @@ from tutelage.exporting.predict import (
     Damaged,
     Detector,
     Prediction,
+    Predictor,
     SeriesClassifier,
+    TextReader,
     classify,
     image_files,
 )
 from tutelage.exporting.predict_boxes import BoxPrediction, detect
 from tutelage.exporting.predict_masks import MaskPrediction, mask_files, segment
 from tutelage.exporting.predict_series import SeriesPrediction, classify_series, files_of_series
+from tutelage.exporting.predict_text import SlotPrediction, TextPrediction, files_of_text, read_lines
 
-Said = Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | Damaged
+Said = (Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | TextPrediction | SlotPrediction | Damaged)
 SURE, SURE_OF_BOXES = 0.5, 0.3
 
 
-def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector, confidence: float | None,
+def said_of_files(place: Path, student: Predictor, confidence: float | None,
                   to: Path | None, force: bool) -> Iterator[Said]:
     """What the student says of each file, in order; masks, or images with boxes, are written to the folder `to`.
 
@@ -39,6 +42,8 @@ def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector
                          fix="leave --to out")
     if isinstance(student, SeriesClassifier):
         return classify_series(files_of_series(place), student, confidence)
+    if isinstance(student, TextReader):
+        return read_lines(files_of_text(place), student, confidence)
     images = image_files(place)
     if masks:
         return segment(images, student, confidence, {} if to is None else mask_files(images, place, to, force))

@@ -8,7 +8,6 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +34,6 @@ class Sentence(NamedTuple):
     label: str | None = None
     tags: tuple[str, ...] | None = None
     where: str = ""
-
-
-@dataclass(frozen=True)
-class BrokenTags:
-    """What an I- without the B- of its slot before it does: an error, or, with `repair`, it becomes a B-."""
-
-    repair: bool = False
 
 
 def split_of_file(path: Path) -> str:
@@ -297,3 +289,13 @@ def find_text_files(given: Path, *, tagged: bool = False) -> dict[str, Path]:
 def _is_tagged(path: Path) -> bool:
     words = path.stem.casefold().replace("-", "_").split("_")
     return path.suffix.lower() in (".conll", ".bio") or "slots" in words or "tags" in words
+
+
+def lines_of_text(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The number and the words of each line of a file of plain text; of one with columns, of each sentence."""
+    if path.suffix.lower() == ".txt":
+        for number, (_, line) in enumerate(_lines(_text_of(path), printable(path)), 1):
+            yield number, tuple(line.split())
+    else:
+        for number, one in enumerate(plain_lines(path), 1):
+            yield number, one.words

@@ -11,13 +11,15 @@ from torch import nn
 
 from tutelage.data.images import Preparation, preparation, printable
 from tutelage.data.series_scaling import KIND, SeriesScaling, series_scaling
+from tutelage.data.text_preparation import TEXT, TextPreparation, text_preparation
 from tutelage.data.user_source import UserSource
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, SecurityError, UsageError
 from tutelage.exporting.export import Images, export_network, require_place
 from tutelage.exporting.formats import format_of, require_possible
 from tutelage.exporting.module import Choice, Student, said_of
-from tutelage.exporting.predict import BOXES, Classifier, Detector, SeriesClassifier, predictor
+from tutelage.exporting.predict import BOXES, Predictor, predictor
+from tutelage.exporting.text import tokenizer_beside, tokenizer_of, view_for
 from tutelage.exporting.vectors import export_vectors
 from tutelage.exporting.verify import ACCURACY_LOST
 from tutelage.models.saved import load_network
@@ -62,13 +64,14 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     if held_out is None:
         raise UsageError(f"these data have no {on} split", where=run / "config.toml", fix="--on validation")
     prepared = _prepared(run / "models" / f"{node}.safetensors")
+    if isinstance(prepared, TextPreparation):
+        prepared = prepared.of(tokenizer_of(network))
     student = Student(network, classes, prepared, node, task_of(data).name)
     return export_network(student, target, wanted, Images(held_out, data.train, on), force=force, agreement=agreement,
                           accuracy_lost=accuracy_lost, plugins=recipe.plugins)
 
 
-def open_predictor(place: Path, node: str | None,
-                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector:
+def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Predictor:
     """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
     if place.suffix.lower() in NEVER_READ:
         raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",
@@ -79,6 +82,8 @@ def open_predictor(place: Path, node: str | None,
     prepared, told = _prepared(path), read_metadata(path)
     if isinstance(prepared, SeriesScaling):
         return predictor(classes, SERIES.name, prepared, _runner(network.eval(), None))
+    if isinstance(prepared, TextPreparation):
+        return predictor(classes, prepared.task, prepared.of(tokenizer_of(network)), _runner(network.eval(), None))
     task = told.get("task", CLASSIFICATION.name)
     if task in BOXES:
         return predictor(classes, task, prepared, _finder(network.eval(), prepared.size))
@@ -104,12 +109,14 @@ def _file(place: Path, node: str | None) -> Path:
     return place / "models" / f"{node}.safetensors"
 
 
-def _prepared(path: Path) -> Preparation | SeriesScaling:
+def _prepared(path: Path) -> Preparation | SeriesScaling | TextPreparation:
     text = read_metadata(path).get("preprocessing")
     if text is None:
         raise ModelError("these weights do not say how images are prepared for them", where=path,
                          found="no entry 'preprocessing' in the metadata", fix="take a file of a run of this package")
     told = json.loads(text)
+    if told.get("kind") == TEXT:
+        return text_preparation(told, tokenizer_beside(path))
     return series_scaling(told) if told.get("kind") == KIND else preparation(told)
 
 
@@ -117,7 +124,7 @@ def _runner(network: nn.Module, size: tuple[int, int] | None) -> Callable[[Mappi
     def logits(given: Mapping[str, np.ndarray]) -> np.ndarray:
         view = {name: torch.from_numpy(array) for name, array in given.items()}
         with torch.no_grad():
-            return said_of(network, view if len(view) > 1 else next(iter(view.values())), size).numpy()
+            return said_of(network, view_for(network, view), size).numpy()
 
     return logits
 

@@ -1,6 +1,7 @@
 """What a student says of image files. With an exported .onnx file: numpy, Pillow and onnxruntime, and no torch.
 
-Masks of images are made by `predict_masks`, boxes by `predict_boxes`, classes of series by `predict_series`.
+Masks of images are made by `predict_masks`, boxes by `predict_boxes`, classes of series by `predict_series`, intents and
+slots of text by `predict_text`.
 """
 
 import json
@@ -27,6 +28,8 @@ from tutelage.data.decoding import (
     printable,
 )
 from tutelage.data.series_scaling import KIND, SeriesScaling, series_scaling
+from tutelage.data.text_preparation import TEXT, TextPreparation, text_preparation
+from tutelage.data.text_settings import TASKS_OF_TEXT
 from tutelage.errors import DataError, ModelError, SecurityError, UserError
 
 BATCH = 16
@@ -63,6 +66,15 @@ class SeriesClassifier:
 
 
 @dataclass(frozen=True)
+class TextReader:
+    """What reads sentences: `logits` maps what `prepared` makes of them to [B, classes], or of slots [B, W, classes]."""
+
+    classes: tuple[str, ...]
+    prepared: TextPreparation
+    logits: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Detector:
     """What finds objects: `boxes` maps images [B, C, H, W], float32 in [0, 1], prepared as `prepared` says, to
     [B, N, 6]: left, top, right, lower in pixels of these, score, and the number of the class, -1 where there is none.
@@ -71,6 +83,9 @@ class Detector:
     classes: tuple[str, ...]
     prepared: Preparation
     boxes: Callable[[np.ndarray], np.ndarray]
+
+
+Predictor = Classifier | SeriesClassifier | TextReader | Detector
 
 
 @dataclass(frozen=True)
@@ -154,10 +169,12 @@ def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> I
             yield Prediction(path, student.classes[best], float(row[best]), bool(row[best] < confidence))
 
 
-def predictor(classes: tuple[str, ...], task: str, prepared: Preparation | SeriesScaling,
+def predictor(classes: tuple[str, ...], task: str, prepared: Preparation | SeriesScaling | TextPreparation,
               run: Callable[[Mapping[str, np.ndarray]], np.ndarray],
-              resizes: bool = False) -> Classifier | SeriesClassifier | Detector:
+              resizes: bool = False) -> Predictor:
     """What predicts by `run`, which maps inputs by name to logits, or to boxes."""
+    if isinstance(prepared, TextPreparation):
+        return TextReader(classes, prepared, run)
     if isinstance(prepared, SeriesScaling):
         return SeriesClassifier(classes, prepared, lambda values, mask: run(
             {"values": values} if mask is None else {"values": values, "mask": mask}))
@@ -166,7 +183,7 @@ def predictor(classes: tuple[str, ...], task: str, prepared: Preparation | Serie
     return Classifier(classes, prepared, lambda images: run({"images": images}), resizes, task)
 
 
-def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector:
+def open_onnx(path: Path) -> Predictor:
     """The student of an .onnx file that `tutelage export` wrote. Data outside the file are refused: ours has none."""
     try:
         import onnxruntime
@@ -195,6 +212,8 @@ def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector:
         return np.asarray(session.run(["logits"], dict(given))[0])
 
     how, task = told["preprocessing"], str(told.get("task", CLASSES))
+    if how.get("kind") == TEXT and task in TASKS_OF_TEXT:
+        return predictor(classes, task, text_preparation(how, path.with_name(path.name + ".tokenizer.json")), run)
     prepared = series_scaling(how) if how.get("kind") == KIND else preparation(how)
     if task not in (CLASSES, MASKS, SERIES, *BOXES) or (task == SERIES) != isinstance(prepared, SeriesScaling):
         raise ModelError("this model is of a task that is not known here", where=printable(path), found=task,

@@ -19,8 +19,10 @@ import tutelage
 from tutelage.data.images import as_image, as_tensor, prepare_image
 from tutelage.data.source import Source
 from tutelage.data.splits import first
+from tutelage.data.text_preparation import TextPreparation
 from tutelage.errors import DataError, ModelError
 from tutelage.exporting.module import Choice, Student, about, input_names, said_of
+from tutelage.exporting.text import given_to_file, shortened_text, view_for
 from tutelage.models.dense_boxes import LEAD
 from tutelage.system import files
 from tutelage.tasks.classification import metrics
@@ -31,6 +33,7 @@ from tutelage.tasks.detection.predicted import detections_of
 from tutelage.tasks.segmentation.metrics import count_pixels, mask_scores
 from tutelage.tasks.segmentation.task import first_class
 from tutelage.tasks.series import SERIES
+from tutelage.tasks.text.rows import tags_of
 from tutelage.types import View, one_tensor, plain_view, rows_in
 
 IMAGES = 500
@@ -80,7 +83,8 @@ def plain_images(source: Source, rows: Tensor) -> tuple[View, Tensor]:
     parts = [{"": view} if isinstance(view, Tensor) else view for view in views]
     whole = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
     labels = [truth_of(batch.labels) if isinstance(batch.labels, Mapping) and "boxes" in batch.labels
-              else one_tensor(batch.labels) for batch in batches]
+              else tags_of(batch.labels)[0] if isinstance(batch.labels, Mapping) else batch.labels
+              for batch in batches]
     return whole.get("", whole), torch.cat(labels).cpu()
 
 
@@ -112,7 +116,7 @@ def trials(student: Student, images: View, choice: Choice) -> list[Trial]:
         rows = torch.arange(rows_in(images) if size == SIZES[-1] else min(FEW, rows_in(images)))
         for number, part in enumerate(rows.split(size)):
             seen = _rows_of(images, part)
-            given = seen if student.task != SERIES.name else named_inputs(student, seen)
+            given = named_inputs(student, seen) if student.task == SERIES.name or _is_text(student) else seen
             if choice.resize:
                 given, seen = _as_they_came(one_tensor(seen), student, number)
             wanted = said_of(student.network, seen, student.map_size)
@@ -125,11 +129,22 @@ def trials(student: Student, images: View, choice: Choice) -> list[Trial]:
                     named_inputs(student, _rows_of(images, part)).items()}
             seen = half if len(half) > 1 else half["values"]
             made.append(Trial(SIZES[-1], seen, said_of(student.network, seen, None), shortened=True))
+    if _is_text(student):
+        for part in torch.arange(rows_in(images)).split(SIZES[-1]):
+            half = shortened_text(named_inputs(student, _rows_of(images, part)))
+            made.append(Trial(SIZES[-1], half, said_of(student.network, view_for(student.network, half), None),
+                              shortened=True))
     return made
+
+
+def _is_text(student: Student) -> bool:
+    return isinstance(student.prepared, TextPreparation)
 
 
 def named_inputs(student: Student, view: View) -> dict[str, Tensor]:
     """The tensors of a view by the names that the file has for them."""
+    if _is_text(student) and isinstance(view, Mapping):
+        return given_to_file(student.network, view)
     return dict(view) if isinstance(view, Mapping) else {input_names(student)[0]: view}
 
 
@@ -207,12 +222,15 @@ def compared(asked: Sequence[Trial], answers: Sequence[np.ndarray], labels: Tens
                              found=list(answer.shape), expected=list(trial.wanted.shape), fix="another --format")
         gaps[trial.size].append(np.abs(answer - trial.wanted.numpy()).max().item())
     theirs, own = _together(asked, answers)
-    images, found = len(labels), {}
+    images, found = len(labels), dict[str, Any]()
+    if own.dim() == 3:  # of words
+        theirs, own, labels, names = theirs.flatten(0, 1), own.flatten(0, 1), labels.flatten(), ()
     if own.dim() == 4:
         found = {"pixels": labels.numel(), **_dice(theirs, own, labels, names)}
         theirs, own, labels, names = _by_pixel(theirs), _by_pixel(own), labels.flatten(), ()
     if any(trial.shortened for trial in asked):
-        found = {"agreement_at_half_length": metrics.agreement(*_together(asked, answers, shortened=True))}
+        found = {"agreement_at_half_length": metrics.agreement(*map(_rows_of_logits, _together(asked, answers,
+                                                                                              shortened=True)))}
     known = labels >= 0
     largest = {str(size): float(np.max(found)) for size, found in gaps.items()}  # of numpy, for NaN must show
     worst = float(np.max(list(largest.values())))
@@ -231,6 +249,10 @@ def _together(asked: Sequence[Trial], answers: Sequence[np.ndarray], shortened: 
              if pair[0].size == SIZES[-1] and pair[0].shortened == shortened]
     return (torch.from_numpy(np.concatenate([answer for _, answer in every])),
             torch.cat([trial.wanted for trial, _ in every]))
+
+
+def _rows_of_logits(logits: Tensor) -> Tensor:
+    return logits.flatten(0, -2)
 
 
 def _by_pixel(maps: Tensor) -> Tensor:

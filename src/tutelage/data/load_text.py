@@ -38,13 +38,17 @@ class TextSet:
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """All sentences, their class numbers [N] (-1: none), and which are in each split and pool."""
+    """All sentences, their class numbers [N] (-1: none), and which are in each split and pool.
+
+    `training` are all that are not held out, also those that are left out of train: the vocabulary is made of them.
+    """
 
     sentences: tuple[Sentence, ...]
     classes: tuple[str, ...]
     labels: Tensor
     splits: dict[str, Tensor]
     pools: dict[str, Tensor]
+    training: Tensor
     notes: tuple[str, ...] = ()
 
 
@@ -63,7 +67,7 @@ def load_text(settings: DataSettings, roots: Sequence[Path] | None, homes: Seque
     if quick:
         cut = replace(cut, splits={name: rows[first(rows, QUICK[name])] for name, rows in cut.splits.items()},
                       pools={name: rows[:QUICK["train"]] for name, rows in cut.pools.items()})
-    texts = [cut.sentences[row].words for rows in (cut.splits["train"], *cut.pools.values()) for row in rows.tolist()]
+    texts = [cut.sentences[row].words for rows in (cut.training, *cut.pools.values()) for row in rows.tolist()]
     coder: Coder = (build_vocabulary(texts, settings.vocabulary) if quick or settings.tokenizer is None else
                     coder_of(settings.tokenizer, homes))
     others = {name: coder if quick else coder_of(place, homes) for name, place in (settings.tokenizers or {}).items()}
@@ -113,9 +117,22 @@ def _cut(found: TextSet, settings: DataSettings) -> _Cut:
     classes = _classes(found, own[:len(rows[order[0]])], settings.work)
     labels = torch.full((len(sentences),), -1)
     labels[:len(own)] = _labels(own, classes, found.out_of_scope, settings.work)
-    splits, notes = _splits({split: rows[split] for split in order}, labels, settings, len(classes))
+    strata = labels.clone()
+    strata[:len(own)] = _strata(own, labels[:len(own)])
+    splits, training, notes = _splits({split: rows[split] for split in order}, labels, strata, settings, len(classes))
     labels = torch.where(labels == len(classes), -1, labels)  # out of scope
-    return _Cut(sentences, classes, labels, splits, {name: rows[name] for name in found.pools}, notes)
+    return _Cut(sentences, classes, labels, splits, {name: rows[name] for name in found.pools}, training, notes)
+
+
+def _strata(own: Sequence[Sentence], labels: Tensor) -> Tensor:
+    """By what rows are held out: by the sentences' labels, where all have one, whatever the task is.
+
+    So the tasks of a chain hold out the same sentences, and their vocabularies are the same.
+    """
+    names = {name: number for number, name in enumerate(sorted({one.label for one in own if one.label is not None}))}
+    if any(one.label is None for one in own):
+        return labels
+    return torch.tensor([names[one.label] for one in own if one.label is not None])
 
 
 def _classes(found: TextSet, training: Sequence[Sentence], work: str) -> tuple[str, ...]:
@@ -149,11 +166,11 @@ def _labels(own: Sequence[Sentence], classes: tuple[str, ...], outside: str | No
     return torch.tensor([-1 if one.label is None else numbers[one.label] for one in own])
 
 
-def _splits(rows: dict[str, Tensor], labels: Tensor, settings: DataSettings,
-            outside: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Train, validation and test; `outside` is the label of what is out of scope, which is not trained on."""
+def _splits(rows: dict[str, Tensor], labels: Tensor, strata: Tensor, settings: DataSettings,
+            outside: int) -> tuple[dict[str, Tensor], Tensor, tuple[str, ...]]:
+    """Train, validation and test, and all rows that are not held out; `outside` is out of scope and not trained on."""
     cut, notes = Cut(settings.split_rule), []
-    found = {split: SplitRows(own, labels[own]) for split, own in rows.items()}
+    found = {split: SplitRows(own, strata[own]) for split, own in rows.items()}
     if settings.test == "val" and ("val" not in found or "test" in found):
         raise DataError("there is no split `val` to test on, or one called `test` too", where="[data] test",
                         found=", ".join(found), expected="val, and no test", fix="leave `test` out")
@@ -164,16 +181,18 @@ def _splits(rows: dict[str, Tensor], labels: Tensor, settings: DataSettings,
         if name not in splits:
             training, splits[name] = held_out(training, share, name, cut)
     for name, own in splits.items():
-        if bool((own.labels < 0).any()):
-            raise DataError(f"a sentence without a label in {name}", found=f"{int((own.labels < 0).sum())} of them",
+        if bool((labels[own.ids] < 0).any()):
+            raise DataError(f"a sentence without a label in {name}", found=f"{int((labels[own.ids] < 0).sum())} of them",
                             fix="label them, or move them to train")
+    whole, training = training.ids, SplitRows(training.ids, labels[training.ids])
     left = (training.labels == outside) | ((training.labels < 0) & (not settings.unlabelled))
     if bool(left.any()):
         out = int((training.labels == outside).sum())
         notes.append(f"{out} training sentences out of scope and {int(left.sum()) - out} without a label are left out")
         training = SplitRows(*(part[~left] for part in training))
     kept = cut.first(training.ids, training.labels, training.labels, settings.limit)
-    return ({"train": training.ids[kept], **{name: splits[name].ids for name in ("validation", "test")}}, tuple(notes))
+    chosen = {"train": training.ids[kept], **{name: splits[name].ids for name in ("validation", "test")}}
+    return chosen, whole, tuple(notes)
 
 
 def _data(settings: DataSettings, cut: _Cut, coders: Mapping[str, Coder], seed: int, device: torch.device) -> Data:

@@ -49,12 +49,12 @@ class FolderTokenizer:
 
     @property
     def size(self) -> int:
-        """See `vocabulary.Coder`."""
+        """See `vocabulary.Vocabulary`."""
         return self.library.get_vocab_size(with_added_tokens=True)
 
     @property
     def hidden(self) -> int:
-        """See `vocabulary.Coder`."""
+        """See `vocabulary.Vocabulary`."""
         found = [number for mark in HIDDEN if (number := self.library.token_to_id(mark)) is not None]
         if not found:
             raise DataError("a tokenizer without a mark for what is hidden", where=printable(self.file),
@@ -63,11 +63,11 @@ class FolderTokenizer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """See `vocabulary.Coder`."""
+        """See `vocabulary.Vocabulary`."""
         return tuple(self.library.id_to_token(number) or f"[{number}]" for number in range(self.size))
 
     def encode(self, words: Sequence[str]) -> tuple[list[int], list[int], list[bool]]:
-        """See `vocabulary.Coder`."""
+        """See `vocabulary.Vocabulary`."""
         found = self.library.encode([*words], is_pretokenized=True)
         of, first = list(found.word_ids), dict[int, int]()
         for place, word in enumerate(of):
@@ -80,7 +80,7 @@ class FolderTokenizer:
         return list(found.ids), begins, [word is not None for word in of]
 
     def as_json(self) -> dict[str, Any]:
-        """See `vocabulary.Coder`: the file is named, and known by its SHA-256."""
+        """See `vocabulary.Vocabulary`: the file is named, and known by its SHA-256."""
         return {"kind": KIND, "file": str(self.file.resolve()), "sha256": sha256_of(self.text)}
 
 

@@ -17,10 +17,10 @@ from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, first
 from tutelage.data.stream import CPU
 from tutelage.data.text_files import Sentence, find_text_files, plain_lines, read_sentences
-from tutelage.data.text_preparation import TextPreparation, coder_of
+from tutelage.data.text_preparation import Coder, TextPreparation, coder_of
 from tutelage.data.text_settings import OWN_POOL, TASKS_OF_TEXT, TEXTS
 from tutelage.data.text_source import Hiding, Pools, TextSource, Tokens, most_hidden
-from tutelage.data.vocabulary import MARKS, Coder, build_vocabulary
+from tutelage.data.vocabulary import MARKS, build_vocabulary
 from tutelage.errors import DataError, UsageError
 
 QUICK = {"train": 64, "validation": 32, "test": 32}

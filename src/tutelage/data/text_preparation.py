@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from tutelage.data.hf_tokenizer import KIND as OF_OTHERS
-from tutelage.data.hf_tokenizer import open_tokenizer, tokenizer_again
+from tutelage.data.hf_tokenizer import FolderTokenizer, open_tokenizer, tokenizer_again
 from tutelage.data.vocabulary import KIND as OWN
-from tutelage.data.vocabulary import Coder, vocabulary_of
+from tutelage.data.vocabulary import Vocabulary, vocabulary_of
 from tutelage.errors import DataError, ModelError
 
 TEXT = "text"
+Coder = Vocabulary | FolderTokenizer
+"""What makes numbers of words: our own vocabulary, or a tokenizer of others."""
 
 
 @dataclass(frozen=True)

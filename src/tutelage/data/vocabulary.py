@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from tutelage.errors import DataError, UsageError
 
@@ -27,33 +27,6 @@ PARTS = (2, 3, 4)
 _TOKENS = re.compile(r"\w+|[^\w\s]")
 
 
-class Coder(Protocol):
-    """What makes numbers of words: our own vocabulary, or a tokenizer of others."""
-
-    @property
-    def size(self) -> int:
-        """How many pieces there are."""
-        ...
-
-    @property
-    def hidden(self) -> int:
-        """The number of the mark for what is hidden."""
-        ...
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The pieces by their numbers, each once."""
-        ...
-
-    def encode(self, words: Sequence[str]) -> tuple[list[int], list[int], list[bool]]:
-        """Numbers of the pieces, the place of the first piece of each word, and which pieces are of words."""
-        ...
-
-    def as_json(self) -> dict[str, Any]:
-        """What makes it again, or finds it again."""
-        ...
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     """Pieces by their numbers, the marks first."""
@@ -62,17 +35,17 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """See `Coder`."""
+        """How many pieces there are."""
         return len(self.pieces)
 
     @property
     def hidden(self) -> int:
-        """See `Coder`."""
+        """The number of the mark for what is hidden."""
         return MARKS.index(HIDDEN)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """See `Coder`."""
+        """The pieces by their numbers, each once."""
         return self.pieces
 
     @cached_property
@@ -86,7 +59,7 @@ class Vocabulary:
         return {}
 
     def encode(self, words: Sequence[str]) -> tuple[list[int], list[int], list[bool]]:
-        """See `Coder`."""
+        """Numbers of the pieces, the place of the first piece of each word, and which pieces are of words."""
         found, first = list[int](), list[int]()
         for word in words:
             first.append(len(found))
@@ -97,7 +70,7 @@ class Vocabulary:
         return found, first, [True] * len(found)
 
     def as_json(self) -> dict[str, Any]:
-        """See `Coder`."""
+        """What makes it again."""
         return {"kind": KIND, "pieces": list(self.pieces)}
 
     def _pieces(self, token: str) -> Iterator[int]:

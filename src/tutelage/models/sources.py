@@ -37,6 +37,7 @@ from tutelage.models.detectors import (
     with_moving_norms,
 )
 from tutelage.models.download import downloading
+from tutelage.models.huggingface import PREFIX, hf_folder, hf_network, hf_weights
 from tutelage.models.moved import import_plugin
 
 CIFAR_PAGES = (resnet, wide_resnet, vgg, mobilenet, shufflenet)
@@ -53,7 +54,7 @@ TEXT_PAGES = (text,)
 OWN = "tutelage"
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HUBS = ("hub", "torchhub", "hf-hub", "hf_hub", "hf", "huggingface", "local-dir", "github", "http", "https", "file")
+HUBS = ("hub", "torchhub", "hf-hub", "hf_hub", "huggingface", "local-dir", "github", "http", "https", "file")
 # What `build` decides, or what would fetch a file or change what comes out behind its back.
 RESERVED = ("num_classes", "channels", "in_chans", "weights", "weights_backbone", "progress", "pretrained",
             "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir",
@@ -90,6 +91,8 @@ def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> Netw
         return _timm(spec, name, channels)
     if prefix == "fcos":
         return _timm_fcos(spec, name, channels)
+    if prefix == PREFIX:
+        return _huggingface(spec, name, channels)
     if prefix == "torchvision":
         return _torchvision(spec, name, channels)
     if prefix == "smp":
@@ -156,6 +159,14 @@ def _timm(spec: Architecture, name: str, channels: int) -> NetworkSource:
         with downloading(spec.arch):
             return _call(timm.create_model, spec, name, pretrained=True, in_chans=channels)
     return NetworkSource(make, mean, std, facts.get("num_classes"), download)
+
+
+def _huggingface(spec: Architecture, name: str, channels: int) -> NetworkSource:
+    folder = hf_folder(name)
+
+    def make(classes: int) -> nn.Module:
+        return _call(hf_network, spec, num_classes=classes, channels=channels, folder=folder)
+    return NetworkSource(make, (0.0,), (1.0,), download=lambda: hf_weights(folder), part="encoder")
 
 
 def _timm_fcos(spec: Architecture, name: str, channels: int) -> NetworkSource:

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from tutelage.errors import ModelError, UsageError
 
+MOST = 64
+"""Pieces that a sentence may have where a network does not say otherwise."""
 FIRST = 0.02
 """The standard deviation of the first embeddings."""
 
 
 def sentence_encoder(num_classes: int, channels: int, *, width: int = 64, depth: int = 2, heads: int = 4,
-                     most: int = 64, dropout: float = 0.1, tokenizer: str = "") -> nn.Module:
+                     most: int = MOST, dropout: float = 0.1, tokenizer: str = "") -> nn.Module:
     """Attention over the pieces of a sentence, their mean and a classifier: logits [B, classes].
 
     `most` is how many pieces a sentence may have. 0.2 million weights for 2000 pieces and the defaults.
@@ -25,7 +27,7 @@ def sentence_encoder(num_classes: int, channels: int, *, width: int = 64, depth:
     return TextEncoder(num_classes, channels, width, depth, heads, most, dropout, tokenizer)
 
 
-def word_encoder(num_classes: int, channels: int, *, width: int = 64, depth: int = 2, heads: int = 4, most: int = 64,
+def word_encoder(num_classes: int, channels: int, *, width: int = 64, depth: int = 2, heads: int = 4, most: int = MOST,
                  dropout: float = 0.1, tokenizer: str = "") -> nn.Module:
     """The same attention, and a classifier of the pieces at `places` [B, P]: logits [B, P, classes]."""
     return WordEncoder(num_classes, channels, width, depth, heads, most, dropout, tokenizer)

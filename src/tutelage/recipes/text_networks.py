@@ -7,6 +7,9 @@ from tutelage.data.text_preparation import TEXT, pieces_alike
 from tutelage.data.text_source import TextSource
 from tutelage.errors import DataError, ModelError, unknown
 from tutelage.models.architecture import Architecture
+from tutelage.models.huggingface import PREFIX, hf_most
+from tutelage.models.sources import OWN
+from tutelage.models.text import MOST
 from tutelage.models.weights import read_metadata
 
 
@@ -40,7 +43,9 @@ def require_fitting_text(node: str, arch: Architecture, data: Data) -> None:
                              found="another vocabulary", expected="the same pieces with the same numbers",
                              fix="name the same texts, and the same vocabulary, in [data] of both recipes; or take "
                                  "one tokenizer for both")
-    most = arch.options.get("most")
+    prefix, _, folder = arch.arch.partition(":")
+    own_limit = arch.options.get("most", MOST if prefix in (arch.arch, OWN) else None)
+    most = hf_most(folder) if prefix == PREFIX else own_limit
     longest = data.train.tokens[name].pieces.shape[1]
     if isinstance(most, int) and longest > most:
         raise DataError("a sentence that is longer than the network allows", where=data.train.tokens[name].longest,

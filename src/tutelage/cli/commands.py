@@ -16,7 +16,8 @@ from tutelage.system.text import table
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TaskOfFiles = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What the files are for, where they do "
-                                                "not say it: classification, segmentation, detection or series.")]
+                                                "not say it: classification, segmentation, detection, series, sentences or "
+                                                "slots.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
 Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
 RECIPE = "A TOML recipe, or the name of one that comes along: `tutelage recipes`."

@@ -275,7 +275,7 @@ def find_text_files(given: Path, *, tagged: bool = False) -> dict[str, Path]:
     found: dict[str, Path] = {}
     there = [path for path in sorted(given.iterdir()) if path.suffix.lower() in TEXT_SUFFIXES and path.is_file()
              and not path.name.startswith(".")]
-    for path in [path for path in there if _is_tagged(path) == tagged] or there:
+    for path in [path for path in there if is_tagged(path) == tagged] or there:
         split = split_of_file(path)
         if split in found and split != "all":
             raise UsageError("two files of one split", where=printable(given), found=f"{found[split].name}, {path.name}",
@@ -286,7 +286,8 @@ def find_text_files(given: Path, *, tagged: bool = False) -> dict[str, Path]:
     return found
 
 
-def _is_tagged(path: Path) -> bool:
+def is_tagged(path: Path) -> bool:
+    """Whether a file is one of words with tags, by its name."""
     words = path.stem.casefold().replace("-", "_").split("_")
     return path.suffix.lower() in (".conll", ".bio") or "slots" in words or "tags" in words
 
@@ -299,3 +300,8 @@ def lines_of_text(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     else:
         for number, one in enumerate(plain_lines(path), 1):
             yield number, one.words
+
+
+def every_tagged(place: Path) -> bool:
+    """Whether all files of sentences there are are files of tagged words, by their names."""
+    return {*map(is_tagged, find_text_files(place).values())} == {True}

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +26,7 @@ from tutelage.recipes.folder_check import task_of_folder
 from tutelage.recipes.init_boxes import start_of_boxes
 from tutelage.recipes.init_masks import start_of_masks
 from tutelage.recipes.init_series import start_of_series
+from tutelage.recipes.init_text import start_of_text
 from tutelage.recipes.names import usual_run
 from tutelage.recipes.starts import MOST_WARMUP, Start, require_fitting_network
 from tutelage.system.files import write
@@ -87,7 +89,7 @@ def write_recipes(given: Path, teacher: str | None, students: Sequence[str], to:
         if path.exists():
             raise UsageError("this recipe is already there", where=path, fix="give another folder as --to")
     starts = {"classification": start_of_classes, "segmentation": start_of_masks, "detection": start_of_boxes,
-              "series": start_of_series}
+              "series": start_of_series, "sentences": start_of_text, "slots": partial(start_of_text, task="slots")}
     start = starts[task](given)
     if teacher is not None:
         start = replace(start, teacher=Architecture(teacher))

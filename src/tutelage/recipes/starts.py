@@ -7,7 +7,7 @@ from tutelage.errors import UsageError
 from tutelage.models.architecture import Architecture
 from tutelage.models.dense import torchvision_dense_names
 from tutelage.models.detectors import detector_names
-from tutelage.models.sources import BOX_PAGES, DENSE_PAGES, OWN, SERIES_PAGES, own_networks
+from tutelage.models.sources import BOX_PAGES, DENSE_PAGES, OWN, SERIES_PAGES, TEXT_PAGES, own_networks
 
 MOST_WARMUP = 5
 
@@ -64,7 +64,8 @@ def require_fitting_network(arch: str, task: str, where: str) -> None:
                                                "smp:NETWORK:ENCODER"]),
                     "detection": ", ".join([*own_networks(BOX_PAGES), *map("torchvision:{}".format, detector_names()),
                                             "fcos:NAME of a network of timm's"]),
-                    "series": ", ".join(own_networks(SERIES_PAGES)),
+                    "series": ", ".join(own_networks(SERIES_PAGES)), "sentences": "sentence_encoder",
+                    "slots": "word_encoder",
                     "classification": "a network that gives a number for each class of an image"}[task]
         raise UsageError(f"not a network for {task}", where=where, found=arch, expected=expected)
 
@@ -74,6 +75,8 @@ def _task_of(arch: str) -> str:
     own = name if colon and prefix == OWN else arch
     if own in own_networks(SERIES_PAGES):
         return "series"
+    if own in own_networks(TEXT_PAGES):
+        return "sentences" if own == "sentence_encoder" else "slots"
     if prefix == "fcos" or (prefix == "torchvision" and name in detector_names()) or own in own_networks(BOX_PAGES):
         return "detection"
     dense = prefix == "smp" or (prefix == "torchvision" and name in torchvision_dense_names())

@@ -1,4 +1,4 @@
-"""Tokenizers from a folder: what they give, and folders of strangers that are refused before anything of them is read."""
+"""Tokenizers from a folder: what they give, and folders of strangers that are refused before they are read."""
 
 import json
 import pickle

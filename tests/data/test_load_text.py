@@ -84,7 +84,8 @@ def test_slots_have_the_tags_of_their_words_at_the_first_pieces(tmp_path):
     assert data.classes == ("O", "B-artist", "I-artist")
     assert batch.labels["tags"].tolist() == [[0, 1, 2]] * 2
     view = batch.inputs[""]
-    shown = [data.preprocessing["tokenizer"]["pieces"][piece] for piece in view["tokens"][0].gather(0, view["places"][0])]
+    pieces = data.preprocessing["tokenizer"]["pieces"]
+    shown = [pieces[piece] for piece in view["tokens"][0].gather(0, view["places"][0])]
     assert shown == ["play", "anna", "berg"]
 
 

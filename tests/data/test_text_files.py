@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from tutelage.data.text_files import find_text_files, lines_of_text, plain_lines, read_sentences, repaired, split_of_file
+from tutelage.data.text_files import (
+    find_text_files,
+    lines_of_text,
+    plain_lines,
+    read_sentences,
+    repaired,
+    split_of_file,
+)
 from tutelage.errors import DataError, UsageError
 
 TAGGED = {"tokens": ["play", "anna", "berg"], "tags": ["O", "B-artist", "I-artist"], "intent": "play"}
@@ -22,8 +29,8 @@ def write(tmp_path):
 def test_csv_json_lines_and_json_say_the_same(write):
     wanted = [(("play", "run,"), "music"), (("stop",), "halt")]
     csv = read_sentences(write("a.csv", 'text,label\n"play run,",music\nstop,halt\n'))["all"]
-    lines = read_sentences(write("a.jsonl", '{"text": "play run,", "intent": "music"}\n{"text": "stop", "label": "halt"}'
-                                 "\n"))["all"]
+    lines = read_sentences(write("a.jsonl", '{"text": "play run,", "intent": "music"}\n'
+                                            '{"text": "stop", "label": "halt"}\n'))["all"]
     split = read_sentences(write("a.json", json.dumps({"train": [["play run,", "music"], ["stop", "halt"]]})))["train"]
     for found in (csv, lines, split):
         assert [(one.words, one.label) for one in found] == wanted
@@ -67,7 +74,7 @@ def test_what_is_wrong_is_told_with_file_and_line(write, name, text, line, what)
 
 @pytest.mark.parametrize(("name", "text", "line", "what"), [
     ("a.jsonl", json.dumps({**TAGGED, "tags": ["O", "O"]}), 1, "as many as the words"),
-    ("a.jsonl", json.dumps(TAGGED) + "\n" + json.dumps({**TAGGED, "tags": ["O", "O", "I-artist"]}), 2, "without the B-"),
+    ("a.jsonl", json.dumps(TAGGED) + "\n" + json.dumps({**TAGGED, "tags": ["O", "O", "I-a"]}), 2, "without the B-"),
     ("a.jsonl", json.dumps({**TAGGED, "tags": ["O", "B-x", "I-artist"]}), 1, "without the B-"),
     ("a.jsonl", json.dumps({**TAGGED, "tags": ["O", "X-artist", "O"]}), 1, "a tag that is none"),
     ("a.jsonl", json.dumps({**TAGGED, "tokens": ["play", "anna berg", "x"]}), 1, "no list of words"),

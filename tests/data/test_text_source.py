@@ -43,7 +43,8 @@ def test_what_is_hidden_depends_on_seed_draw_and_id_alone(tokens):
     part = torch.tensor([7, 150, 3])
     alone = hide(tokens, part, ids[part], hiding(tokens), 3)
     assert every(torch.equal(one[part], other) for one, other in zip(whole, alone, strict=True))
-    for other in (hide(tokens, part, ids[part], hiding(tokens), 4), hide(tokens, part, ids[part], hiding(tokens, seed=1), 3),
+    for other in (hide(tokens, part, ids[part], hiding(tokens), 4),
+                  hide(tokens, part, ids[part], hiding(tokens, seed=1), 3),
                   hide(tokens, part, ids[part] + 1, hiding(tokens), 3)):
         assert not torch.equal(alone[0], other[0])
 
@@ -88,7 +89,8 @@ def test_an_order_is_a_function_of_seed_and_epoch():
 
 
 @pytest.mark.parametrize(("shares", "batch", "counts"), [([0.7, 0.3], 64, [45, 19]), ([0.5, 0.5], 7, [4, 3]),
-                                                         ([1 / 3, 1 / 3, 1 / 3], 8, [3, 3, 2]), ([0.0, 1.0], 5, [0, 5])])
+                                                         ([1 / 3, 1 / 3, 1 / 3], 8, [3, 3, 2]),
+                                                         ([0.0, 1.0], 5, [0, 5])])
 def test_counts_are_the_nearest_that_sum_to_the_batch(shares, batch, counts):
     assert counts_of_batch(shares, batch) == counts
 

@@ -16,8 +16,8 @@ from tutelage.system.text import table
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TaskOfFiles = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What the files are for, where they do "
-                                                "not say it: classification, segmentation, detection, series, sentences or "
-                                                "slots.")]
+                                                "not say it: classification, segmentation, detection, series, "
+                                                "sentences or slots.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
 Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
 RECIPE = "A TOML recipe, or the name of one that comes along: `tutelage recipes`."
@@ -170,8 +170,8 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
     say(json.dumps(report) if as_json else export_text(report, to))
 
 
-def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image, a file of series or of text, "
-                                                  "or a folder of them.")],
+def predict(files: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="An image, a file of series or of "
+                                                  "text, or a folder of them.")],
             model: Annotated[Path, typer.Option(help="An exported .onnx file, or a run folder.")],
             node: Annotated[str | None, typer.Option(help="Which network of the run.")] = None,
             to: Annotated[Path | None, typer.Option(help="Where masks, or images with boxes, go: a folder.")] = None,

@@ -60,7 +60,7 @@ def holds_text(path: Path) -> bool:
     if path.is_dir():
         return any(holds_text(one) for one in sorted(path.iterdir()) if one.is_file() and not one.name.startswith("."))
     if path.suffix.lower() != ".csv":
-        return path.is_file() and path.suffix.lower() in (*TEXT_SUFFIXES,) and path.suffix.lower() not in (".json", ".txt")
+        return path.is_file() and path.suffix.lower() in (".jsonl", ".conll", ".bio")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return bool({*TEXTS} & {name.strip() for name in next(csv.reader(file), [])})

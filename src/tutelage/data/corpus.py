@@ -92,7 +92,7 @@ def _covered(one: Mapping[str, int], other: Mapping[str, int]) -> float:
 def _counted(place: Path) -> tuple[Counter[str], int]:
     files = find_text_files(place)
     if not files:
-        raise DataError("no sentences here", where=printable(place), expected="a file of sentences, or a folder of them")
+        raise DataError("no sentences here", where=printable(place), expected="a file, or a folder, of sentences")
     sentences = plain_lines(files["train"] if "train" in files else next(iter(files.values())))
     counts = Counter(token for one in sentences for word in one.words for token in tokens_of(word))
     if not counts:

@@ -53,7 +53,8 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     """The data that the settings name; the augmentation is drawn from `seed`, the splits never are.
 
     With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
-    in it, in the true shape and number of classes, for which no file is needed; of series `waves`, of users `shop`, of text `sentences`.
+    in it, in the true shape and number of classes, for which no file is needed; of series `waves`, of users `shop`,
+    of text `sentences`.
 
     >>> data = load_data(DataSettings("digits"))
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]

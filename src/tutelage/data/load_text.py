@@ -182,7 +182,8 @@ def _splits(rows: dict[str, Tensor], labels: Tensor, strata: Tensor, settings: D
             training, splits[name] = held_out(training, share, name, cut)
     for name, own in splits.items():
         if bool((labels[own.ids] < 0).any()):
-            raise DataError(f"a sentence without a label in {name}", found=f"{int((labels[own.ids] < 0).sum())} of them",
+            raise DataError(f"a sentence without a label in {name}",
+                            found=f"{int((labels[own.ids] < 0).sum())} of {len(own.ids)}",
                             fix="label them, or move them to train")
     whole, training = training.ids, SplitRows(training.ids, labels[training.ids])
     left = (training.labels == outside) | ((training.labels < 0) & (not settings.unlabelled))
@@ -208,13 +209,15 @@ def _data(settings: DataSettings, cut: _Cut, coders: Mapping[str, Coder], seed: 
     hiding = None
     if work == "words":
         marks = len(MARKS) if settings.tokenizer is None else 0
-        hiding = Hiding(settings.hidden, most_hidden(tokens[""], settings.hidden), coder.hidden, coder.size, marks, seed)
+        most = most_hidden(tokens[""], settings.hidden)
+        hiding = Hiding(settings.hidden, most, coder.hidden, coder.size, marks, seed)
     classes = coder.names if work == "words" else cut.classes
     place = dict(zip(every.tolist(), range(len(every)), strict=True))
 
     def source(ids: Tensor, pools: Pools | None = None) -> TextSource:
         rows = torch.tensor([place[row] for row in ids.tolist()])
-        own = {name: Tokens(*(part[rows].to(device) for part in (one.pieces, one.first, one.free)), one.size, one.longest)
+        own = {name: Tokens(one.pieces[rows].to(device), one.first[rows].to(device), one.free[rows].to(device),
+                            one.size, one.longest)
                for name, one in tokens.items()}
         mine = None if tags is None else tags[rows]
         labels = torch.zeros_like(ids) if work == "words" else cut.labels[ids]

@@ -1,4 +1,4 @@
-"""Made sentences with intents and slots, sentences that are out of scope, and a generic text; the same on every machine.
+"""Made sentences with intents and slots, sentences that are out of scope, and generic text; the same on every machine.
 
 A grammar: each intent has patterns, each slot of a pattern its values. The set is written as files of JSON lines and
 read back by the reader of such files. Of every slot some values, and of every intent one pattern, are kept for the
@@ -28,8 +28,8 @@ SLOTS: Mapping[str, Sequence[str]] = {
     "food": ("pasta", "green soup", "rice", "fried fish", "apple pie", "bread", "bean salad", "eggs"),
 }
 INTENTS: Mapping[str, Sequence[str]] = {
-    "play_music": ("play {song} by {artist}", "i want to hear {artist}", "put on {song}", "play something from {artist}",
-                   "can you play {song} now"),
+    "play_music": ("play {song} by {artist}", "i want to hear {artist}", "put on {song}",
+                   "play something from {artist}", "can you play {song} now"),
     "weather": ("what is the weather in {city} {day}", "will it rain in {city}", "how cold is it in {city} {day}",
                 "do i need a coat in {city}", "forecast for {city} please"),
     "lights_on": ("turn on the light in the {room}", "make the {room} bright", "lights on in the {room} please",
@@ -65,7 +65,8 @@ def write_sentences(folder: Path) -> dict[str, Path]:
     """Write train, val and test.jsonl and generic.txt into a folder: what each file is -> its path."""
     paths = {}
     for split, count in SIZES.items():
-        lines = [_line(split, intent, number) for number, intent in enumerate(sorted(INTENTS) * (count // len(INTENTS)))]
+        intents = sorted(INTENTS) * (count // len(INTENTS))
+        lines = [_line(split, intent, number) for number, intent in enumerate(intents)]
         if split != "train":
             lines += [_line(split, OUT_OF_SCOPE, number) for number in range(count // EACH)]
         paths[split] = folder / f"{split}.jsonl"

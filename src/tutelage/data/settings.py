@@ -51,8 +51,8 @@ class DataSettings:
     name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves; panel
         or waves_forecast; interactions or shop; text or sentences.
     task: what a network is to say of a row: classification, segmentation, detection, series, forecast,
-        recommendation, sentences, slots or words; default what the set is for. A folder is one of classes, with "segmentation" one of images and
-        masks, with "detection" one of images and boxes.
+        recommendation, sentences, slots or words; default what the set is for. A folder is one of classes, with
+        "segmentation" one of images and masks, with "detection" one of images and boxes.
     root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
         files NAME_TRAIN and NAME_TEST; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.

@@ -278,7 +278,8 @@ def find_text_files(given: Path, *, tagged: bool = False) -> dict[str, Path]:
     for path in [path for path in there if is_tagged(path) == tagged] or there:
         split = split_of_file(path)
         if split in found and split != "all":
-            raise UsageError("two files of one split", where=printable(given), found=f"{found[split].name}, {path.name}",
+            raise UsageError("two files of one split", where=printable(given),
+                             found=f"{found[split].name}, {path.name}",
                              fix="give one of them as root, or move the other away")
         found.setdefault(split, path)
     if "train" in found:

@@ -1,7 +1,7 @@
 """What a student says of image files. With an exported .onnx file: numpy, Pillow and onnxruntime, and no torch.
 
-Masks of images are made by `predict_masks`, boxes by `predict_boxes`, classes of series by `predict_series`, intents and
-slots of text by `predict_text`.
+Masks of images are made by `predict_masks`, boxes by `predict_boxes`, classes of series by `predict_series`, intents
+and slots of text by `predict_text`.
 """
 
 import json
@@ -67,7 +67,7 @@ class SeriesClassifier:
 
 @dataclass(frozen=True)
 class TextReader:
-    """What reads sentences: `logits` maps what `prepared` makes of them to [B, classes], or of slots [B, W, classes]."""
+    """What reads sentences: `logits` maps what `prepared` makes of them to [B, classes], of slots [B, W, classes]."""
 
     classes: tuple[str, ...]
     prepared: TextPreparation

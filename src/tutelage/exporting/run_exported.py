@@ -20,7 +20,7 @@ import safetensors.numpy
 from tutelage.exporting.predict import detections
 
 Inputs = Mapping[str, np.ndarray]
-"""What the file is given: "images"; "values" and, of series of unlike lengths, "mask"; "tokens" and, of words, "places"."""
+"""What the file is given: "images"; of series "values", "mask"; of text "tokens", "places"."""
 Run = Callable[[Inputs], np.ndarray]
 WARM_UP = 5
 LEAST_RUNS, MOST_RUNS, SECONDS = 10, 100, 2.0

@@ -1,4 +1,4 @@
-"""A network for text as a graph: pieces [B, L] and, of words, their places [B, P] -> logits; its tokenizer beside it."""
+"""A network for text as a graph: pieces [B, L] and, of words, places [B, P] -> logits; its tokenizer beside it."""
 
 import json
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """Networks for text: pieces of words [B, L] int64, -1 in the padding -> logits of each sentence, or of places in it.
 
 A network is a function `(num_classes, channels)`, `channels` being how many pieces there are. Both have the same body,
-`embed`, `positions`, `layer1`, `layer2` ..., `norm`, and the classifier `fc`, so that the weights of one start the other
-with `head = "new"`. What lies in the padding has no part in what is said. With the option `tokenizer` a network reads
-the pieces of that tokenizer, `tokens_NAME`, and not those of the main one.
+`embed`, `positions`, `layer1`, `layer2` ..., `norm`, and the classifier `fc`, so that the weights of one start the
+other with `head = "new"`. What lies in the padding has no part in what is said. With the option `tokenizer` a network
+reads the pieces of that tokenizer, `tokens_NAME`, and not those of the main one.
 """
 
 import torch
@@ -38,7 +38,8 @@ def own_view(tokenizer: str, view: dict[str, Tensor | None]) -> tuple[Tensor, Te
     after = f"_{tokenizer}" if tokenizer else ""
     tokens = view.get(f"tokens{after}")
     if tokens is None or tokens.dim() != 2 or tokens.is_floating_point():
-        raise ModelError("not text", found=", ".join(sorted(view)) if tokens is None else f"tokens {list(tokens.shape)}",
+        found = ", ".join(sorted(view)) if tokens is None else f"tokens {list(tokens.shape)}"
+        raise ModelError("not text", found=found,
                          expected=f"tokens{after} [rows, pieces], whole numbers",
                          fix=f"name the tokenizer in [data]: tokenizers = {{ {tokenizer} = ... }}" if after else None)
     return tokens, view.get(f"places{after}")

@@ -351,7 +351,8 @@ def _check_nodes(study: Study, cells: Sequence[Cell]) -> None:
         node = study.teachers[name].node or name
         if any(node not in learners(graph) for graph in graphs):
             raise UsageError(f"this recipe trains no network {node!r}", where=f"{study.path}, [teachers.{name}]",
-                             found=", ".join(learners(graphs[0])), fix="call the teacher as its recipe does, or give its node")
+                             found=", ".join(learners(graphs[0])),
+                             fix="call the teacher as its recipe does, or give `node`")
 
 
 def of_methods(cells: Sequence[Cell], name: str) -> Iterator[Cell]:

@@ -1,4 +1,4 @@
-"""Text: rows of words and hidden pieces, what is said of slots and of what is out of scope, and runs on made sentences."""
+"""Text: rows of words and hidden pieces, what is said of slots and out of scope, and runs on made sentences."""
 
 import random
 import signal
@@ -168,7 +168,7 @@ def test_hidden_words_are_judged_over_all_that_are_hidden():
     logits = torch.nn.functional.one_hot(torch.tensor([[2, 0], [1, 1]]), 4).double()
     found = judge.summary(judge.measure({"": logits}, labels, torch.arange(2)))
     assert found["word_accuracy"] == pytest.approx(2 / 3)
-    right, wrong = (-torch.tensor([1.0 - offset, 0, 0, offset], dtype=torch.float64).log_softmax(0)[0] for offset in (0, 1))
+    right, wrong = (-torch.tensor([1.0 - far, 0, 0, far], dtype=torch.float64).log_softmax(0)[0] for far in (0, 1))
     assert found["nll"] == pytest.approx((2 * right + wrong).item() / 3)
 
 

@@ -21,8 +21,8 @@ from tutelage.tasks.text.metrics import auroc, entity_f1, said_right
 from tutelage.tasks.text.rows import pieces_of, slots, tags_of, words
 from tutelage.types import BatchLabels
 
-SCORES_OF_SENTENCES = tuple(one for one in CLASSIFICATION.scores if one.key != "top5") + (
-    Score("oos_auroc", "out-of-scope AUROC", each_epoch=False),)
+SCORES_OF_SENTENCES = (*(one for one in CLASSIFICATION.scores if one.key != "top5"),
+                       Score("oos_auroc", "out-of-scope AUROC", each_epoch=False))
 SCORES_OF_SLOTS = (Score("entity_f1", "entity F1"), Score("tag_accuracy", "tag accuracy"),
                    Score("whole_sentences", "sentences without an error"))
 SCORES_OF_WORDS = (Score("word_accuracy", "masked-word accuracy"), Score("nll", "NLL", "number", "lower"))

@@ -92,7 +92,7 @@ class HfEncoder(nn.Module):
 
 def _library() -> Any:
     try:
-        import transformers
+        import transformers  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise ModelError("a network of Hugging Face needs transformers: pip install 'tutelage[text]'") from None
     return transformers

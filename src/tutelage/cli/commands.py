@@ -17,7 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TaskOfFiles = Annotated[str | None, typer.Option("--task", metavar="TASK", help="What the files are for, where they do "
                                                 "not say it: classification, segmentation, detection, series, "
-                                                "forecast or recommendation.")]
+                                                "forecast, recommendation, sentences or slots.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key.")]
 Plugin = Annotated[list[str] | None, typer.Option(metavar="MODULE", help="Allow networks of this Python module.")]
 RECIPE = "A TOML recipe, or the name of one that comes along: `tutelage recipes`."
@@ -173,7 +173,7 @@ def export(run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished r
 def predict(model: Annotated[Path, typer.Option(help="An exported .onnx file, exported vectors of a recommender, or a "
                                                 "run folder.")],
             files: Annotated[Path | None, typer.Argument(
-                metavar="FILE_OR_FOLDER", help="An image, series or a table, or a folder of images or series. Of a "
+                metavar="FILE_OR_FOLDER", help="An image, series, text or a table, or a folder of these. Of a "
                 "recommender, a file of users, CSV or a name a line; without it all of them.")] = None,
             visible: Annotated[Path | None, typer.Argument(metavar="[VISIBLE]", help="Of pairs to fuse: the visible "
                                                            "image or folder, after the infrared one.")] = None,
@@ -188,7 +188,7 @@ def predict(model: Annotated[Path, typer.Option(help="An exported .onnx file, ex
                 help="Interactions whose items are left out, besides those of the run's data.")] = None,
             with_taken: Annotated[bool, typer.Option("--with-taken", help="Leave no item out.")] = False,
             plugin: Plugin = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Classify images or series, make masks, find objects, fuse pairs, forecast, or say the best items of users.
+    """Classify images, series or text, make masks, find objects, fuse pairs, forecast, or say the best items of users.
 
     Exit code 3 if a file cannot be read, or a user is not known. An .onnx file needs no torch.
 

@@ -1,7 +1,8 @@
-"""The commands that say what there is: methods and tasks."""
+"""The commands that say what there is: methods, tasks, and how unlike two texts are."""
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,3 +58,16 @@ def _task_text(name: str, rows: list[str], edges: list[str], scores: list[dict[s
     words = (("rows", ["whole samples", *rows]), ("scores, best goes by the first", keys), ("methods", methods))
     return "\n".join([name, *(f"  {edge}" for edge in edges),
                       *(f"  {what}: {', '.join(each)}" for what, each in words)])
+
+
+def corpus_distance(one: Annotated[Path, typer.Argument(metavar="A", help="A file, or a folder, of sentences.")],
+                    other: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+                    as_json: Json = False, debug: Debug = False) -> None:
+    """Say how unlike two texts are by their words: Jensen-Shannon divergence in bits, and the words that both have.
+
+    tutelage corpus-distance wiki/sentences.txt my-sentences
+    """
+    from tutelage.data.corpus import corpus_distance as distance_of
+
+    found = distance_of(one, other)
+    say(found.as_json() if as_json else str(found))

@@ -60,8 +60,7 @@ def tutelage(version: Annotated[bool, typer.Option("--version", callback=_print_
 
 for command in (commands.train, commands.evaluate, commands.compare, commands.report, commands.export, commands.predict,
                 commands.cache, commands.bench, listing.methods, listing.tasks, commands.recipes, commands.graph,
-                commands.check_data,
-                commands.pre_resize):
+                commands.check_data, listing.corpus_distance, commands.pre_resize):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True})(commands.init)
 search = typer.Typer(no_args_is_help=True, help="Choose networks before any is trained.")

@@ -16,7 +16,9 @@ from tutelage.exporting.predict import (
     Fuser,
     Numbers,
     Prediction,
+    Predictor,
     SeriesClassifier,
+    TextReader,
     classify,
     image_files,
 )
@@ -25,16 +27,17 @@ from tutelage.exporting.predict_fused import FusedPrediction, fuse_pairs, pairs_
 from tutelage.exporting.predict_masks import MaskPrediction, mask_files, segment
 from tutelage.exporting.predict_numbers import NumberPrediction, csv_of, numbers_of, require_csv
 from tutelage.exporting.predict_series import SeriesPrediction, classify_series, files_of_series
+from tutelage.exporting.predict_text import SlotPrediction, TextPrediction, files_of_text, read_lines
 
 if TYPE_CHECKING:  # these need torch, which an .onnx file does without
     from tutelage.exporting.predict_users import ItemScorer
 
-Said = (Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | NumberPrediction | FusedPrediction | Damaged)
+Said = (Prediction | MaskPrediction | BoxPrediction | SeriesPrediction | NumberPrediction | FusedPrediction |
+        TextPrediction | SlotPrediction | Damaged)
 SURE, SURE_OF_BOXES = 0.5, 0.3
 
 
-def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector | Numbers | Fuser,
-                  confidence: float | None, to: Path | None, force: bool,
+def said_of_files(place: Path, student: Predictor, confidence: float | None, to: Path | None, force: bool,
                   visible: Path | None = None) -> Iterator[Said]:
     """What the student says of each file, in order; masks, images with boxes and fused ones are written to `to`.
 
@@ -61,6 +64,8 @@ def said_of_files(place: Path, student: Classifier | SeriesClassifier | Detector
                          fix="leave --to out")
     if isinstance(student, SeriesClassifier):
         return classify_series(files_of_series(place), student, confidence)
+    if isinstance(student, TextReader):
+        return read_lines(files_of_text(place), student, confidence)
     images = image_files(place)
     if masks:
         return segment(images, student, confidence, {} if to is None else mask_files(images, place, to, force))

@@ -27,12 +27,14 @@ from tutelage.data.images import (
     printable,
 )
 from tutelage.data.leakage import Read, Screened, judge_files, judge_leaks, keys_of_rows
+from tutelage.data.load_text import load_text
 from tutelage.data.load_users import load_users
 from tutelage.data.mask_folder import are_images_and_masks
 from tutelage.data.masks import PairsAt, load_masks
 from tutelage.data.pairs import load_pairs
 from tutelage.data.panel import panel_data, read_panel
 from tutelage.data.resize import turned_nothing
+from tutelage.data.roots import found_path, homes, root_of, roots_of
 from tutelage.data.series import read_set, scaling_by, series_data, splits_of_series
 from tutelage.data.settings import OF_BOXES, OF_USERS, PANELS, SERIES, DataSettings
 from tutelage.data.shards import shards_of, with_shards
@@ -40,6 +42,7 @@ from tutelage.data.source import Data, digest
 from tutelage.data.splits import TEST_SHARE, Cut, names_of_paths
 from tutelage.data.stream import CPU
 from tutelage.data.table import TableAt, load_table
+from tutelage.data.text_settings import TASKS_OF_TEXT, TEXTS
 from tutelage.errors import DataError, UsageError, UserError
 from tutelage.system.random import derive
 from tutelage.types import Content, ImageFiles
@@ -54,7 +57,8 @@ def load_data(settings: DataSettings, *, seed: int = 0, device: torch.device = C
     """The data that the settings name; the augmentation is drawn from `seed`, the splits never are.
 
     With `quick`, 64 + 32 + 32 images: of `digits` real ones, of all other sets noise with a little of the class
-    in it, in the true shape and number of classes, for which no file is needed; of series `waves`, of users `shop`.
+    in it, in the true shape and number of classes, for which no file is needed; of series `waves`, of users `shop`,
+    of text `sentences`.
 
     >>> data = load_data(DataSettings("digits"))
     >>> data.shape, [len(split.ids) for split in (data.train, data.validation, data.test)]
@@ -69,6 +73,9 @@ def _whole(settings: DataSettings, seed: int, device: torch.device, quick: bool)
     if settings.name in OF_USERS or settings.work == "recommendation":
         found = None if quick or settings.name == "shop" else roots_of(settings)
         return load_users(settings, found, seed=seed, device=device)
+    if settings.name in TEXTS or settings.work in TASKS_OF_TEXT:
+        made = quick or settings.name == "sentences"
+        return load_text(settings, None if made else roots_of(settings), homes(), seed=seed, device=device, quick=quick)
     if settings.name in SERIES or settings.work == "series":
         return _series(settings, seed, device, quick)
     if settings.name in PANELS or settings.work == "forecast":
@@ -370,30 +377,6 @@ def _prepared(images: Tensor, how: Preparation, kept: Tensor) -> Tensor:
 
 def _read(paths: list[Path], how: Preparation, max_pixels: int, place: int) -> Image.Image:
     return decode(paths[place], how.channels, max_pixels, orientation=how.orientation, value_range=how.value_range)
-
-
-def root_of(settings: DataSettings) -> Path:
-    """The folder that the settings mean; it need not be there."""
-    home = Path(os.environ.get("TUTELAGE_DATA", "data"))
-    if settings.root is None:
-        if settings.name == "folder":
-            raise UsageError("a folder of images needs its path", where="[data] root", fix='root = "path/of/images"')
-        return home / "imagenet100" if settings.name == "imagenet100" else home
-    return found_path(settings.root)
-
-
-def roots_of(settings: DataSettings) -> list[Path]:
-    """Where series and interactions may lie: at the path itself, or under $TUTELAGE_DATA."""
-    if settings.root is None:
-        raise UsageError(f"{settings.name} need their path", where="[data] root", fix='root = "path/of/file.csv"')
-    given = Path(settings.root).expanduser()
-    return [given, Path(os.environ.get("TUTELAGE_DATA", "data")) / given]
-
-
-def found_path(path: str) -> Path:
-    """A path of the settings: as it is or, where nothing is there, under $TUTELAGE_DATA."""
-    given, home = Path(path).expanduser(), Path(os.environ.get("TUTELAGE_DATA", "data"))
-    return given if given.exists() or not (home / given).exists() else home / given
 
 
 def _workers_of(settings: DataSettings, device: torch.device) -> int:

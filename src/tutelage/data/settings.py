@@ -12,13 +12,15 @@ from tutelage.data.leakage import Leakage
 from tutelage.data.mask_values import LARGEST_VALUE, MOST_CLASSES
 from tutelage.data.shards import shards_of
 from tutelage.data.splits import SplitRule
+from tutelage.data.text_settings import TEXT_COLUMNS, TEXT_KEYS, TEXTS, BrokenTags, TooLong, check_texts
 from tutelage.errors import UsageError, unknown
 
 Name = Literal["digits", "cifar10", "cifar100", "fashion_mnist", "imagenet100", "folder", "shapes", "series", "waves",
-               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop", "table", "pairs"]
+               "shapes_boxes", "panel", "waves_forecast", "interactions", "shop", "table", "pairs", "text", "sentences"]
 OWN_TASK = {"shapes": "segmentation", "shapes_boxes": "detection", "series": "series", "waves": "series",
             "panel": "forecast", "waves_forecast": "forecast", "interactions": "recommendation",
-            "shop": "recommendation", "table": "regression", "pairs": "fusion"}
+            "shop": "recommendation", "table": "regression", "pairs": "fusion", "text": "sentences",
+            "sentences": "sentences"}
 """What the rows of a set are for where the recipe does not say it; of all others, classification."""
 OF_BOXES = ("detection", "anchor_detection")
 """Tasks whose labels are boxes."""
@@ -37,10 +39,10 @@ OF_USERS = ("interactions", "shop")
 """Sets whose samples are users."""
 Split = Literal["per_user", "time"]
 Doubled = Literal["error", "merge"]
-NO_PICTURES = (*SERIES, *PANELS, *OF_USERS)
+NO_PICTURES = (*SERIES, *PANELS, *OF_USERS, *TEXTS)
 OF_PAIRS = ("crop", "fused")
 """What pairs of registered images alone have."""
-ONLY_INTERACTIONS = ("core", "split", "groups", "columns", "doubled")
+ONLY_INTERACTIONS = ("core", "split", "groups", "doubled")
 """Keys of users and the items that they take."""
 NOT_OF_USERS = ("only", "augment", "balance", "unlabelled")
 OF_IMAGES = ("image_size", "mixup", "cutmix", "labels", "on_bad_image", "orientation", "leakage", "images_by",
@@ -53,10 +55,11 @@ class DataSettings:
     """The [data] table of a recipe.
 
     name: digits, cifar10, cifar100, fashion_mnist, imagenet100 or folder; shapes, shapes_boxes, series or waves; panel
-        or waves_forecast; table; interactions or shop; pairs.
+        or waves_forecast; table; interactions or shop; pairs; text or sentences.
     task: what a network is to say of a row: classification, segmentation, detection, series, forecast, regression,
-        recommendation or fusion; default what the set is for. A folder is one of classes, with "segmentation" one of
-        images and masks, with "detection" one of images and boxes, with "fusion" one of infrared and visible images.
+        recommendation, fusion, sentences, slots or words; default what the set is for. A folder is one of classes, with
+        "segmentation" one of images and masks, with "detection" one of images and boxes, with "fusion" one of infrared
+        and visible images.
     root: the folder of the files; of series a .ts, .npz or .csv file, the folder of one set, or FOLDER/NAME for its
         files NAME_TRAIN and NAME_TEST; default $TUTELAGE_DATA, or `data`. For `folder` it is the folder of the images
         itself; a relative one is looked for here, then under $TUTELAGE_DATA.
@@ -119,12 +122,15 @@ class DataSettings:
         `shop` 5.
     split: "per_user" (default) holds out some of each user's interactions, by their names; "time" the latest of all.
     groups: so many groups of items, of about as many interactions each; a group may hold one item. Default 4.
-    columns: how a file calls its columns, { user = "customer", item = "article" }; also time and weight.
+    columns: how a file calls its columns, { user = "customer", item = "article" }; also time and weight; of text,
+        text and label, tokens and tags.
     doubled: a user and an item that come again: "error" (default), or "merge" into one, at its first time.
     shards: deals the training rows out, { devices = 8, public = 0.2, concentration = 0.3 }: see `shards`.
     crop: of pairs, pixels of both sides of training crops, or [height, width]; default 96, or what the images have.
     fused: a folder with a fused image of the name of each pair: what the network `fused_files` gives. Of the set
         `pairs` any word: the means are made.
+    texts, mixture, tokenizer, tokenizers, vocabulary, length, too_long, hidden, out_of_scope, broken_tags: of text, see
+        `text_settings`.
     value_range: [low, high], the values that become black and white in files with more than 8 bits a channel; needed
         for 32-bit and for signed numbers; without it 16 bits go from 0 to 65535.
     """
@@ -179,12 +185,27 @@ class DataSettings:
     shards: dict[str, float] | None = None
     crop: Sides | None = None
     fused: str | None = None
+    texts: dict[str, str] | None = None
+    mixture: dict[str, float] | None = None
+    tokenizer: str | None = None
+    tokenizers: dict[str, str] | None = None
+    vocabulary: int = 2000
+    length: int = 64
+    too_long: TooLong = "error"
+    hidden: float = 0.15
+    out_of_scope: str | None = None
+    broken_tags: BrokenTags = "error"
 
     @property
     def ignored(self) -> frozenset[int]:
         """The values of masks that do not count."""
         given = self.ignore if isinstance(self.ignore, tuple) else (self.ignore,)
         return frozenset(value for value in given if value is not None)
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The names of the pools of sentences, the set's own aside; the made set has one."""
+        return tuple(dict.fromkeys([*(["generic"] if self.name == "sentences" else []), *(self.texts or {})]))
 
     @property
     def work(self) -> str:
@@ -210,7 +231,7 @@ class DataSettings:
                              expected="[LOW, HIGH], two numbers, the lower first")
         if self.test not in (None, "val"):
             raise unknown("choice", self.test, ["val"], where="[data] test")
-        if self.test is not None and self.name != "folder":
+        if self.test is not None and self.name not in ("folder", "text"):
             raise UsageError("this set says itself what is tested on", where="[data] test", found=self.test,
                              fix="leave it out")
         if self.mask_values is not None or self.ignore is not None:
@@ -245,7 +266,7 @@ class DataSettings:
 
     def _check_kind(self) -> None:
         """What goes with images, with series, with panels, and with users."""
-        policies = (("none", "jitter") if self.name in SERIES else ("none",) if self.name in PANELS else
+        policies = (("none", "jitter") if self.name in SERIES else ("none",) if self.name in (*PANELS, *TEXTS) else
                     get_args(Policy))
         if self.augment is not None and self.augment not in policies:
             raise unknown("augmentation", self.augment, policies, where="[data] augment")
@@ -260,6 +281,11 @@ class DataSettings:
         self._check_users([key for key in given if key in ONLY_INTERACTIONS], [key for key in given
                                                                               if key in NOT_OF_USERS])
         self._check_panel()
+        check_texts(self, [key for key in given if key in TEXT_KEYS], given)
+        of_pairs = [key for key in given if key in OF_PAIRS]
+        if of_pairs and self.work != "fusion":
+            raise UsageError("a key of pairs of images", where=f"[data] {of_pairs[0]}", found=vars(self)[of_pairs[0]],
+                             expected='name = "pairs", or name = "folder" and task = "fusion"', fix="leave it out")
         if self.shards is not None:
             self._check_shards(self.shards)
 
@@ -273,10 +299,6 @@ class DataSettings:
             if vars(self)[key] != rest:
                 raise UsageError("a key that shards do not go with", where=f"[data] {key}", found=vars(self)[key],
                                  fix="leave it out, or shards")
-        of_pairs = [key for key in given if key in OF_PAIRS]
-        if of_pairs and self.work != "fusion":
-            raise UsageError("a key of pairs of images", where=f"[data] {of_pairs[0]}", found=vars(self)[of_pairs[0]],
-                             expected='name = "pairs", or name = "folder" and task = "fusion"', fix="leave it out")
 
     def _check_panel(self) -> None:
         """What panels need, and what they alone have."""
@@ -311,9 +333,10 @@ class DataSettings:
         for key, kind in (("split", Split), ("doubled", Doubled)):
             if vars(self)[key] is not None and vars(self)[key] not in get_args(kind):
                 raise unknown("choice", vars(self)[key], get_args(kind), where=f"[data] {key}")
+        known = COLUMNS if self.name in OF_USERS else TEXT_COLUMNS if self.name in TEXTS else ()
         for name in self.columns or ():
-            if name not in COLUMNS:
-                raise unknown("column", name, COLUMNS, where="[data] columns")
+            if name not in known:
+                raise unknown("column", name, known, where="[data] columns")
         for key, low in (("core", 1), ("groups", 1)):
             if vars(self)[key] is not None and vars(self)[key] < low:
                 raise UsageError("a setting out of range", where=f"[data] {key}", found=vars(self)[key],

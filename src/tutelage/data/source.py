@@ -44,6 +44,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class OwnOrder(Protocol):
+    """A source that may say itself which rows an epoch has, as one that mixes pools of rows batch by batch."""
+
+    def rows_of_epoch(self, seed: int, epoch: int, batch: int) -> Tensor | None:
+        """The rows of an epoch in their order, as a function of (seed, epoch, rows of a batch); None: as any other."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """Some rows [n] of a source, in this order."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.data.balance import rows_of_classes, rows_of_epoch
-from tutelage.data.source import Data
+from tutelage.data.source import Data, OwnOrder
 from tutelage.engine import precision
 from tutelage.engine.cuda_graph import FUSED, CapturedStep, NetworkStreams
 from tutelage.engine.dry_run import Prepared, prepare, with_followers
@@ -379,11 +379,13 @@ def set_modes(run: Run) -> None:
 
 def _batches(run: Run) -> Iterator[list[Batch]]:
     """The rest of this epoch: for each step the micro-batches of this rank."""
-    order = rows_of_epoch(run.data.train.labels, run.data.balance, run.settings.seed, run.epoch)
-    size, first = run.settings.batch_size, run.step % run.steps_per_epoch
+    train, size, first = run.data.train, run.settings.batch_size, run.step % run.steps_per_epoch
+    order = train.rows_of_epoch(run.settings.seed, run.epoch, size) if isinstance(train, OwnOrder) else None
+    if order is None:
+        order = rows_of_epoch(train.labels, run.data.balance, run.settings.seed, run.epoch)
     plan = [run.world.own(rows) for step in range(first, run.steps_per_epoch)
             for rows in order[step * size : (step + 1) * size].chunk(run.settings.accumulate)]
-    batches = run.data.train.batches(plan, draw=run.draw, views=_views(run.graph))
+    batches = train.batches(plan, draw=run.draw, views=_views(run.graph))
     for _ in range(first, run.steps_per_epoch):
         yield [next(batches) for _ in range(run.settings.accumulate)]
 

@@ -10,9 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tutelage.data.source import Source
+from tutelage.data.text_preparation import TextPreparation
 from tutelage.errors import ResourceError, UsageError
 from tutelage.exporting import formats, int8, verify, verify_boxes, verify_images
 from tutelage.exporting.module import Choice, Student, about, require_alive, require_whole
+from tutelage.exporting.text import tokenizer_beside, tokenizer_bytes
 from tutelage.runs.folder import versions
 from tutelage.system import files
 from tutelage.tasks.series import SERIES
@@ -38,13 +40,18 @@ def require_place(target: Path, force: bool) -> None:
     """Refuse a target that is there already, or that cannot be written, before anything is computed."""
     if target.is_dir():
         raise UsageError("the target is a folder", where=target, expected="a file", fix=f"--to {target}/student.onnx")
-    there = [path for path in (target, sidecar(target)) if os.path.lexists(path)]
-    if there and not force:
-        raise UsageError("the target exists and was kept", where=there[0], fix="--force, or another --to")
+    require_free(target, force)
+    require_free(sidecar(target), force)
     folder = next(folder for folder in target.absolute().parents if os.access(folder, os.F_OK))
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ResourceError("cannot write there", where=target, found=f"no permission in {folder}",
                             fix="choose another --to")
+
+
+def require_free(path: Path, force: bool) -> None:
+    """Refuse a file that is there already, unless it is to be replaced."""
+    if os.path.lexists(path) and not force:
+        raise UsageError("the target exists and was kept", where=path, fix="--force, or another --to")
 
 
 def export_network(student: Student, target: Path, choice: Choice, images: Images, *, force: bool = False,
@@ -56,7 +63,9 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
     exists is replaced only with `force`, and only by a file that passed.
     """
     require_place(target, force)
-    formats.require_possible(choice, student.task == SERIES.name, student.detects, student.fuses)
+    if isinstance(student.prepared, TextPreparation):
+        require_free(tokenizer_beside(target), force)
+    formats.require_possible(choice, student.task == SERIES.name, student.detects, student.forecasts, student.fuses)
     require_alive(student)
     rows = verify.chosen_rows(images.held_out, verify.most_images(student))
     held_out, labels = verify.plain_images(images.held_out, rows)
@@ -82,6 +91,8 @@ def export_network(student: Student, target: Path, choice: Choice, images: Image
         sidecar(target).unlink(missing_ok=True)  # never the numbers of one file beside another
     files.write(target, data)
     files.write_json(sidecar(target), report)
+    if isinstance(student.prepared, TextPreparation):
+        files.write(tokenizer_beside(target), tokenizer_bytes(student.prepared))
     return report
 
 

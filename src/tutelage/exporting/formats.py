@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from tutelage.data.series_scaling import SeriesScaling
+from tutelage.data.text_preparation import TextPreparation
 from tutelage.errors import ModelError, UsageError, unknown
 from tutelage.exporting.boxes import PLACED, SCORED, append_suppression
 from tutelage.exporting.module import (
@@ -30,6 +31,7 @@ from tutelage.exporting.module import (
     input_names,
 )
 from tutelage.exporting.recurrent import require_exportable, translations, whole_units
+from tutelage.exporting.text import ShippedText, followed_text
 from tutelage.models.network import weights_of
 from tutelage.models.saved import metadata_of
 from tutelage.system import files
@@ -104,6 +106,8 @@ def program(student: Student, choice: Choice) -> ExportedProgram:
     elif student.forecasts:
         network = whole_units(student.network) if choice.format == "onnx" else student.network
         made = _graph(ShippedNumbers(network, len(student.classes)), student, choice)
+    elif isinstance(student.prepared, TextPreparation):
+        made = _graph(ShippedText(student.network), student, choice)
     elif student.detects and choice.format == "onnx":
         made = _graph(ShippedBoxes(student), student, choice)
     else:
@@ -168,8 +172,11 @@ def executorch(student: Student, choice: Choice) -> bytes:
 
 
 def _graph(module: nn.Module, student: Student, choice: Choice) -> ExportedProgram:
-    given, axes = (_series if isinstance(student.prepared, SeriesScaling) else _images if student.takes_values is None
-                   else _values)(student, choice)
+    if isinstance(student.prepared, TextPreparation):
+        given, axes = followed_text(student.prepared, choice.format == "pte")
+    else:
+        given, axes = (_series if isinstance(student.prepared, SeriesScaling) else
+                       _images if student.takes_values is None else _values)(student, choice)
     with _quiet(), torch.no_grad():
         try:
             return torch.export.export(module.eval(), given, dynamic_shapes=axes)

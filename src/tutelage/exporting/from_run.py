@@ -12,6 +12,7 @@ from torch import nn
 from tutelage.data.images import Preparation, printable
 from tutelage.data.series_scaling import SeriesScaling
 from tutelage.data.source import Data
+from tutelage.data.text_preparation import TEXT, TextPreparation, text_preparation
 from tutelage.data.user_source import UserSource
 from tutelage.engine.train import load
 from tutelage.errors import ModelError, SecurityError, UsageError
@@ -22,16 +23,13 @@ from tutelage.exporting.predict import (
     BOXES,
     FUSION,
     NUMBERS,
-    Classifier,
-    Detector,
-    Fuser,
-    Numbers,
+    Predictor,
     Prepared,
-    SeriesClassifier,
     predictor,
     prepared_by,
 )
 from tutelage.exporting.predict_users import ItemScorer, is_of_vectors, scorer_of_network, scorer_of_vectors
+from tutelage.exporting.text import tokenizer_beside, tokenizer_of, view_for
 from tutelage.exporting.vectors import export_vectors
 from tutelage.exporting.verify import ACCURACY_LOST
 from tutelage.models.saved import load_network
@@ -74,6 +72,8 @@ def export_run(run: Path, node: str, target: Path, wanted: Choice, *, on: str = 
     if held_out is None:
         raise UsageError(f"these data have no {on} split", where=run / "config.toml", fix="--on validation")
     prepared = _prepared(run / "models" / f"{node}.safetensors")
+    if isinstance(prepared, TextPreparation):
+        prepared = prepared.of(tokenizer_of(network))
     student = Student(network, classes, prepared, node, task_of(data).name)
     return export_network(student, target, wanted, Images(held_out, data.train, on), force=force, agreement=agreement,
                           accuracy_lost=accuracy_lost, plugins=recipe.plugins)
@@ -110,8 +110,7 @@ def open_scorer(place: Path, node: str | None, plugins: Sequence[str] = ()) -> I
     return scorer_of_network(network, items, sources, recipe.data.columns)
 
 
-def open_predictor(place: Path, node: str | None,
-                   plugins: Sequence[str] = ()) -> Classifier | SeriesClassifier | Detector | Numbers | Fuser:
+def open_predictor(place: Path, node: str | None, plugins: Sequence[str] = ()) -> Predictor:
     """The network of a run folder (of this node, or its only one) or of a .safetensors file, run by torch."""
     if place.suffix.lower() in NEVER_READ:
         raise SecurityError(f"refused: a {place.suffix} file is loaded only by the export that has just written it",
@@ -122,6 +121,8 @@ def open_predictor(place: Path, node: str | None,
     prepared, told = _prepared(path), read_metadata(path)
     if isinstance(prepared, SeriesScaling):
         return predictor(classes, SERIES.name, prepared, _runner(network.eval(), None))
+    if isinstance(prepared, TextPreparation):
+        return predictor(classes, prepared.task, prepared.of(tokenizer_of(network)), _runner(network.eval(), None))
     task = told.get("task", CLASSIFICATION.name)
     if not isinstance(prepared, Preparation):
         return predictor(classes, task, prepared, _forecaster(network.eval(), len(classes)))
@@ -154,14 +155,15 @@ def _prepared(path: Path) -> Prepared:
     if text is None:
         raise ModelError("these weights do not say how images are prepared for them", where=path,
                          found="no entry 'preprocessing' in the metadata", fix="take a file of a run of this package")
-    return prepared_by(json.loads(text))
+    told = json.loads(text)
+    return text_preparation(told, tokenizer_beside(path)) if told.get("kind") == TEXT else prepared_by(told)
 
 
 def _runner(network: nn.Module, size: tuple[int, int] | None) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
     def logits(given: Mapping[str, np.ndarray]) -> np.ndarray:
         view = {name: torch.from_numpy(array) for name, array in given.items()}
         with torch.no_grad():
-            return said_of(network, view if len(view) > 1 else next(iter(view.values())), size).numpy()
+            return said_of(network, view_for(network, view), size).numpy()
 
     return logits
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from tutelage.data.decoding import Preparation
 from tutelage.data.series_scaling import SeriesScaling
 from tutelage.data.table_scaling import PanelScaling, TableScaling
+from tutelage.data.text_preparation import TextPreparation
 from tutelage.errors import ModelError
 from tutelage.exporting.boxes import about_outputs, best_placed
+from tutelage.exporting.text import about_text_inputs, text_inputs
 from tutelage.graph.taps import call, logits_of
 from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.detection.task import ANCHOR_DETECTION, DETECTION
@@ -40,7 +42,7 @@ class Student:
 
     network: nn.Module
     classes: tuple[str, ...]
-    prepared: Preparation | SeriesScaling | PanelScaling | TableScaling
+    prepared: Preparation | SeriesScaling | PanelScaling | TableScaling | TextPreparation
     node: str
     task: str = CLASSIFICATION.name
 
@@ -48,7 +50,7 @@ class Student:
     def images(self) -> Preparation:
         """How images are prepared, of a network for images."""
         found = self.prepared.image if isinstance(self.prepared, TableScaling) else self.prepared
-        assert isinstance(found, Preparation), "a network for series"
+        assert isinstance(found, Preparation), "a network for series, or for text"
         return found
 
     @property
@@ -96,7 +98,8 @@ class Choice:
 def about(student: Student, choice: Choice) -> dict[str, object]:
     """What the file says of itself, as JSON: all that is needed to get from an image file to a label."""
     task = {} if student.task == CLASSIFICATION.name else {"task": student.task}
-    output: dict[str, object] = {"output": {"name": "logits", "shape": ["batch", len(student.classes),
+    places = ["places"] if isinstance(student.prepared, TextPreparation) and student.task != "sentences" else []
+    output: dict[str, object] = {"output": {"name": "logits", "shape": ["batch", *places, len(student.classes),
                                                                         *(student.map_size or ())], "type": "float32"}}
     if student.forecasts:
         output = {"output": {"name": "forecast", "shape": ["batch", len(student.classes), 2], "type": "float32",
@@ -114,6 +117,8 @@ def input_names(student: Student) -> list[str]:
     """What the inputs of the graph are called, in their order."""
     if student.takes_values is not None:
         return ["values"]
+    if isinstance(student.prepared, TextPreparation):
+        return text_inputs(student.prepared)
     if not isinstance(student.prepared, SeriesScaling):
         return ["images"]
     return ["values", "mask"] if student.prepared.masked else ["values"]
@@ -244,7 +249,9 @@ def require_whole(student: Student, choice: Choice, size: int) -> None:
 
 
 def _inputs(student: Student, choice: Choice) -> dict[str, object]:
-    """Each input of the graph as JSON: "input" and, of series of unlike lengths, "mask"."""
+    """Each input of the graph as JSON: "input" and, of series of unlike lengths, "mask", of words "places"."""
+    if isinstance(student.prepared, TextPreparation):
+        return about_text_inputs(student.prepared)
     if isinstance(student.prepared, SeriesScaling):
         values = {"name": "values", "shape": ["batch", student.prepared.channels, "length"], "type": "float32"}
         mask = {"name": "mask", "shape": ["batch", "length"], "type": "bool"}

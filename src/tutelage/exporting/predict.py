@@ -1,6 +1,7 @@
 """What a student says of image files. With an exported .onnx file: numpy, Pillow and onnxruntime, and no torch.
 
-Masks of images are made by `predict_masks`, boxes by `predict_boxes`, classes of series by `predict_series`.
+Masks of images are made by `predict_masks`, boxes by `predict_boxes`, classes of series by `predict_series`, intents
+and slots of text by `predict_text`.
 """
 
 import json
@@ -28,6 +29,8 @@ from tutelage.data.decoding import (
 )
 from tutelage.data.series_scaling import KIND, SeriesScaling, series_scaling
 from tutelage.data.table_scaling import PANEL, TABLE, PanelScaling, TableScaling, panel_scaling, rows_scaling
+from tutelage.data.text_preparation import TEXT, TextPreparation, text_preparation
+from tutelage.data.text_settings import TASKS_OF_TEXT
 from tutelage.errors import DataError, ModelError, SecurityError, UserError
 
 BATCH = 16
@@ -68,6 +71,15 @@ class SeriesClassifier:
 
 
 @dataclass(frozen=True)
+class TextReader:
+    """What reads sentences: `logits` maps what `prepared` makes of them to [B, classes], of slots [B, W, classes]."""
+
+    classes: tuple[str, ...]
+    prepared: TextPreparation
+    logits: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
 class Detector:
     """What finds objects: `boxes` maps images [B, C, H, W], float32 in [0, 1], prepared as `prepared` says, to
     [B, N, 6]: left, top, right, lower in pixels of these, score, and the number of the class, -1 where there is none.
@@ -95,6 +107,9 @@ class Fuser:
 
     prepared: Preparation
     fuse: Callable[[np.ndarray], np.ndarray]
+
+
+Predictor = Classifier | SeriesClassifier | TextReader | Detector | Numbers | Fuser
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,7 @@ class Damaged:
         return f"{printable(self.file)}  {self.error.what}" + (f" ({self.error.found})" if self.error.found else "")
 
 
-Prepared = Preparation | SeriesScaling | PanelScaling | TableScaling
+Prepared = Preparation | SeriesScaling | PanelScaling | TableScaling | TextPreparation
 """How what a file holds becomes what a network receives."""
 
 
@@ -190,9 +205,10 @@ def classify(paths: Sequence[Path], student: Classifier, confidence: float) -> I
 
 
 def predictor(classes: tuple[str, ...], task: str, prepared: Prepared,
-              run: Callable[[Mapping[str, np.ndarray]], np.ndarray],
-              resizes: bool = False) -> Classifier | SeriesClassifier | Detector | Numbers | Fuser:
+              run: Callable[[Mapping[str, np.ndarray]], np.ndarray], resizes: bool = False) -> Predictor:
     """What predicts by `run`, which maps inputs by name to logits, to boxes, to numbers, or to a fused image."""
+    if isinstance(prepared, TextPreparation):
+        return TextReader(classes, prepared, run)
     if isinstance(prepared, PanelScaling | TableScaling):
         name = "images" if isinstance(prepared, TableScaling) and prepared.image is not None else "values"
         return Numbers(classes, prepared, lambda given: run({name: given}))
@@ -206,7 +222,7 @@ def predictor(classes: tuple[str, ...], task: str, prepared: Prepared,
     return Classifier(classes, prepared, lambda images: run({"images": images}), resizes, task)
 
 
-def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector | Numbers | Fuser:
+def open_onnx(path: Path) -> Predictor:
     """The student of an .onnx file that `tutelage export` wrote. Data outside the file are refused: ours has none."""
     try:
         import onnxruntime
@@ -236,6 +252,8 @@ def open_onnx(path: Path) -> Classifier | SeriesClassifier | Detector | Numbers 
         return np.asarray(session.run([only], dict(given))[0])
 
     how, task = told["preprocessing"], str(told.get("task", CLASSES))
+    if how.get("kind") == TEXT and task in TASKS_OF_TEXT:
+        return predictor(classes, task, text_preparation(how, path.with_name(path.name + ".tokenizer.json")), run)
     prepared = prepared_by(how)
     if task not in (CLASSES, MASKS, SERIES, FUSION, *BOXES, *NUMBERS) or (task == SERIES) != isinstance(
             prepared, SeriesScaling) or (task in NUMBERS) != isinstance(prepared, PanelScaling | TableScaling):

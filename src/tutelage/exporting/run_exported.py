@@ -20,7 +20,7 @@ import safetensors.numpy
 from tutelage.exporting.predict import detections
 
 Inputs = Mapping[str, np.ndarray]
-"""What the file is given: "images", or "values" and, of series of unlike lengths, "mask"."""
+"""What the file is given: "images"; of series "values", "mask"; of text "tokens", "places"."""
 Run = Callable[[Inputs], np.ndarray]
 WARM_UP = 5
 LEAST_RUNS, MOST_RUNS, SECONDS = 10, 100, 2.0
@@ -111,6 +111,7 @@ def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
     import torch
 
     from tutelage.exporting.module import said_of
+    from tutelage.exporting.text import view_for
     from tutelage.models.saved import load_network
     from tutelage.models.weights import read_metadata
     from tutelage.tasks.forecast.rows import gaussians_of
@@ -128,15 +129,15 @@ def weights(data: bytes, plugins: list[str]) -> tuple[Run, str]:
     def run(given: Inputs) -> np.ndarray:
         view = {name: torch.from_numpy(array) for name, array in given.items()}
         with torch.no_grad():
-            said = said_of(network, view if len(view) > 1 else next(iter(view.values())), size)
+            said = said_of(network, view_for(network, view), size)
             return (gaussians_of(said, shape[1]) if numbers else said).numpy()
 
     return run, told
 
 
 def in_order(given: Inputs) -> list[np.ndarray]:
-    """The inputs as a graph takes them: a mask comes last."""
-    return [given[name] for name in ("images", "values", "mask") if name in given]
+    """The inputs as a graph takes them: a mask, or places, come last."""
+    return [given[name] for name in ("images", "values", "mask", "tokens", "places") if name in given]
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ import tutelage
 from tutelage.data.images import as_image, as_tensor, prepare_image
 from tutelage.data.source import Source
 from tutelage.data.splits import first
+from tutelage.data.text_preparation import TextPreparation
 from tutelage.errors import DataError, ModelError
 from tutelage.exporting.module import Choice, Student, about, input_names, said_of
+from tutelage.exporting.text import given_to_file, shortened_text, view_for
 from tutelage.models.dense_boxes import LEAD
 from tutelage.system import files
 from tutelage.tasks.classification import metrics
@@ -33,6 +35,7 @@ from tutelage.tasks.forecast.rows import gaussians_of
 from tutelage.tasks.segmentation.metrics import count_pixels, mask_scores
 from tutelage.tasks.segmentation.task import first_class
 from tutelage.tasks.series import SERIES
+from tutelage.tasks.text.rows import tags_of
 from tutelage.types import BatchLabels, View, one_tensor, plain_view, rows_in
 
 IMAGES = 500
@@ -92,7 +95,9 @@ def _labels_of(labels: BatchLabels) -> Tensor:
         return torch.full((len(labels["sources"]),), -1)
     if isinstance(labels, Mapping) and "target" in labels:
         return labels["target"]
-    return truth_of(labels) if isinstance(labels, Mapping) and "boxes" in labels else one_tensor(labels)
+    if isinstance(labels, Mapping):
+        return truth_of(labels) if "boxes" in labels else tags_of(labels)[0]
+    return one_tensor(labels)
 
 
 def most_images(student: Student) -> int:
@@ -126,7 +131,8 @@ def trials(student: Student, images: View, choice: Choice) -> list[Trial]:
         rows = torch.arange(rows_in(images) if size == SIZES[-1] else min(FEW, rows_in(images)))
         for number, part in enumerate(rows.split(size)):
             seen = _rows_of(images, part)
-            given = named_inputs(student, seen) if student.task == SERIES.name or student.forecasts else seen
+            named = student.task == SERIES.name or student.forecasts or _is_text(student)
+            given = named_inputs(student, seen) if named else seen
             if choice.resize:
                 given, seen = _as_they_came(one_tensor(seen), student, number)
             wanted = said_of(student.network, seen, student.map_size)
@@ -146,11 +152,22 @@ def trials(student: Student, images: View, choice: Choice) -> list[Trial]:
                     named_inputs(student, _rows_of(images, part)).items()}
             seen = half if len(half) > 1 else half["values"]
             made.append(Trial(SIZES[-1], seen, said_of(student.network, seen, None), shortened=True))
+    if _is_text(student):
+        for part in torch.arange(rows_in(images)).split(SIZES[-1]):
+            half = shortened_text(named_inputs(student, _rows_of(images, part)))
+            made.append(Trial(SIZES[-1], half, said_of(student.network, view_for(student.network, half), None),
+                              shortened=True))
     return made
+
+
+def _is_text(student: Student) -> bool:
+    return isinstance(student.prepared, TextPreparation)
 
 
 def named_inputs(student: Student, view: View) -> dict[str, Tensor]:
     """The tensors of a view by the names that the file has for them."""
+    if _is_text(student) and isinstance(view, Mapping):
+        return given_to_file(student.network, view)
     return dict(view) if isinstance(view, Mapping) else {input_names(student)[0]: view}
 
 
@@ -228,12 +245,15 @@ def compared(asked: Sequence[Trial], answers: Sequence[np.ndarray], labels: Tens
                              found=list(answer.shape), expected=list(trial.wanted.shape), fix="another --format")
         gaps[trial.size].append(np.abs(answer - trial.wanted.numpy()).max().item())
     theirs, own = _together(asked, answers)
-    images, found = len(labels), {}
+    images, found = len(labels), dict[str, Any]()
+    if own.dim() == 3:  # of words
+        theirs, own, labels, names = theirs.flatten(0, 1), own.flatten(0, 1), labels.flatten(), ()
     if own.dim() == 4:
         found = {"pixels": labels.numel(), **_dice(theirs, own, labels, names)}
         theirs, own, labels, names = _by_pixel(theirs), _by_pixel(own), labels.flatten(), ()
     if any(trial.shortened for trial in asked):
-        found = {"agreement_at_half_length": metrics.agreement(*_together(asked, answers, shortened=True))}
+        found = {"agreement_at_half_length": metrics.agreement(*map(_rows_of_logits, _together(asked, answers,
+                                                                                              shortened=True)))}
     known = labels >= 0
     largest = {str(size): float(np.max(found)) for size, found in gaps.items()}  # of numpy, for NaN must show
     worst = float(np.max(list(largest.values())))
@@ -269,6 +289,10 @@ def _together(asked: Sequence[Trial], answers: Sequence[np.ndarray], shortened: 
              if pair[0].size == SIZES[-1] and pair[0].shortened == shortened]
     return (torch.from_numpy(np.concatenate([answer for _, answer in every])),
             torch.cat([trial.wanted for trial, _ in every]))
+
+
+def _rows_of_logits(logits: Tensor) -> Tensor:
+    return logits.flatten(0, -2)
 
 
 def _by_pixel(maps: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ class Architecture:
     """A network by name, and where its first weights come from.
 
     arch        "resnet20" and the other names of this package's own networks (or "tutelage:resnet20"), "timm:NAME",
-                "torchvision:NAME", "smp:NETWORK:ENCODER", "fcos:NAME" (a detector on a backbone of timm's), or a plugin
-                as "package.module:function"
+                "torchvision:NAME", "smp:NETWORK:ENCODER", "fcos:NAME" (a detector on a backbone of timm's), "hf:FOLDER"
+                (an encoder of text of Hugging Face), or a plugin as "package.module:function"
     weights     a .safetensors file or a run folder
-    pretrained  true: timm's or torchvision's own weights; of "fcos:NAME" those of the backbone
+    pretrained  true: timm's or torchvision's own weights; of "fcos:NAME" and "hf:FOLDER" those of the body
     stem        "cifar" fits an ImageNet network to 32 px
     head        "new" starts the classifier afresh, whatever the weights bring
     classes     cuts a network that knows more classes to those of the data: "by-name", or the path of a file with one

@@ -17,7 +17,7 @@ import torchvision
 from torch import nn
 
 from tutelage.errors import ModelError, SecurityError, UsageError, unknown
-from tutelage.models import fcos, forecast, fusion, recommend, series, unet
+from tutelage.models import fcos, forecast, fusion, recommend, series, text, unet
 from tutelage.models.architecture import Architecture
 from tutelage.models.cifar import mobilenet, resnet, shufflenet, vgg, wide_resnet
 from tutelage.models.dense import (
@@ -37,6 +37,7 @@ from tutelage.models.detectors import (
     with_moving_norms,
 )
 from tutelage.models.download import downloading
+from tutelage.models.huggingface import PREFIX, hf_folder, hf_network, hf_weights
 from tutelage.models.moved import import_plugin
 
 CIFAR_PAGES = (resnet, wide_resnet, vgg, mobilenet, shufflenet)
@@ -52,10 +53,12 @@ FUSION_PAGES = (fusion,)
 """Networks of our own that give one image of several."""
 WITHOUT_WEIGHTS = ("fused_files", "tutelage:fused_files")
 """Networks that have none, and need no training."""
+TEXT_PAGES = (text,)
+"""Networks of our own that read pieces of words."""
 OWN = "tutelage"
 CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HUBS = ("hub", "torchhub", "hf-hub", "hf_hub", "hf", "huggingface", "local-dir", "github", "http", "https", "file")
+HUBS = ("hub", "torchhub", "hf-hub", "hf_hub", "huggingface", "local-dir", "github", "http", "https", "file")
 # What `build` decides, or what would fetch a file or change what comes out behind its back.
 RESERVED = ("num_classes", "channels", "in_chans", "weights", "weights_backbone", "progress", "pretrained",
             "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "checkpoint_path", "cache_dir",
@@ -92,6 +95,8 @@ def find(spec: Architecture, channels: int, plugins: Sequence[str] = ()) -> Netw
         return _timm(spec, name, channels)
     if prefix == "fcos":
         return _timm_fcos(spec, name, channels)
+    if prefix == PREFIX:
+        return _huggingface(spec, name, channels)
     if prefix == "torchvision":
         return _torchvision(spec, name, channels)
     if prefix == "smp":
@@ -105,7 +110,7 @@ def cifar_networks() -> dict[str, Callable[..., nn.Module]]:
 
 
 def own_networks(pages: Sequence[ModuleType] = (*CIFAR_PAGES, *DENSE_PAGES, *BOX_PAGES, *SERIES_PAGES,
-                                                  *USER_PAGES, *FUSION_PAGES)
+                                                  *USER_PAGES, *FUSION_PAGES, *TEXT_PAGES)
                  ) -> dict[str, Callable[..., nn.Module]]:
     """Name -> function of every network of this package, or of some of its `pages`."""
     return _networks(pages)
@@ -125,11 +130,11 @@ def _own(spec: Architecture, name: str, channels: int) -> NetworkSource:
     if name not in networks:
         raise _unknown_bare(name, networks)
     mean, std = CIFAR100 if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    if name in _networks((*SERIES_PAGES, *USER_PAGES)):
+    if name in _networks((*SERIES_PAGES, *USER_PAGES, *TEXT_PAGES)):
         if any(spec.mean or ()) or any(value != 1 for value in spec.std or ()):
             raise UsageError("the input of this network is scaled by its data", where=f"{spec.arch}, mean and std",
                              fix="leave them out")
-        count = 1 if name in _networks(USER_PAGES) else channels
+        count = 1 if name in _networks((*USER_PAGES, *TEXT_PAGES)) else channels
         mean, std = (0.0,) * count, (1.0,) * count
     return NetworkSource(lambda classes: _call(networks[name], spec, num_classes=classes, channels=channels), mean, std)
 
@@ -158,6 +163,14 @@ def _timm(spec: Architecture, name: str, channels: int) -> NetworkSource:
         with downloading(spec.arch):
             return _call(timm.create_model, spec, name, pretrained=True, in_chans=channels)
     return NetworkSource(make, mean, std, facts.get("num_classes"), download)
+
+
+def _huggingface(spec: Architecture, name: str, channels: int) -> NetworkSource:
+    folder = hf_folder(name)
+
+    def make(classes: int) -> nn.Module:
+        return _call(hf_network, spec, num_classes=classes, channels=channels, folder=folder)
+    return NetworkSource(make, (0.0,), (1.0,), download=lambda: hf_weights(folder), part="encoder")
 
 
 def _timm_fcos(spec: Architecture, name: str, channels: int) -> NetworkSource:

@@ -77,6 +77,11 @@ def _classes(opened: FinishedRun, task: Task, split: str, source: Source, eps: f
         evaluation = assess(opened.graph, split, source, predictions, opened.data.classes,
                             (opened.data.validation, held_out), robust, training,
                             opened.data.also_in_training.get(split))
+        judge = task.judge(opened.data)
+        for node, logits in predictions.items():  # what the task says besides, such as of what is out of scope
+            said = judge.summary({"logits": logits, "labels": source.labels})
+            evaluation.metrics["nodes"][node] |= {key: value for key, value in said.items()
+                                                  if key not in evaluation.metrics["nodes"][node]}
         return replace(evaluation, metrics={**evaluation.metrics, **scores_json(task)})
 
     return measure

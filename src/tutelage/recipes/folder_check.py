@@ -9,19 +9,23 @@ from tutelage.data.check import Report, check_folder
 from tutelage.data.check_interactions import InteractionReport, check_interactions
 from tutelage.data.check_series import SeriesReport, check_series, holds_series
 from tutelage.data.check_tables import TableReport, check_table, guessed_panel
+from tutelage.data.check_text import TextReport, check_text, holds_text
 from tutelage.data.folder import list_folder
 from tutelage.data.images import Range
-from tutelage.data.load import found_path, root_of, roots_of
 from tutelage.data.mask_folder import holds_masks
 from tutelage.data.mask_report import MaskReport, check_mask_folder
 from tutelage.data.pair_folder import holds_pairs
 from tutelage.data.pair_report import PairReport, check_pair_folder
+from tutelage.data.roots import found_path, root_of, roots_of
 from tutelage.data.settings import OF_BOXES, DataSettings
+from tutelage.data.text_files import every_tagged, find_text_files
+from tutelage.data.text_settings import TASKS_OF_TEXT
 from tutelage.errors import DataError, UsageError, unknown
 from tutelage.recipes.init_users import has_users_and_items, settings_of_interactions
 from tutelage.recipes.recipe import read_recipe
 
-TASKS_OF_FILES = ("classification", "segmentation", "detection", "series", "forecast", "recommendation", "fusion")
+TASKS_OF_FILES = ("classification", "segmentation", "detection", "series", "forecast", "recommendation", "fusion",
+                  "sentences", "slots")
 """What a folder or file may be for."""
 
 
@@ -48,13 +52,15 @@ def task_of_folder(place: Path, told: str | None = None) -> str:
         return "recommendation"
     if place.is_file() and place.suffix.lower() == ".parquet":
         return "forecast"
+    if holds_text(place) and not (place.is_dir() and list_folder(place).images):
+        return "sentences" if find_text_files(place) and not every_tagged(place) else "slots"
     if holds_series(place) and not (place.is_dir() and list_folder(place).images):
         return "series"
     return "classification"
 
 
 def check_any_folder(place: Path, value_range: Range | None = None, told: str | None = None) -> (
-        Report | MaskReport | BoxReport | SeriesReport | InteractionReport | TableReport | PairReport):
+        Report | MaskReport | BoxReport | SeriesReport | InteractionReport | TableReport | PairReport | TextReport):
     """Check a folder, or the one of a recipe by the recipe's keys; with masks if it holds `images` and `masks`.
 
     Boxes and series are known by their files, a panel by its task. Interactions are cut as a recipe says, or as
@@ -64,6 +70,9 @@ def check_any_folder(place: Path, value_range: Range | None = None, told: str | 
         settings = read_recipe(place).data
         if settings.name == "series":
             return check_series(root_of(settings))
+        if settings.name == "text":
+            root = next((root for root in roots_of(settings) if root.exists()), roots_of(settings)[0])
+            return check_text(root, tagged=settings.work == "slots", columns=settings.columns)
         if settings.name == "interactions":
             return check_interactions(settings, roots_of(settings))
         if settings.name in ("panel", "table"):
@@ -75,6 +84,8 @@ def check_any_folder(place: Path, value_range: Range | None = None, told: str | 
         settings = settings if value_range is None else replace(settings, value_range=value_range)
     else:
         task = task_of_folder(place, told)
+        if task in TASKS_OF_TEXT:
+            return check_text(place, tagged=task == "slots")
         if task == "series":
             return check_series(place)
         if task == "forecast":

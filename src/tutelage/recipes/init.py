@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +29,7 @@ from tutelage.recipes.init_pairs import METHOD as METHOD_OF_PAIRS
 from tutelage.recipes.init_pairs import start_of_pairs
 from tutelage.recipes.init_series import start_of_series
 from tutelage.recipes.init_tables import start_of_panel
+from tutelage.recipes.init_text import start_of_text
 from tutelage.recipes.init_users import start_of_users
 from tutelage.recipes.names import usual_run
 from tutelage.recipes.starts import MOST_WARMUP, Start, require_fitting_network
@@ -95,7 +97,7 @@ def write_recipes(given: Path, teacher: str | None, students: Sequence[str], to:
             raise UsageError("this recipe is already there", where=path, fix="give another folder as --to")
     starts = {"classification": start_of_classes, "segmentation": start_of_masks, "detection": start_of_boxes,
               "series": start_of_series, "forecast": start_of_panel, "recommendation": start_of_users,
-              "fusion": start_of_pairs}
+              "fusion": start_of_pairs, "sentences": start_of_text, "slots": partial(start_of_text, task="slots")}
     start = starts[task](given)
     if teacher is not None:
         start = replace(start, teacher=Architecture(teacher))

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from tutelage import data as data_page
+from tutelage.data.text_preparation import TEXT
 from tutelage.engine.autotune import begin, choose
 from tutelage.engine.checks import Check, check_networks, heard
 from tutelage.engine.loop import check
@@ -29,6 +30,7 @@ from tutelage.recipes.methods import in_phases
 from tutelage.recipes.recipe import Recipe, graph_of, place_of, read_recipe, settings_of
 from tutelage.recipes.sequence import gather, open_whole, runs_of
 from tutelage.recipes.teachers import with_teachers
+from tutelage.recipes.text_networks import channels_for, require_fitting_text
 from tutelage.system.distributed import World, lead
 from tutelage.tasks.named import data_for
 from tutelage.tasks.recommendation.teaching import connected, with_rankings
@@ -159,7 +161,8 @@ def notes_of(recipe: Recipe, graph: Graph, data: data_page.Data) -> tuple[str, .
         weights = recipe.models[node].weights
         told = json.loads(read_metadata(weights, node).get("preprocessing", "{}")) if weights else {}
         other = [f"{key} {told[key]} there, {value} here" for key, value in data.preprocessing.items()
-                 if key in told and told[key] != value and (key != "orientation" or data.files is not None)]
+                 if key in told and told[key] != value and told.get("kind") != TEXT  # looked at by text_networks
+                 and (key != "orientation" or data.files is not None)]
         if other:
             notes.append(f"{node} was trained on images prepared in another way: {'; '.join(other)}")
         rule = _cut_by(weights, recipe) if weights else recipe.data.split_rule
@@ -184,8 +187,9 @@ def _cut_by(weights: str, recipe: Recipe) -> int:
 def network_in(recipe: Recipe, node: str, arch: Architecture, data: data_page.Data, where: object) -> nn.Module:
     """The network of a node as its [models.NODE] describes it; UserError with its place in the recipe."""
     try:
-        network = build(arch, class_names=data.classes, channels=data.shape[0], name=node, seed=recipe.train.seed,
-                        plugins=recipe.plugins)
+        require_fitting_text(node, arch, data)
+        network = build(arch, class_names=data.classes, channels=channels_for(arch, data), name=node,
+                        seed=recipe.train.seed, plugins=recipe.plugins)
     except UserError as error:
         raise placed(error, place_of(recipe, where, "models", node)) from None
     connected(network, data.train)

@@ -14,6 +14,7 @@ from tutelage.models.sources import (
     FUSION_PAGES,
     OWN,
     SERIES_PAGES,
+    TEXT_PAGES,
     USER_PAGES,
     own_networks,
 )
@@ -74,10 +75,11 @@ def require_fitting_network(arch: str, task: str, where: str) -> None:
                                                "smp:NETWORK:ENCODER"]),
                     "detection": ", ".join([*own_networks(BOX_PAGES), *map("torchvision:{}".format, detector_names()),
                                             "fcos:NAME of a network of timm's"]),
-                    "series": ", ".join(own_networks(SERIES_PAGES)),
-                    "forecast": ", ".join(own_networks((forecast,))),
-                    "recommendation": ", ".join(own_networks(USER_PAGES)),
-                    "fusion": ", ".join(own_networks(FUSION_PAGES)),
+                     "series": ", ".join(own_networks(SERIES_PAGES)), "sentences": "sentence_encoder",
+                     "slots": "word_encoder",
+                     "forecast": ", ".join(own_networks((forecast,))),
+                     "recommendation": ", ".join(own_networks(USER_PAGES)),
+                     "fusion": ", ".join(own_networks(FUSION_PAGES)),
                     "classification": "a network that gives a number for each class of an image"}[task]
         raise UsageError(f"not a network for {task}", where=where, found=arch, expected=expected)
 
@@ -93,6 +95,8 @@ def _task_of(arch: str) -> str:
         return "recommendation"
     if own in own_networks(FUSION_PAGES):
         return "fusion"
+    if own in own_networks(TEXT_PAGES):
+        return "sentences" if own == "sentence_encoder" else "slots"
     if prefix == "fcos" or (prefix == "torchvision" and name in detector_names()) or own in own_networks(BOX_PAGES):
         return "detection"
     dense = prefix == "smp" or (prefix == "torchvision" and name in torchvision_dense_names())

@@ -19,7 +19,7 @@ from tutelage.runs.folder import finished
 HOW = {"data": ("workers", "download"),
        "train": ("device", "precision", "cache", "cache_gib", "checkpoint_steps", "warn")}
 """Keys in which the run of a recipe may differ from it."""
-OF_A_FOLDER = ("folder", "series", "interactions")
+OF_A_FOLDER = ("folder", "series", "interactions", "text")
 """Data whose `root` says which they are; of all others it says where they lie."""
 SHOWN = 4
 

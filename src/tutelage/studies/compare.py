@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxtyping import Bool, Int
@@ -67,7 +68,7 @@ def compare_all(studies: Mapping[str, Study], asked: Asked, out: Path, hands: Ha
     """`compare` under each condition, in OUT/CONDITION (in `out` itself where there are none), all checked before."""
     for name, study in studies.items():
         cells = cells_of(study, asked, out / name)
-        task_of_cells(cells)
+        task_of_cells(cells, study)
         for cell in cells:
             with_teachers(cell.recipe, cell.run, cell.words[0])
     found: dict[str, Any] = {}
@@ -93,7 +94,7 @@ def compare(study: Study, asked: Asked, out: Path, hands: Hands, stop: Callable[
     if out.exists() and not out.is_dir():
         raise UsageError("not a folder", where=out, fix="give another --out")
     cells = cells_of(study, asked, out)
-    task = task_of_cells(cells)
+    task = task_of_cells(cells, study)
     with alone(out, stop):
         claim(out, cells, asked.on)
         adopt_begun(out, cells)
@@ -106,9 +107,9 @@ def compare(study: Study, asked: Asked, out: Path, hands: Hands, stop: Callable[
     return results, next((ending.error for ending in endings.values() if ending.error is not None), None)
 
 
-def task_of_cells(cells: Sequence[Cell]) -> Task:
-    """The task of a study; UsageError if its recipes have unlike ones."""
-    names = {cell.recipe.data.work: cell for cell in reversed(cells)}
+def task_of_cells(cells: Sequence[Cell], study: Study) -> Task:
+    """The task of a study; UsageError if its methods have unlike ones. A teacher of another task is not compared."""
+    names = {cell.recipe.data.work: cell for cell in reversed(cells) if cell.method in study.methods}
     if len(names) > 1:
         raise UsageError("recipes of unlike tasks cannot be compared", where="a study",
                          found=", ".join(f"{name} in {cell.words[0]}" for name, cell in names.items()),
@@ -140,7 +141,7 @@ def _seems_done(cell: Cell) -> bool:
 def _measured(study: Study, task: Task, cells: Sequence[Cell], endings: dict[str, Ending], asked: Asked,
               stop: Callable[[], int], tell: Callable[[str], None]) -> Found:
     """Each method's networks on the held-out images; predictions are made once and kept in the run folders."""
-    good = [cell for cell in cells if endings[str(cell)].error is None]
+    good = [cell for cell in cells if endings[str(cell)].error is None and cell.recipe.data.work == task.name]
     costed, found = _to_cost(good) if "cost" in study.table.tables else [], Found()
     for key, group in groupby(good, lambda cell: (cell.method, cell.seed)):
         read: list[tuple[Cell, Evaluation]] = []
@@ -171,7 +172,8 @@ def _judged(read: Sequence[tuple[Cell, Evaluation]], task: Task, whole: bool) ->
         labels, ids, names = evaluation.labels[given], evaluation.ids[given], evaluation.metrics["classes"]
         for node, logits in evaluation.logits.items():
             if node not in graph.named(Frozen):
-                found[node] = _judge(logits[given], labels, ids, names, task)
+                besides = evaluation.metrics["nodes"].get(node, {})
+                found[node] = _judge(logits[given], labels, ids, names, task, besides)
             if node in graph.named(Trained):
                 voices.append(logits[given])
         if len(read) > 1 and cell is read[-1][0] and whole and ENSEMBLE not in found:
@@ -179,8 +181,10 @@ def _judged(read: Sequence[tuple[Cell, Evaluation]], task: Task, whole: bool) ->
     return found
 
 
-def _judge(logits: Tensor, labels: Tensor, ids: Tensor, names: Sequence[str], task: Task) -> Judged:
-    mark, scores = mark_of(logits, labels, names), measure(logits, labels)
+def _judge(logits: Tensor, labels: Tensor, ids: Tensor, names: Sequence[str], task: Task,
+           besides: Mapping[str, object] = MappingProxyType({})) -> Judged:
+    """`besides` is what an evaluation says that is not of rows with a label alone."""
+    mark, scores = mark_of(logits, labels, names), {**besides, **measure(logits, labels)}
     return Judged({score.key: number_of(scores, score) for score in main_scores(task.scores)},
                   logits.argmax(-1) == labels, ids, None if mark is None else mark["text"])
 
@@ -206,7 +210,8 @@ def _to_cost(cells: Sequence[Cell]) -> list[Cell]:
 
 def _results(study: Study, task: Task, asked: Asked, cells: Sequence[Cell], endings: Mapping[str, Ending],
              found: Found) -> dict[str, Any]:
-    methods = [*study.methods, *study.teachers]
+    compared = {cell.method for cell in cells if cell.recipe.data.work == task.name}
+    methods = [*study.methods, *(teacher for teacher in study.teachers if teacher in compared)]
     nodes = list(dict.fromkeys(node for method in methods for key, judged in found.items() if key[0] == method
                                for node in judged if node != ENSEMBLE))
     nodes += [ENSEMBLE] if any(ENSEMBLE in judged for judged in found.values()) else []

@@ -8,6 +8,14 @@
     recipe = "teacher.toml"
     seeds = "once"                        # or "each": one for each seed
 
+    [teachers.on_task]                    # one of another task is trained, and not compared
+    recipe = "distil.toml"
+    node = "student"                      # which network it trains, where that is not called like the table
+
+    [methods.chain]
+    recipes = ["chain.toml"]
+    starts = { student = "on_task" }      # this network starts from the weights of that teacher
+
     [methods.distill]                     # one or more recipes, each with networks of its own
     recipes = ["distill.toml", "distill_mobilenetv2.toml"]
 
@@ -39,6 +47,7 @@ from tutelage.errors import UsageError, unknown
 from tutelage.graph.graph import Graph
 from tutelage.graph.nodes import Ema, Frozen, Trained
 from tutelage.recipes import added_keys
+from tutelage.recipes.names import weights_in
 from tutelage.recipes.recipe import Recipe, TomlFile, graph_of, read_recipe, settings_of
 from tutelage.recipes.teachers import with_teachers
 from tutelage.runs.folder import read_json
@@ -61,20 +70,22 @@ class StudyTable:
 
 @dataclass(frozen=True)
 class MethodTable:
-    """A [methods.NAME] table."""
+    """A [methods.NAME] table; `starts` says which networks start from the weights of which of the study's teachers."""
 
     recipes: list[str]
     set: list[str] = field(default_factory=list)
     ablation_of: str | None = None
+    starts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TeacherTable:
-    """A [teachers.NAME] table."""
+    """A [teachers.NAME] table; `node` is the network that it trains, if not NAME."""
 
     recipe: str
     set: list[str] = field(default_factory=list)
     seeds: Literal["once", "each"] = "each"
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +281,9 @@ def _from_tables(tables: dict[str, Any], source: TomlFile) -> Study:
                              fix="rename the method or the teacher")
         if not method.recipes:
             raise UsageError("a method without a recipe", where=source.where(("methods", name), "recipes"))
+        for teacher in method.starts.values():
+            if teacher not in study.teachers:
+                raise unknown("teacher", teacher, study.teachers, where=source.where(("methods", name), "starts"))
         if method.ablation_of is not None and method.ablation_of not in study.methods:
             raise unknown("method", method.ablation_of, study.methods,
                           where=source.where(("methods", name), "ablation_of"))
@@ -291,10 +305,17 @@ def _cell(study: Study, asked: Asked, out: Path, name: str, recipe: str, overrid
     settings_of(plain, graph)
     needs = {node: _teacher_run(study, out, node, seed) for node in graph.named(Frozen)
              if node in study.teachers and node in plain.models}
-    for node, folder in needs.items():
+    starts = study.methods[name].starts if name in study.methods else {}
+    weights = {node: weights_in(folder.resolve(), study.teachers[node].node) for node, folder in needs.items()}
+    for node, teacher in starts.items():
+        if node not in plain.models:
+            raise unknown("network", node, plain.models, where=f"{study.path}, [methods.{name}], starts")
+        needs[node] = _teacher_run(study, out, teacher, seed)
+        weights[node] = weights_in(needs[node].resolve(), study.teachers[teacher].node or teacher)
+    for node, place in weights.items():
         told = plain.models[node].weights  # a student may start there too
         alike = [other for other, arch in plain.models.items() if other == node or (told and arch.weights == told)]
-        sets += [f"models.{other}.weights={json.dumps(str(folder.resolve()))}" for other in alike]
+        sets += [f"models.{other}.weights={json.dumps(str(place))}" for other in alike]
         plain = replace(plain, teachers={other: of for other, of in plain.teachers.items() if other not in alike})
     found = with_teachers(plain, run, path, partly=True)
     sets += [f"models.{node}.weights={json.dumps(found.models[node].weights)}" for node in plain.teachers
@@ -327,9 +348,11 @@ def _check_nodes(study: Study, cells: Sequence[Cell]) -> None:
                              fix="make them two methods")
     for name in study.teachers:
         graphs = [graph_of(cell.recipe) for cell in cells if cell.method == name]
-        if any(name not in learners(graph) for graph in graphs):
-            raise UsageError(f"this recipe trains no network {name!r}", where=f"{study.path}, [teachers.{name}]",
-                             found=", ".join(learners(graphs[0])), fix="call the teacher as its recipe does")
+        node = study.teachers[name].node or name
+        if any(node not in learners(graph) for graph in graphs):
+            raise UsageError(f"this recipe trains no network {node!r}", where=f"{study.path}, [teachers.{name}]",
+                             found=", ".join(learners(graphs[0])),
+                             fix="call the teacher as its recipe does, or give `node`")
 
 
 def of_methods(cells: Sequence[Cell], name: str) -> Iterator[Cell]:

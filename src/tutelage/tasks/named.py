@@ -17,9 +17,10 @@ from tutelage.tasks.recommendation.task import RECOMMENDATION
 from tutelage.tasks.segmentation.task import SEGMENTATION
 from tutelage.tasks.series import SERIES
 from tutelage.tasks.task import Task
+from tutelage.tasks.text.task import SENTENCES, SLOTS, WORDS
 
 TASKS = {task.name: task for task in (CLASSIFICATION, SEGMENTATION, SERIES, DETECTION, ANCHOR_DETECTION, FORECAST,
-                                    REGRESSION, RECOMMENDATION, FUSION)}
+                                    REGRESSION, RECOMMENDATION, FUSION, SENTENCES, SLOTS, WORDS)}
 
 
 def task_named(name: str, where: object = "[data] task") -> Task:

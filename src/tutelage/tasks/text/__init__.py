@@ -1,0 +1,1 @@
+"""Text: sentences of intents, words of slots, and words that are hidden."""

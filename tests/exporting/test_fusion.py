@@ -202,7 +202,8 @@ def test_large_images_are_fused_tile_by_tile_as_if_at_once(run):
 
 def test_a_file_that_says_something_else_is_seen():
     wanted = torch.rand(3, 1, 8, 8)
-    asked = [Trial(7, torch.rand(3, 2, 8, 8), wanted), Trial(7, torch.rand(3, 2, 5, 8), wanted[:, :, :5], shortened=True)]
+    asked = [Trial(7, torch.rand(3, 2, 8, 8), wanted),
+             Trial(7, torch.rand(3, 2, 5, 8), wanted[:, :, :5], shortened=True)]
     same = compared_images(asked, [trial.wanted.numpy() for trial in asked])
     assert (same["agreement"], same["largest_difference"], same["images"]) == (1, 0, 3)
     off = compared_images(asked, [asked[0].wanted.numpy(), asked[1].wanted.numpy() + 0.1])
@@ -217,7 +218,8 @@ def test_an_onnx_file_needs_no_torch(exported, pairs, tmp_path):
             "from tutelage.cli.predicting import said_of_files; from tutelage.exporting.predict import open_onnx; "
             f"print(len([*said_of_files(Path({str(pairs)!r}), open_onnx(Path({str(exported)!r})), None, "
             f"Path({str(tmp_path / 'to')!r}), False)]))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ),
+                          check=True)
     assert done.stdout.strip() == "3"
 
 

@@ -19,6 +19,12 @@ def test_an_image_of_any_size_in_the_unit_range(size):
     assert images.max() <= 1
 
 
+def test_it_begins_near_grey_for_a_sigmoid_that_is_full_hardly_learns():
+    images = build(Architecture("fusion_dense"), class_names=["fused"], channels=2)(torch.rand(4, 2, 20, 20))
+    assert images.min() > 0.2
+    assert images.max() < 0.8
+
+
 def test_each_layer_sees_all_before_it():
     network = build(Architecture("fusion_dense", options={"width": 3, "depth": 2}), class_names=["fused"], channels=2)
     assert [m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)] == [2, 5, 8]

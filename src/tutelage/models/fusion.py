@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import ModelError, UsageError
-from tutelage.models.cifar.common import start_convolutions
 
 
 class DenseFusion(nn.Module):
@@ -23,8 +22,7 @@ class DenseFusion(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Sequential(
             nn.Conv2d(channels + width * level, width, 3, padding=1), nn.LeakyReLU(0.1)) for level in range(depth))
-        self.head = nn.Conv2d(channels + width * depth, num_classes, 1)
-        start_convolutions(self)
+        self.head = nn.Conv2d(channels + width * depth, num_classes, 1)  # begins as torch has it: near grey everywhere
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised sources [B, channels, H, W] -> images [B, num_classes, H, W] in (0, 1)."""

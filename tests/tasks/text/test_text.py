@@ -1,5 +1,6 @@
 """Text: rows of words and hidden pieces, what is said of slots and out of scope, and runs on made sentences."""
 
+import math
 import random
 import signal
 from functools import partial
@@ -32,9 +33,9 @@ from tutelage.runs.folder import read_json
 from tutelage.system.distributed import World
 from tutelage.system.files import fingerprint
 from tutelage.tasks.named import data_for, task_of
-from tutelage.tasks.text.metrics import auroc, entities, entity_f1, said_right
+from tutelage.tasks.text.metrics import entities, entity_f1, said_right
 from tutelage.tasks.text.rows import slots, words
-from tutelage.tasks.text.task import SLOTS, WORDS, judge_of_sentences, judge_of_slots, judge_of_words, mean_of_places
+from tutelage.tasks.text.task import SLOTS, WORDS, judge_of_sentences, judge_of_slots, judge_of_words, mean_over_places
 
 CPU = World(torch.device("cpu"))
 ADAM = partial(torch.optim.AdamW, lr=0.01)
@@ -132,9 +133,12 @@ def test_without_a_slot_there_is_no_f1():
 
 def test_how_well_what_is_out_of_scope_is_told_apart_is_the_area_that_sklearn_gives():
     torch.manual_seed(0)
-    inside, outside = (torch.randn(200) + 1).round(decimals=1), torch.randn(90).round(decimals=1)
-    truth = [1] * 200 + [0] * 90
-    assert auroc(inside, outside) == pytest.approx(roc_auc_score(truth, torch.cat([inside, outside])), abs=1e-12)
+    logits, labels = torch.randn(290, 3).round(decimals=1), torch.cat([torch.arange(200) % 3, torch.full((90,), -1)])
+    found = judge_of_sentences(3).summary({"logits": logits, "labels": labels})["oos_auroc"]
+    sure = logits.double().softmax(-1).amax(-1)
+    assert found == pytest.approx(roc_auc_score((labels >= 0).tolist(), sure), abs=1e-12)
+    inside = {"logits": logits[:9], "labels": labels[:9]}
+    assert math.isnan(judge_of_sentences(3).summary(inside)["oos_auroc"])
 
 
 def test_a_sentence_out_of_scope_counts_by_how_sure_a_network_is_and_in_nothing_else():
@@ -181,7 +185,7 @@ def test_nothing_to_judge_is_an_error():
 
 def test_a_mean_of_unlike_places_is_refused():
     with pytest.raises(ModelError, match="same places"):
-        mean_of_places(torch.zeros(1, 2, 3), torch.zeros(1, 3, 3))
+        mean_over_places(torch.zeros(1, 2, 3), torch.zeros(1, 3, 3))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def corpus_distance(one: Annotated[Path, typer.Argument(metavar="A", help="A fil
 
     tutelage corpus-distance wiki/sentences.txt my-sentences
     """
-    from tutelage.data.corpus import corpus_distance as distance_of
+    from tutelage.data.corpus import distance_of_texts
 
-    found = distance_of(one, other)
+    found = distance_of_texts(one, other)
     say(found.as_json() if as_json else str(found))

@@ -67,7 +67,7 @@ def type_overlap(one: Iterable[str], other: Iterable[str]) -> float:
     return len(first & second) / len(first | second) if first | second else 1.0
 
 
-def corpus_distance(one: Path, other: Path) -> CorpusDistance:
+def distance_of_texts(one: Path, other: Path) -> CorpusDistance:
     """The distance of two files, or folders of files, of sentences; of a folder with splits its train is read."""
     (first, lines), (second, more) = _counted(one), _counted(other)
     totals = sum(first.values()), sum(second.values())

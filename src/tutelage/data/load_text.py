@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -78,12 +79,8 @@ def read_text_set(settings: DataSettings, roots: Sequence[Path] | None, homes: S
     """The files that the settings mean, read; the made ones without `roots`."""
     tagged, repair = settings.work == "slots", settings.broken_tags == "repair"
     if roots is None:
-        with TemporaryDirectory() as folder:
-            paths = write_sentences(Path(folder))
-            splits = {split: read_sentences(paths[split], tagged=tagged)["all"] for split in ("train", "val", "test")}
-            generic = plain_lines(paths["generic"])
-        wanted = dict.fromkeys([*settings.pools], generic)
-        return TextSet(splits, wanted, OUT_OF_SCOPE)
+        splits, generic = _made(tagged)
+        return TextSet(splits, dict.fromkeys(settings.pools, generic), OUT_OF_SCOPE)
     files = next((found for root in roots if (found := find_text_files(root, tagged=tagged))), {})
     if not files:
         raise DataError("no sentences here", where=roots[0], expected="a file of sentences, or a folder with train, "
@@ -100,6 +97,15 @@ def read_text_set(settings: DataSettings, roots: Sequence[Path] | None, homes: S
                         expected="a file whose name says train", fix="name it so, or give one file as root")
     pools = {name: plain_lines(_found(place, homes)) for name, place in (settings.texts or {}).items()}
     return TextSet(splits, pools, settings.out_of_scope)
+
+
+@cache
+def _made(tagged: bool) -> tuple[dict[str, tuple[Sentence, ...]], tuple[Sentence, ...]]:
+    """The made sentences of each split, and those of a generic text."""
+    with TemporaryDirectory() as folder:
+        paths = write_sentences(Path(folder))
+        splits = {split: read_sentences(paths[split], tagged=tagged)["all"] for split in ("train", "val", "test")}
+        return splits, plain_lines(paths["generic"])
 
 
 def _found(place: str, homes: Sequence[Path]) -> Path:

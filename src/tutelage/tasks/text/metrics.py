@@ -40,20 +40,6 @@ def entity_f1(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> float:
     return 2 * hits / (true + said) if true + said else float("nan")
 
 
-def auroc(inside: Tensor, outside: Tensor) -> float:
-    """The chance that a number of `inside` [N] is larger than one of `outside` [M], ties being half; NaN without one.
-
-    >>> auroc(torch.tensor([0.9, 0.8, 0.5]), torch.tensor([0.5, 0.1]))
-    0.9166666666666666
-    """
-    if not len(inside) or not len(outside):
-        return float("nan")
-    order = outside.double().sort().values
-    below = torch.searchsorted(order, inside.double(), right=False)
-    up_to = torch.searchsorted(order, inside.double(), right=True)
-    return ((below + up_to).double().mean() / (2 * len(order))).item()
-
-
 def said_right(said: Int[Tensor, "rows places"], true: Int[Tensor, "rows places"]) -> Tensor:
     """The share of each row's places that are right, [rows] float64; NaN where none counts (-1)."""
     counts = true >= 0

@@ -15,7 +15,7 @@ from tutelage.types import BatchLabels, Rows
 
 
 @dataclass(frozen=True)
-class PlaceRows:
+class TextRows:
     """A function of rows that are places of sentences: what they are called, and what of the labels [B, P] they read.
 
     `read` gives the class numbers, -1 where there is none, and which places count.
@@ -68,7 +68,7 @@ def _of_places(end: str, value: Tensor, labels: Tensor) -> Tensor:
     return value
 
 
-slots = PlaceRows("slots", tags_of)
+slots = TextRows("slots", tags_of)
 """A row is a word, at the first of its pieces; one without a tag is heard from a teacher, and learned from nothing."""
-words = PlaceRows("words", pieces_of)
+words = TextRows("words", pieces_of)
 """A row is a hidden piece; where there are fewer than places a row does not count."""

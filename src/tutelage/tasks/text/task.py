@@ -17,7 +17,7 @@ from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.tasks.classification import metrics
 from tutelage.tasks.classification.task import CLASSIFICATION, check_labels, judge_of_classes, score
 from tutelage.tasks.task import Evidence, Judge, Score, Task, Term
-from tutelage.tasks.text.metrics import auroc, entity_f1, said_right
+from tutelage.tasks.text.metrics import entity_f1, said_right
 from tutelage.tasks.text.rows import pieces_of, slots, tags_of, words
 from tutelage.types import BatchLabels
 
@@ -28,7 +28,7 @@ SCORES_OF_SLOTS = (Score("entity_f1", "entity F1"), Score("tag_accuracy", "tag a
 SCORES_OF_WORDS = (Score("word_accuracy", "masked-word accuracy"), Score("nll", "NLL", "number", "lower"))
 
 
-def check_text(data: Data) -> None:
+def check_is_text(data: Data) -> None:
     """Refuse data that are no text."""
     if not isinstance(data.train, TextSource):
         raise DataError("not text", where="training data", found=data.name,
@@ -40,7 +40,7 @@ def check_text(data: Data) -> None:
 
 def check_sentences(data: Data) -> None:
     """Refuse data that are no sentences of classes."""
-    check_text(data)
+    check_is_text(data)
     check_labels(data)
 
 
@@ -54,10 +54,9 @@ def _of_sentences(evidence: Evidence) -> dict[str, float]:
     given = labels >= 0
     if not bool(given.any()):
         raise DataError("there is nothing to evaluate on", found="no sentence with a label")
-    sure = metrics.top_probability(logits)
-    found = score(logits[given], labels[given])
+    found, apart = score(logits[given], labels[given]), metrics.auroc(metrics.top_probability(logits), given)
     return {**found, "macro_f1": metrics.macro_f1(logits[given], labels[given]),
-            "oos_auroc": auroc(sure[given], sure[~given])}
+            "oos_auroc": float("nan") if apart is None else apart}
 
 
 def judge_of_slots(names: tuple[str, ...]) -> Judge:
@@ -113,10 +112,10 @@ def _agreement(one: Evidence, other: Evidence) -> float:
     return (one["said"] == other["said"])[there].double().mean().item()
 
 
-def mean_of_places(*logits: Tensor) -> Tensor:
+def mean_over_places(*logits: Tensor) -> Tensor:
     """The log of the mean probability of several networks' logits [B, P, K], at each place.
 
-    >>> mean_of_places(torch.full((1, 1, 2), 9.0), torch.zeros(1, 1, 2)).exp().flatten().tolist()
+    >>> mean_over_places(torch.full((1, 1, 2), 9.0), torch.zeros(1, 1, 2)).exp().flatten().tolist()
     [0.5, 0.5]
     """
     if any(one.dim() != 3 or one.shape != logits[0].shape for one in logits):
@@ -127,9 +126,9 @@ def mean_of_places(*logits: Tensor) -> Tensor:
 
 SENTENCES = replace(CLASSIFICATION, name="sentences", scores=SCORES_OF_SENTENCES, check=check_sentences,
                     judge=lambda data: judge_of_sentences(len(data.classes)))
-SLOTS = Task("slots", SCORES_OF_SLOTS, check_text, lambda data: judge_of_slots(data.classes),
+SLOTS = Task("slots", SCORES_OF_SLOTS, check_is_text, lambda data: judge_of_slots(data.classes),
              learn=(Term(cross_entropy, rows=slots, soft=True),), imitate=(Term(kl, rows=slots, soft=True),),
-             mean=mean_of_places, rows=(slots,))
-WORDS = Task("words", SCORES_OF_WORDS, check_text, lambda data: judge_of_words(len(data.classes)),
+             mean=mean_over_places, rows=(slots,))
+WORDS = Task("words", SCORES_OF_WORDS, check_is_text, lambda data: judge_of_words(len(data.classes)),
              learn=(Term(cross_entropy, rows=words, soft=True),), imitate=(Term(kl, rows=words, soft=True),),
-             mean=mean_of_places, rows=(words,))
+             mean=mean_over_places, rows=(words,))

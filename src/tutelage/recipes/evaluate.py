@@ -24,6 +24,7 @@ from tutelage.runs.evaluations import Evaluation, finite, write_cost, write_eval
 from tutelage.system.distributed import World, lead
 from tutelage.tasks.classification.attacks import Adversary, Attack
 from tutelage.tasks.classification.evaluate import assess, of_training
+from tutelage.tasks.classification.task import CLASSIFICATION
 from tutelage.tasks.named import task_of
 from tutelage.tasks.scores import scores_json
 from tutelage.tasks.task import Task
@@ -82,7 +83,8 @@ def _classes(opened: FinishedRun, task: Task, split: str, source: Source, eps: f
             said = judge.summary({"logits": logits, "labels": source.labels})
             evaluation.metrics["nodes"][node] |= {key: value for key, value in said.items()
                                                   if key not in evaluation.metrics["nodes"][node]}
-        return replace(evaluation, metrics={**evaluation.metrics, **scores_json(task)})
+        called = {} if task.samples == CLASSIFICATION.samples else {"samples": task.samples}
+        return replace(evaluation, metrics={**evaluation.metrics, **scores_json(task), **called})
 
     return measure
 

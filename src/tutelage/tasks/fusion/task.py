@@ -36,4 +36,4 @@ FUSION = Task("fusion", SCORES, check_sources, judge_of_epochs,
               learn=(Term(brightest, label="sources", rows=fused),
                      Term(sharpest, label="sources", rows=fused, weight=SHARPNESS)),
               imitate=(Term(l1, rows=fused), Term(ssim_loss, rows=fused, weight=STRUCTURE)),
-              mean=mean_image, rows=(fused,), exclusive=False, logits=False, assess=judge_of_fusion)
+              mean=mean_image, rows=(fused,), exclusive=False, logits=False, assess=judge_of_fusion, samples="pairs")

@@ -125,10 +125,10 @@ def mean_over_places(*logits: Tensor) -> Tensor:
 
 
 SENTENCES = replace(CLASSIFICATION, name="sentences", scores=SCORES_OF_SENTENCES, check=check_sentences,
-                    judge=lambda data: judge_of_sentences(len(data.classes)))
+                    judge=lambda data: judge_of_sentences(len(data.classes)), samples="sentences", labels="intents")
 SLOTS = Task("slots", SCORES_OF_SLOTS, check_is_text, lambda data: judge_of_slots(data.classes),
              learn=(Term(cross_entropy, rows=slots, soft=True),), imitate=(Term(kl, rows=slots, soft=True),),
-             mean=mean_over_places, rows=(slots,))
+             mean=mean_over_places, rows=(slots,), samples="sentences", labels="tags")
 WORDS = Task("words", SCORES_OF_WORDS, check_is_text, lambda data: judge_of_words(len(data.classes)),
              learn=(Term(cross_entropy, rows=words, soft=True),), imitate=(Term(kl, rows=words, soft=True),),
-             mean=mean_over_places, rows=(words,))
+             mean=mean_over_places, rows=(words,), samples="sentences", labels="pieces")

@@ -27,8 +27,9 @@ LIKE_OTHERS = {name for name in PATHS if name.startswith(("kvasir/", "ucr/")) an
         "shapes_boxes/dual_student.toml", "kvasir_boxes/peer_cohort.toml", "bccd/class_aware.toml",
         "waves_forecast/dckd.toml", "waves_forecast/dual_student.toml", "shop/unkd.toml", "shop/dual_student.toml")} | {
     name for name in PATHS if name.startswith("fleet")} - {"fleet_digits/cooperative.toml"} | {
-    "pairs/teacher.toml", "fusion/teacher.toml"} | {
-    name for name in PATHS if name.startswith(("clinc/", "snips/"))} | {
+    name for name in PATHS if name.startswith(("pairs/", "fusion/", "sentences/", "clinc/", "snips/")) and name not in (
+        "pairs/image_kd.toml", "sentences/pretrain.toml", "sentences/chain.toml", "sentences/slots.toml",
+        "sentences/dual_student.toml")} | {
     name for name in PATHS if name.startswith("imagenet100/ablation_") and "no_peers" not in name}
 """Recipes whose quick run would be that of others but for the reader of the set, or for an option of the method."""
 WHOLE = "imagenet100/experiment_1.toml"

@@ -271,7 +271,7 @@ def test_the_same_call_again_is_finished_and_another_run_in_its_folder_is_refuse
 def test_methods_and_graph_are_there_for_people_and_programs(tutelage):
     assert tutelage("methods", "--names")[1].split() == [
         "abkd", "akd", "alm", "channel_wise", "class_aware", "class_incremental", "cooperative", "dckd",
-        "distill", "dual_student", "dynamic_rectification", "feature_only", "fleet", "learning_styles",
+        "distill", "dual_student", "dynamic_rectification", "feature_only", "fleet", "image_kd", "learning_styles",
         "mean_teacher", "mutual", "peer_cohort", "peeraid", "pesf", "pld", "scratch", "self_distill",
         "snapshot_teacher", "stochastic_teacher", "switokd", "unkd", "wavelet"]
     assert "arXiv:2511.18826" in json.loads(tutelage("methods", "--json")[1])["dual_student"]
@@ -294,7 +294,7 @@ def toy_task(monkeypatch) -> str:
 def test_methods_are_listed_by_the_task_that_they_are_for(tutelage, toy_task):
     every_one = tutelage("methods", "--names")[1].split()
     assert tutelage("methods", "--names", "--task", "classification")[1].split() == [
-        name for name in every_one if name not in ("channel_wise", "class_aware", "dckd", "unkd")]
+        name for name in every_one if name not in ("channel_wise", "class_aware", "dckd", "image_kd", "unkd")]
     dense = tutelage("methods", "--names", "--task", toy_task)[1].split()
     assert {"dual_student", "channel_wise", "akd"} <= set(dense)
     assert not {"alm", "pesf", "class_incremental", "switokd", "peeraid"} & set(dense)

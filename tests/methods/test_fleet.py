@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from every import every
-from toys import SGD, data, network, settings
+from toys import SGD, data, network, saved, settings
 from tutelage.data.shards import Shards, with_shards
 from tutelage.data.source import Data
 from tutelage.engine.loop import check, start, steps_of
 from tutelage.engine.run import Run
-from tutelage.engine.state import capture
+from tutelage.engine.state import capture, restore
 from tutelage.errors import UsageError
 from tutelage.graph.divergences import cross_entropy, kl
 from tutelage.graph.edge import Edge
@@ -19,6 +19,7 @@ from tutelage.graph.nodes import Frozen, Trained
 from tutelage.methods.fleet import Fleet, fleet, own, public
 from tutelage.system.distributed import World
 from tutelage.system.edge_devices import Device, RadioLink, arrivals, costs_of, flops_of_row
+from tutelage.system.files import fingerprint
 
 DEVICES = ("a", "b", "c")
 SHARDS = Shards(len(DEVICES), 0.4, 1.0)
@@ -198,3 +199,20 @@ def test_who_hears_nobody_sends_nothing():
     told = job.graph.controllers["fleet"].facts(job)
     assert {costs["bytes"] for costs in told.values()} == {0}
     assert min(costs["computing_joules"] for costs in told.values()) > 0
+
+
+def test_a_run_that_goes_on_after_any_step_ends_with_the_same_bits():
+    def fresh() -> Run:
+        return started(fleet(DEVICES, "t", every=3, drop=0.5), epochs=2)
+
+    whole = fresh()
+    states = [saved(whole), *(saved(whole) for _ in steps_of(whole))]
+    for after in range(1, whole.steps):
+        again = fresh()
+        restore(again, {"frozen": again.frozen, "best": {}, "step": after, "scores": {}}, states[after])
+        for _ in steps_of(again):
+            pass
+        assert {file: fingerprint(x) for file, x in saved(again).items()} == {
+            file: fingerprint(x) for file, x in states[whole.steps].items()}, after
+        controllers = [job.graph.controllers["fleet"].facts(job) for job in (whole, again)]
+        assert controllers[0] == controllers[1]

@@ -31,8 +31,10 @@ from tutelage.recipes.methods import is_for
 from tutelage.system.files import fingerprint
 from tutelage.tasks.classification.task import CLASSIFICATION
 
-NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__) if is_for(page.name, CLASSIFICATION)]
-"""The methods for classification; test_methods_on_tasks.py has the others."""
+NAMES = [page.name for page in pkgutil.iter_modules(methods.__path__)
+         if is_for(page.name, CLASSIFICATION) and page.name != "fleet"]
+"""The methods for classification; test_methods_on_tasks.py has the others, and test_fleet.py the one whose data are
+dealt out."""
 LABELS = torch.tensor([0, 3, 1, 2])
 
 

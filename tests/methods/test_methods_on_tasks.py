@@ -362,7 +362,7 @@ def test_every_method_for_a_task_gives_a_graph_by_default_and_the_others_take_no
     assert set(method_names(POINTS)) == set(method_names(PIXELS)) - {"channel_wise"}
     assert set(method_names(NUMBERS)) == set(GENERIC)
     assert set(method_names(CLASSIFICATION)) == set(method_names()) - {"channel_wise", "class_aware", "dckd",
-                                                                            "image_kd"}
+                                                                            "unkd", "image_kd"}
 
 
 # --- features, ensembles, channels -----------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_two_runs_of_one_folder_are_refused(write):
     ('"distill_mobilenetv2.toml"]', '"dual_student.toml"]', "two recipes of one method train 'resnet8'",
      "make them two methods"),
     ("[teachers.teacher]", "[teachers.master]", "this recipe trains no network 'master'",
-     "call the teacher as its recipe does"),
+     "call the teacher as its recipe does, or give `node`"),
     ("method.peers=none", "method.pears=none", "unknown option of dual_student 'pears'", "did you mean 'peers'?"),
     ("[study]", "[study", "cannot read the recipe or study", "give the path of a TOML file"),
 ])

@@ -124,8 +124,9 @@ def test_an_evaluation_is_the_judges_of_every_network_and_of_the_tasks_mean(out)
         three = error[source.labels == 3].mean().item()
         assert scores["per_class"]["mae"][3] == pytest.approx(three, abs=1e-4)
         torch.testing.assert_close(found.evidence[node]["said"], expected(said).double(), atol=1e-4, rtol=1e-4)
-    assert list(found.metrics) == ["on", "task", "scores", "rows", "also_in_training", "classes", "images_per_class",
-                                   "training", "nodes", "pairs", "uncertainty", "robust", "worst"]
+    assert list(found.metrics) == ["on", "task", "scores", "samples", "labels", "unit", "rows", "also_in_training",
+                                   "classes", "images_per_class", "training", "nodes", "pairs", "uncertainty", "robust",
+                                   "worst"]
     assert found.metrics["task"] == "toy"
     assert scores_in(found.metrics) == SCORES
     assert found.metrics["images_per_class"] == source.labels.bincount().tolist()

@@ -20,7 +20,7 @@ def root_of(settings: DataSettings) -> Path:
 def roots_of(settings: DataSettings) -> list[Path]:
     """Where series and interactions may lie: at the path itself, or under $TUTELAGE_DATA."""
     if settings.root is None:
-        raise UsageError(f"{settings.name} need their path", where="[data] root", fix='root = "path/of/file.csv"')
+        raise UsageError(f"{settings.name!r} needs its path", where="[data] root", fix='root = "path/of/file.csv"')
     given = Path(settings.root).expanduser()
     return [given, Path(os.environ.get("TUTELAGE_DATA", "data")) / given]
 

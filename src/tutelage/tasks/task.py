@@ -145,7 +145,7 @@ class Task:
     exclusive: bool = True
     logits: bool = True
     fusions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
-    samples: str = "images"
+    samples: str = "samples"
     labels: str = "classes"
     unit: str = ""
     assess: Callable[[Data], Judge] | None = None

@@ -69,4 +69,5 @@ def _agreement(first: Evidence, second: Evidence) -> float:
 
 
 CLASSIFICATION = Task("classification", SCORES, check_labels, lambda data: judge_of_classes(len(data.classes)),
-                      learn=(Term(cross_entropy, soft=True),), imitate=(Term(kl, soft=True),), classifies=True)
+                      learn=(Term(cross_entropy, soft=True),), imitate=(Term(kl, soft=True),), classifies=True,
+                      samples="images")

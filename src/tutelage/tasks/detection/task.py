@@ -46,7 +46,8 @@ DETECTION = Task("detection", SCORES, check_labels_of_boxes,
                  imitate=(Term(focal_kd, rows=classes, soft=True), Term(giou, rows=boxes),
                           Term(binary_kl, rows=centres)),
                  mean=mean_of_places, rows=(classes, boxes, centres, relevant, places), places=places,
-                 certainty=binary_entropy, exclusive=False, fusions={"fused": fused_boxes})
+                 certainty=binary_entropy, exclusive=False, fusions={"fused": fused_boxes},
+                 samples="images")
 ANCHOR_DETECTION = replace(
     DETECTION, name="anchor_detection", rows=(anchor_classes, anchor_boxes, anchor_relevant, places),
     learn=(Term(focal, label="classes", rows=anchor_classes, soft=True), Term(giou, label="boxes", rows=anchor_boxes)),

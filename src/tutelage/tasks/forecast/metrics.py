@@ -36,7 +36,7 @@ def gaussian_crps(forecast: Tensor, target: Tensor) -> Tensor:
     sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)) with z = (target - mean) / sigma (Gneiting & Raftery, 2007). Of
     a forecast without spread it would be the absolute error.
 
-    >>> round(gaussian_crps(torch.tensor([0.2, 1.2]).double(), torch.tensor(1.0).double()).item(), 10)
+    >>> round(gaussian_crps(torch.tensor([0.2, 1.2], dtype=torch.float64), torch.tensor(1.0)).item(), 10)
     0.4856596529
     """
     mean, spread = forecast.double().unbind(-1)

@@ -116,4 +116,5 @@ def _defined(numbers: Tensor) -> list[float | None]:
 SEGMENTATION = Task("segmentation", SCORES, check_labels_of_masks, lambda data: judge_of_masks(data.classes),
                     learn=(Term(cross_entropy, rows=pixels, soft=True),),
                     imitate=(Term(kl, rows=pixels, soft=True),), mean=mean_map,
-                    rows=(pixels, channels, masks, places), places=places, pictures=draw_masks)
+                    rows=(pixels, channels, masks, places), places=places, pictures=draw_masks,
+                    samples="images")

@@ -33,6 +33,7 @@ from tutelage.graph.taps import read
 from tutelage.models.classifier import classifiers_of
 from tutelage.models.network import body_of
 from tutelage.system.random import derive, permutation
+from tutelage.types import one_tensor
 
 Components = Literal["sum", "mean"]
 CAPTURED, SCALE = 0.95, math.log(5)
@@ -130,19 +131,18 @@ def measure_layers(network: nn.Module, source: Source, *, layers: Sequence[str] 
     rows = balanced(source.labels, images, seed)
     network.eval()
     (first,) = source.batches([rows[:2]], draw=None)
-    assert isinstance(first.inputs, Tensor), "one view was asked for"
-    device = next((x.device for x in network.parameters()), first.inputs.device)
+    shown = one_tensor(first.inputs)
+    device = next((x.device for x in network.parameters()), shown.device)
     if layers:
-        told = read(network, first.inputs.to(device), list(layers))
+        told = read(network, shown.to(device), list(layers))
         widths = {layer: told[layer][0].numel() for layer in layers}
     else:
-        widths = candidates(network, first.inputs.to(device))
+        widths = candidates(network, shown.to(device))
     found = {}
     for group in _groups(widths, max(1, ROOM // (4 * len(rows)))):
         kept: dict[str, list[Tensor]] = {layer: [] for layer in group}
         for batch in source.batches(rows.split(batch_size), draw=None):
-            assert isinstance(batch.inputs, Tensor), "one view was asked for"
-            for layer, features in read(network, batch.inputs.to(device), group).items():
+            for layer, features in read(network, one_tensor(batch.inputs).to(device), group).items():
                 kept[layer].append(features.flatten(1).float().cpu())
         for layer in group:
             features = torch.cat(kept.pop(layer))

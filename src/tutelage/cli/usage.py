@@ -1,4 +1,4 @@
-"""A command line that cannot be meant, told as every other error: typer finds it, the words are ours."""
+"""Errors of the command line, told as every other error: typer finds them, the words are ours."""
 
 import re
 from collections.abc import Iterable, Sequence
